@@ -1,0 +1,336 @@
+"""The Chat Completions API: `ChatCompletions(client, "gpt-4o-mini")`, and every backend that speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+from turnlog.engine.errors import Invalid
+from turnlog.engine.messages import to_messages
+from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.tokens import Counter
+from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.render import Rendered
+from turnlog.engine.window.window import Window
+
+from .wire import Said, label, receive, said_error
+
+__all__ = ("ENCODERS", "ChatCompletions", "Decoder", "encode")
+
+
+def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body; pure. Version 1.
+
+    `settings["recorded"]` holds all but the messages of a request that was made elsewhere.
+
+    Raises:
+        Invalid: a tool that Chat Completions cannot take.
+    """
+    if "recorded" in settings:
+        return {**settings["recorded"], "messages": to_messages(items, recorded=True)}
+    messages = to_messages(items)
+    if settings.get("instructions") is not None:
+        messages.insert(0, {"role": "system", "content": settings["instructions"]})
+    body: dict[str, Any] = {
+        "model": settings["model"],
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if settings.get("tools"):
+        body["tools"] = [_tool(tool) for tool in settings["tools"]]
+    return {**body, **settings.get("params", {})}
+
+
+ENCODERS: Final = {1: encode}
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool in Chat's shape: its fields under its type."""
+    kind = tool.get("type")
+    if kind not in ("function", "custom") or kind in tool:
+        name = tool.get("name", kind)
+        raise Invalid(f"tool {name!r}: Chat Completions takes function and custom tools, declared in the Responses shape")
+    fields = {key: value for key, value in tool.items() if key != "type"}
+    form = fields.get("format")
+    if isinstance(form, Mapping) and form.get("type") == "grammar":
+        fields["format"] = {"type": "grammar", "grammar": {key: form[key] for key in form if key != "type"}}
+    return {"type": kind, kind: fields}
+
+
+class ChatCompletions:
+    """An adapter for `POST /chat/completions`.
+
+    Args:
+        client: an `openai.AsyncOpenAI`, or any client of that shape; its retries and timeout are its own.
+        model: the model's name.
+        params: go into every request as they are, in the API's own words.
+        budget: the model's context window; default: that of a known model.
+        count: a tokenizer of the model's own, for models that are not OpenAI's.
+        backend: a label of where the model runs; default: the client's host.
+
+    Raises:
+        Invalid: a parameter that turnlog decides itself.
+    """
+
+    api: Final = "chat"
+    adapter: Final = "chat"
+    encoder: Final = 1
+    state: Final = "stateless"
+
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        *,
+        params: JSON | None = None,
+        budget: Budget | None = None,
+        count: Counter | None = None,
+        backend: str | None = None,
+    ) -> None:
+        merged(params, None)
+        self.client = client
+        self.name = model
+        self.params = dict(params or {})
+        self.budget = budget
+        self.count = count
+        self.backend = backend or label(client)
+
+    def __repr__(self) -> str:
+        return f"ChatCompletions({self.name!r}, backend={self.backend!r})"
+
+    def encode(self, window: Window, settings: JSON) -> dict[str, Any]:
+        """Return the body of a request; see `encode`."""
+        return encode(window.rendered, settings)
+
+    async def send(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
+        """Send a body as it is and yield what comes back, under the Responses API's event names.
+
+        Raises:
+            ModelFailure: the model did not answer.
+        """
+        opening = self.client.chat.completions.with_streaming_response.create(
+            model=request["model"], messages=[], extra_body=dict(request), **transport
+        )
+        decoder = Decoder()
+        async for said in receive(opening):
+            for event in decoder.feed(said):
+                yield event
+        for event in decoder.finish():
+            yield event
+
+
+_REASONING: Final = ("reasoning_content", "reasoning")
+_KNOWN: Final = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
+_LIMITS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+class _Part:
+    """An item on its way, at its place in the output."""
+
+    def __init__(self, index: int, item: dict[str, Any]) -> None:
+        self.index = index
+        self.item = item
+        self.text: list[str] = []
+
+
+class Decoder:
+    """Puts the fragments of a Chat answer together as items, and tells of them as the Responses API would. Sans I/O."""
+
+    def __init__(self) -> None:
+        self._created = False
+        self._parts: dict[str, _Part] = {}
+        self._extra: dict[str, Any] = {}
+        self._field = _REASONING[0]
+        self._finish: str | None = None
+        self._usage: Any = None
+        self._response: dict[str, Any] = {}
+        self._done = False
+        self._repaired: list[str] = []
+        self._retries = 0
+
+    def feed(self, said: Said) -> list[StreamEvent]:
+        """Return the events that one chunk stands for.
+
+        Raises:
+            ModelFailure: it says that something went wrong.
+        """
+        value = said.value
+        self._retries = said.retries
+        if value == "[DONE]":
+            self._done = True
+            return []
+        if not isinstance(value, dict):
+            raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
+        if value.get("error"):
+            raise said_error(value["error"])
+        self._repaired += said.repaired
+        events = self._begin(value)
+        if isinstance(value.get("usage"), dict):
+            self._usage = value["usage"]
+        choices = value.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        if choice.get("index", 0) in (0, None):
+            message = choice.get("delta" if said.streamed else "message")
+            events += self._delta(message if isinstance(message, dict) else {}, whole=not said.streamed)
+            self._finish = choice.get("finish_reason") or self._finish
+        self._done = self._done or (not said.streamed and bool(choice))
+        return events
+
+    def _begin(self, value: Mapping[str, Any]) -> list[StreamEvent]:
+        self._response |= {key: value[key] for key in ("id", "model") if isinstance(value.get(key), str) and value[key]}
+        if self._created:
+            return []
+        self._created = True
+        return [StreamEvent(type="response.created", raw={"type": "response.created", "response": dict(self._response)})]
+
+    def _delta(self, delta: Mapping[str, Any], *, whole: bool) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        for field in _REASONING:
+            if isinstance(delta.get(field), str) and delta[field]:
+                self._field = field
+                events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
+                break
+        if isinstance(delta.get("content"), str) and delta["content"]:
+            events += self._add("message", _message, "response.output_text.delta", delta["content"])
+        elif isinstance(delta.get("content"), list):
+            events += self._add("message", _message, "response.output_text.delta", _texts(delta["content"]))
+        if isinstance(delta.get("refusal"), str) and delta["refusal"]:
+            events += self._add("refusal", _message, "response.refusal.delta", delta["refusal"])
+        for position, call in enumerate(delta.get("tool_calls") or []):
+            if isinstance(call, dict):
+                events += self._call(call, position if whole else call.get("index", position))
+        for key, field_value in delta.items():
+            if key not in _KNOWN and field_value not in (None, "", [], {}):
+                old = self._extra.get(key)
+                joined = isinstance(old, list) and isinstance(field_value, list)
+                self._extra[key] = [*old, *field_value] if joined else field_value  # type: ignore[misc]
+        return events
+
+    def _add(self, name: str, make: Any, kind: str, text: str) -> list[StreamEvent]:
+        events, part = self._part(name, make())
+        part.text.append(text)
+        return [*events, _said(kind, part, delta=text)]
+
+    def _part(self, name: str, item: dict[str, Any]) -> tuple[list[StreamEvent], _Part]:
+        part = self._parts.get(name)
+        if part is not None:
+            return [], part
+        part = self._parts[name] = _Part(len(self._parts), item)
+        return [_said("response.output_item.added", part, item=dict(item))], part
+
+    def _call(self, call: Mapping[str, Any], index: Any) -> list[StreamEvent]:
+        custom = call.get("custom")
+        told = custom if isinstance(custom, dict) else call.get("function")
+        told = told if isinstance(told, dict) else {}
+        item = {
+            "type": "custom_tool_call" if isinstance(custom, dict) else "function_call",
+            "call_id": call.get("id") or f"call_{index}",
+            "name": told.get("name") or "",
+        }
+        events, part = self._part(f"call {index}", item)
+        if told.get("name") and not part.item["name"]:
+            part.item["name"] = told["name"]
+        text = told.get("input" if "input" in told else "arguments")
+        if text is not None and not isinstance(text, str):
+            text = str(text)
+        if text:
+            part.text.append(text)
+            kind = "custom_tool_call_input" if part.item["type"] == "custom_tool_call" else "function_call_arguments"
+            events.append(_said(f"response.{kind}.delta", part, delta=text))
+        return events
+
+    def finish(self) -> list[StreamEvent]:
+        """Return the finished items and the end.
+
+        Raises:
+            ModelFailure: there was no end: the stream broke off, or there never was one.
+        """
+        if self._finish is None and not self._done:
+            what = "broke off before its end" if self._created else "is empty"
+            raise ModelFailure("stream", f"the answer {what}", retryable=True, retries=self._retries)
+        events = [_said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()]
+        if self._repaired and events:
+            events[0] = StreamEvent(
+                type=events[0].type, item=events[0].item, raw=events[0].raw, extra=events[0].extra, repaired=self._repaired
+            )
+        reason = _LIMITS.get(self._finish or "")
+        status = "incomplete" if reason else "completed"
+        response = {
+            **self._response,
+            "status": status,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "usage": _usage(self._usage),
+        }
+        kind = f"response.{status}"
+        return [*events, StreamEvent(type=kind, raw={"type": kind, "response": response}, extra={"retries": self._retries})]
+
+    def _items(self) -> list[tuple[_Part, dict[str, Any], Any]]:
+        """Return the items in the order in which they began; the first one carries what no item has a place for."""
+        refusal = self._parts.pop("refusal", None)
+        if refusal is not None:
+            self._parts.setdefault("message", _Part(refusal.index, _message()))
+        if not self._parts and self._finish is not None:
+            self._parts["message"] = _Part(0, _message())
+        made: list[tuple[_Part, dict[str, Any], Any]] = []
+        for name, part in sorted(self._parts.items(), key=lambda entry: entry[1].index):
+            text = "".join(part.text)
+            extra: dict[str, Any] = {}
+            if name == "reasoning":
+                part.item["content"] = [{"type": "reasoning_text", "text": text}]
+                extra["field"] = self._field
+            elif name == "message":
+                part.item["content"] = _content(text, "".join(refusal.text) if refusal else "")
+            else:
+                part.item["input" if part.item["type"] == "custom_tool_call" else "arguments"] = text
+            made.append((part, part.item, extra))
+        if made and self._extra:
+            made[0][2]["set"] = [[[key], value] for key, value in self._extra.items()]
+        return [(part, item, extra or None) for part, item, extra in made]
+
+
+def _thought() -> dict[str, Any]:
+    return {"type": "reasoning", "summary": []}
+
+
+def _message() -> dict[str, Any]:
+    return {"type": "message", "role": "assistant"}
+
+
+def _content(text: str, refusal: str) -> Any:
+    if not refusal:
+        return text
+    said = [{"type": "output_text", "text": text}] if text else []
+    return [*said, {"type": "refusal", "refusal": refusal}]
+
+
+def _texts(content: Sequence[Any]) -> str:
+    return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+
+
+def _said(
+    kind: str, part: _Part, *, delta: str = "", item: dict[str, Any] | None = None, extra: Any = None
+) -> StreamEvent:
+    raw: dict[str, Any] = {"type": kind, "output_index": part.index}
+    if delta:
+        raw["delta"] = delta
+    if item is not None:
+        raw["item"] = item
+    done = item if kind == "response.output_item.done" else None
+    return StreamEvent(type=kind, delta=delta, item=done, raw=raw, extra=extra)
+
+
+def _usage(usage: Any) -> dict[str, Any] | None:
+    """Return Chat's usage in the words of the Responses API."""
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, answer = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return {
+        "input_tokens": usage.get("prompt_tokens"),
+        "input_tokens_details": {"cached_tokens": prompt.get("cached_tokens")} if isinstance(prompt, Mapping) else {},
+        "output_tokens": usage.get("completion_tokens"),
+        "output_tokens_details": {"reasoning_tokens": answer.get("reasoning_tokens")}
+        if isinstance(answer, Mapping)
+        else {},
+        "total_tokens": usage.get("total_tokens"),
+    }

@@ -1,0 +1,173 @@
+"""The Responses API: `Responses(client, "gpt-5")`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from turnlog.engine.errors import Invalid
+from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.tokens import Counter
+from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.render import Rendered
+from turnlog.engine.window.window import Window
+
+from .wire import Said, label, receive, said_error
+
+__all__ = ("ENCODERS", "Decoder", "Responses", "encode")
+
+_ENCRYPTED: Final = "reasoning.encrypted_content"
+
+
+def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body; pure. Version 1.
+
+    `settings["recorded"]` holds all but the input of a request that was made elsewhere.
+    """
+    given = [one.item for one in items]
+    if "recorded" in settings:
+        whole = settings.get("input") == "text" and len(given) == 1
+        body = {**settings["recorded"], "input": given[0]["content"] if whole else given}
+        if settings.get("input") == "none":
+            del body["input"]
+        return body
+    body = {"model": settings["model"], "input": given, "stream": True, "store": False}
+    for name in ("instructions", "tools"):
+        if name in settings:
+            body[name] = settings[name]
+    params = settings.get("params", {})
+    include = list(params.get("include") or [])
+    return {**body, **params, "include": include if _ENCRYPTED in include else [*include, _ENCRYPTED]}
+
+
+ENCODERS: Final = {1: encode}
+
+
+class Responses:
+    """An adapter for `POST /responses`, without state on the server: every request carries its window.
+
+    Args:
+        client: an `openai.AsyncOpenAI`, or any client of that shape; its retries and timeout are its own.
+        model: the model's name.
+        params: go into every request as they are, in the API's own words.
+        budget: the model's context window; default: that of a known model.
+        count: a tokenizer of the model's own, for models that are not OpenAI's.
+        backend: a label of where the model runs; default: the client's host. Encrypted reasoning goes back only to it.
+
+    Raises:
+        Invalid: a parameter that turnlog decides itself.
+    """
+
+    api: Final = "responses"
+    adapter: Final = "responses"
+    encoder: Final = 1
+
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        *,
+        state: Literal["stateless"] = "stateless",
+        params: JSON | None = None,
+        budget: Budget | None = None,
+        count: Counter | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if state != "stateless":
+            raise Invalid(f"state={state!r}: stateless is the one there is")
+        merged(params, None)
+        self.client = client
+        self.name = model
+        self.state = state
+        self.params = dict(params or {})
+        self.budget = budget
+        self.count = count
+        self.backend = backend or label(client)
+
+    def __repr__(self) -> str:
+        return f"Responses({self.name!r}, backend={self.backend!r})"
+
+    def encode(self, window: Window, settings: JSON) -> dict[str, Any]:
+        """Return the body of a request; see `encode`."""
+        return encode(window.rendered, settings)
+
+    async def send(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
+        """Send a body as it is and yield what comes back.
+
+        Raises:
+            ModelFailure: the model did not answer.
+        """
+        opening = self.client.responses.with_streaming_response.create(
+            model=request["model"], extra_body=dict(request), **transport
+        )
+        decoder = Decoder()
+        async for said in receive(opening):
+            for event in decoder.feed(said):
+                yield event
+
+
+class Decoder:
+    """Turns what the API says into stream events. Sans I/O."""
+
+    def __init__(self) -> None:
+        self._done: set[int] = set()
+
+    def feed(self, said: Said) -> list[StreamEvent]:
+        """Return the events that one JSON value stands for.
+
+        Raises:
+            ModelFailure: it says that something went wrong.
+        """
+        value = said.value
+        if value == "[DONE]":
+            return []
+        if not isinstance(value, dict):
+            raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
+        if not said.streamed:
+            return self._whole(value, said)
+        kind = value.get("type")
+        if kind == "error" or (value.get("error") and not isinstance(kind, str)):
+            raise said_error(value["error"] if isinstance(value.get("error"), dict) else value)
+        if not isinstance(kind, str):
+            return []
+        if kind == "response.output_item.done":
+            index = value.get("output_index")
+            self._done.add(index if isinstance(index, int) else len(self._done))
+            return [StreamEvent(type=kind, item=_item(value.get("item")), raw=value, repaired=said.repaired)]
+        if kind in ("response.completed", "response.incomplete", "response.failed"):
+            return [*self._missed(value, said), _end(kind, value, said)]
+        delta = value.get("delta")
+        return [StreamEvent(type=kind, delta=delta if isinstance(delta, str) else "", raw=value)]
+
+    def _missed(self, value: Mapping[str, Any], said: Said) -> list[StreamEvent]:
+        """Return the items of the end that no event of their own has brought."""
+        response = value.get("response")
+        output = response.get("output") if isinstance(response, dict) else None
+        return [
+            StreamEvent(
+                type="response.output_item.done",
+                item=item,
+                raw={"type": "response.output_item.done", "output_index": index, "item": item},
+                repaired=said.repaired,
+            )
+            for index, item in enumerate(output if isinstance(output, list) else [])
+            if index not in self._done and isinstance(item, dict)
+        ]
+
+    def _whole(self, value: dict[str, Any], said: Said) -> list[StreamEvent]:
+        """Read an answer that came in one piece, although a stream was asked for."""
+        if value.get("error") and not isinstance(value.get("status"), str):
+            raise said_error(value["error"])
+        status = value.get("status")
+        kind = f"response.{status}" if status in ("incomplete", "failed") else "response.completed"
+        created = StreamEvent(type="response.created", raw={"type": "response.created", "response": value})
+        end = {"type": kind, "response": value}
+        return [created, *self._missed(end, said), _end(kind, end, said)]
+
+
+def _item(item: Any) -> dict[str, Any] | None:
+    return item if isinstance(item, dict) else None
+
+
+def _end(kind: str, value: dict[str, Any], said: Said) -> StreamEvent:
+    return StreamEvent(type=kind, raw=value, extra={"retries": said.retries})

@@ -1,0 +1,135 @@
+"""Bytes to events and back.
+
+A row keeps what it was given: `item` is the item's canonical JSON and `data` the rest of the event's, so that kinds and
+fields of a later version pass through this one unchanged. Older rows are read by way of upcasters and never rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, get_args
+
+import msgspec
+
+from . import events
+from .canonical import canonical, loads
+from .errors import CorruptLog
+from .events import EventBody, NewEvent, Record, checksum
+from .items import Reading
+
+__all__ = ("ITEM", "REQUESTED", "SCHEMAS", "UPCASTERS", "body", "event", "item_of", "kind_of")
+
+ITEM: Final = "item.appended"
+REQUESTED: Final = "response.requested"
+
+_TYPES: Final = {kind.__struct_config__.tag: kind for kind in get_args(EventBody) if kind is not events.Unknown}
+_DECODERS: Final = {tag: msgspec.json.Decoder(kind) for tag, kind in _TYPES.items()}
+
+SCHEMAS: Final[dict[str, int]] = dict.fromkeys(_TYPES, 1)
+"""The schema version in which events of each kind are written today."""
+
+UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
+"""From the data of a kind in one schema version to that of the next; read-side only."""
+
+
+def kind_of(said: EventBody) -> str:
+    """Return the tag of an event, such as "item.appended"."""
+    return said.kind if isinstance(said, events.Unknown) else str(said.__struct_config__.tag)
+
+
+def event(
+    said: EventBody,
+    *,
+    item: bytes | None = None,
+    reading: Reading | None = None,
+    response: int | None = None,
+    tokens: int = 0,
+    excerpt: int | None = None,
+    flags: int = 0,
+) -> NewEvent:
+    """Return an event ready to be appended. *item* is canonical JSON, *reading* what it says of itself."""
+    data = msgspec.to_builtins(said)
+    kind = kind_of(said)
+    if isinstance(said, events.Unknown):
+        data = said.data
+    else:
+        del data["type"]
+        if isinstance(said, events.ResponseRequested):
+            data["manifest"].pop("weights", None)
+    written = canonical(data, kind) if data else None
+    return NewEvent(
+        kind=kind,
+        schema=SCHEMAS.get(kind, 1),
+        response=response,
+        shape=reading.shape if reading else None,
+        link=reading.link if reading else None,
+        tokens=tokens,
+        excerpt=excerpt,
+        flags=flags,
+        item=item,
+        data=written,
+        sum=checksum(item, written),
+        marks=tuple(_marks(said, flags, reading)),
+    )
+
+
+def _marks(said: EventBody, flags: int, reading: Reading | None) -> Iterator[str]:
+    """Name the events that must be found without a scan."""
+    match said:
+        case events.ItemAppended():
+            if flags & events.PINNED:
+                yield "pin"
+            kind = reading.kind if reading else None
+            if kind is not None and kind.positional:
+                yield f"effect:{kind.tag}"
+        case events.ResponseRequested(purpose="aside"):
+            yield "aside"
+        case events.ResponseRequested():
+            yield "request"
+            if said.manifest.line:
+                yield f"line:{said.manifest.line}"
+            if said.key is not None:
+                yield f"key:{said.key}"
+        case events.ContextCompacted() | events.CompactionUndone():
+            yield "base"
+        case events.HistoryRewound():
+            yield "rewind"
+        case events.RemoteAttached():
+            yield "remote"
+        case _:
+            pass
+
+
+def body(record: Record) -> EventBody:
+    """Return what a record says.
+
+    Raises:
+        CorruptLog: its data cannot be read as what its kind says.
+    """
+    decoder = _DECODERS.get(record.kind)
+    data = record.data or b"{}"
+    if decoder is None:
+        return events.Unknown(record.kind, loads(data))
+    try:
+        schema = record.schema
+        while (upcast := UPCASTERS.get((record.kind, schema))) is not None:
+            data = msgspec.json.encode(upcast(loads(data)))
+            schema += 1
+        said: EventBody = decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {error}") from error
+    return said
+
+
+def item_of(record: Record) -> Any:
+    """Return a record's item as a new JSON value, None when it carries none.
+
+    Raises:
+        CorruptLog: the stored bytes are no JSON.
+    """
+    if record.item is None:
+        return None
+    try:
+        return loads(record.item)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise CorruptLog(f"{record.conversation}/{record.seq}: the item cannot be read: {error}") from error

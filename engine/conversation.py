@@ -1,0 +1,411 @@
+"""The handle: one conversation, to write to, to answer, and to read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+from .canonical import canonical, loads
+from .codec import event
+from .errors import AlreadyAnswered, Invalid, VersionConflict
+from .events import SEAL, MetadataUpdated, NewEvent, ResponseCompleted, Usage
+from .history import OpenCall
+from .ids import ANY, NO_STREAM, Expected
+from .intake import content_digest, leading
+from .items import Input, InputItem, reading
+from .listing import Appended, Call, Entry, Event, Listing
+from .log import Head, Key, Query
+from .model import Model
+from .outcome import Options, Result, WhenBusy, open_call
+from .pages import Pages
+from .plan import plan, preview
+from .streams import Opening
+from .tools import Tools
+from .window.budget import Budget
+from .window.policies import Policy
+from .window.window import Window
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ("Conversation",)
+
+_ATTEMPTS = 8
+
+
+class Conversation:
+    """One conversation of an engine: cheap to hold, safe to use from many tasks.
+
+    It may lag behind other writers until it reads or writes; `version` and `metadata` are as of then.
+    """
+
+    def __init__(self, engine: Engine, head: Head) -> None:
+        self._engine = engine
+        self._head = head
+        self._list = Listing(engine, head.conversation)
+
+    @property
+    def id(self) -> str:
+        """Its id: the caller's, or one of ours."""
+        return self._head.conversation
+
+    @property
+    def version(self) -> int:
+        """The seq of the last event that this handle has seen."""
+        return self._head.version
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The caller's JSON about it."""
+        metadata: dict[str, Any] = loads(self._head.metadata)
+        return metadata
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self.id} at {self.version}>"
+
+    async def refresh(self) -> Self:
+        """Look at the log again; return the handle.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        self._engine.check()
+        self._head = await self._engine.reader.head(self.id)
+        return self
+
+    def saw(self, version: int) -> None:
+        """Learn of a version that an append of this process has reached."""
+        if version > self._head.version:
+            self._head = msgspec.structs.replace(self._head, version=version)
+
+    # -- writing
+
+    async def append(
+        self,
+        *items: InputItem,
+        expected: Expected = ANY,
+        key: str | None = None,
+        pinned: bool = False,
+        meta: Mapping[str, object] | None = None,
+    ) -> Appended:
+        """Append items, all or none, durable before it returns. An open turn does not stop it.
+
+        A string is a user's message; anything with `model_dump` is taken, so `append(*response.output)` works. System and developer
+        messages before everything else, and everything with `pinned`, stay in every window.
+
+        Args:
+            expected: the version that the conversation must have.
+            key: an idempotency key: the same items under it again return the first result.
+            pinned: keep them in every window.
+            meta: small JSON kept with each item and never sent.
+
+        Raises:
+            InvalidItem: one of them is no item.
+            AlreadyAnswered: an output for a call that has its output.
+            VersionConflict, KeyReused, NotFound, StoreError: nothing was written.
+        """
+        self._engine.check()
+        if not items:
+            raise Invalid("append: at least one item is needed")
+        events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
+        named = None if key is None else Key(key, content_digest(events))
+        if expected == ANY and named is None and not any(_looks(one) for one in events):
+            appended = await self._engine.writer.append(self.id, events)
+        else:
+            appended = await self._append(events, expected, named)
+        self.saw(appended.version)
+        return Appended(appended.first, appended.last, appended.version, appended.replayed)
+
+    async def _append(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Any:
+        """Append what depends on what is there already: at an exact version, again if somebody was faster."""
+        for attempt in range(_ATTEMPTS):
+            if key is not None and (use := await self._engine.store.key(self.id, key.name)) is not None:
+                # A replay, or a conflict that names the key: the store decides, whatever the version is now.
+                return await self._engine.writer.append(self.id, events, key=key if use else None)
+            head = await self._engine.reader.head(self.id)
+            exact = head.version if expected == ANY else expected
+            if exact in (head.version, 0 if head.version else None, NO_STREAM):
+                events = await self._checked(events, head)
+            try:
+                return await self._engine.writer.append(self.id, events, expected=exact, key=key)
+            except VersionConflict:
+                if expected != ANY or attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _checked(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
+        """Pin what leads, and refuse a second output for a call."""
+        if any(one.shape in ("system", "developer") for one in events):
+            _, history = await self._engine.reader.fresh(self.id)
+            if history.leading and head.items == sum(1 for _ in history.entries()):
+                events = leading(events)
+        queries = [
+            Query(link=one.link)
+            for one in events
+            if one.link is not None and reading(one.shape or "", one.link).is_output
+        ]
+        snapshot = await self._engine.store.read(self.id, *queries) if queries else None
+        for records in snapshot.records if snapshot else ():
+            answer = None
+            for record in records:
+                form = reading(record.shape or "", record.link)
+                if form.is_call:
+                    answer = None
+                elif form.is_output and answer is None and not record.flags & SEAL:
+                    answer = record
+            if answer is not None:
+                raise AlreadyAnswered(self.id, answer.link or "", answer.seq)
+        return events
+
+    async def update_metadata(self, patch: Mapping[str, object], *, expected: Expected = ANY) -> None:
+        """Change the metadata by a JSON merge patch (RFC 7396): null takes a key away.
+
+        Raises:
+            Invalid: the patch is no JSON object.
+            VersionConflict, NotFound, StoreError: nothing was written.
+        """
+        self._engine.check()
+        said = event(MetadataUpdated(patch=loads(canonical(patch, "patch"))))
+        await self._engine.writer.append(self.id, [said], expected=expected)
+        await self.refresh()
+
+    # -- answering
+
+    async def respond(
+        self,
+        model: Model,
+        input: Input | None = None,  # noqa: A002 - the word of the API
+        *,
+        instructions: str | None = None,
+        tools: Tools = (),
+        params: Mapping[str, object] | None = None,
+        budget: Budget | None = None,
+        policy: Policy | None = None,
+        key: str | None = None,
+        expected: Expected = ANY,
+        when_busy: WhenBusy = "raise",
+        open_calls: Literal["raise", "seal"] = "raise",
+    ) -> Result:
+        """Call the model once. Tools are declared, never executed: open calls come back as `waiting`.
+
+        Args and errors are those of `run`.
+        """
+        options = Options(
+            instructions=instructions,
+            tools=tools,
+            params=params,
+            budget=budget,
+            policy=policy,
+            key=key,
+            expected=expected,
+            when_busy=when_busy,
+            open_calls=open_calls,
+        )
+        return await self._perform(model, input, options)
+
+    async def run(
+        self,
+        model: Model,
+        input: Input | None = None,  # noqa: A002
+        *,
+        instructions: str | None = None,
+        tools: Tools = (),
+        params: Mapping[str, object] | None = None,
+        budget: Budget | None = None,
+        policy: Policy | None = None,
+        key: str | None = None,
+        expected: Expected = ANY,
+        when_busy: WhenBusy = "raise",
+        open_calls: Literal["raise", "seal"] = "raise",
+        max_rounds: int = 20,
+        deps: object = None,
+    ) -> Result:
+        """Run a turn: call the model, run the tools that it asks for, and so on, until it answers or has to wait.
+
+        Args:
+            model: an adapter, such as `Responses(client, "gpt-5")`.
+            input: what to append first; without it, what is there is answered (again).
+            instructions: a system message for this turn's requests; not part of the history.
+            tools: async functions, which are run here; schemas in the Responses shape, whose calls the client answers.
+            params: go into the request as they are, in the API's own words; they win over the adapter's.
+            budget: the model's context window, and what is kept free; default: the adapter's, the engine's, or that of a known model.
+            policy: what goes first when the window is short of room.
+            key: an idempotency key for the input. Done: that result again, `replayed`. Running: it is waited for. Failed: a new attempt.
+            expected: the version that the conversation must have.
+            when_busy: what to do while another turn runs.
+            open_calls: what to do when calls of the last response wait for outputs that the input does not bring.
+            max_rounds: model calls at most; then the last calls are sealed and the result is incomplete, `max_rounds`.
+            deps: handed to tools that have a parameter of type `ToolContext`.
+
+        Raises:
+            Invalid, InvalidItem, UnknownModel, BudgetExceeded: the input or the arguments; nothing was written.
+            VersionConflict, ConversationBusy, CallsOpen, KeyReused: the state of the conversation; nothing was written.
+            ResponseFailed: the model did not answer; the input and the failure are in the log.
+            Fenced: this worker was taken for dead and the turn taken over.
+            NotFound, StoreError.
+        """
+        options = Options(
+            instructions=instructions,
+            tools=tools,
+            params=params,
+            budget=budget,
+            policy=policy,
+            key=key,
+            expected=expected,
+            when_busy=when_busy,
+            open_calls=open_calls,
+            rounds=_rounds(max_rounds),
+            deps=deps,
+        )
+        return await self._perform(model, input, options)
+
+    def stream(
+        self,
+        model: Model,
+        input: Input | None = None,  # noqa: A002
+        *,
+        instructions: str | None = None,
+        tools: Tools = (),
+        params: Mapping[str, object] | None = None,
+        budget: Budget | None = None,
+        policy: Policy | None = None,
+        key: str | None = None,
+        expected: Expected = ANY,
+        when_busy: WhenBusy = "raise",
+        open_calls: Literal["raise", "seal"] = "raise",
+        max_rounds: int = 20,
+        deps: object = None,
+        on_leave: Literal["cancel", "finish"] = "cancel",
+    ) -> Opening:
+        """Run a turn and watch it: `run`, streamed. `async with` it, or `await` it and `aclose()` it from any task.
+
+        Everything that can be refused is refused on opening. `on_leave` says what becomes of the turn when the reader leaves before
+        its end: it is cancelled, or it goes on unseen. Other args and errors are those of `run`.
+        """
+        options = Options(
+            instructions=instructions,
+            tools=tools,
+            params=params,
+            budget=budget,
+            policy=policy,
+            key=key,
+            expected=expected,
+            when_busy=when_busy,
+            open_calls=open_calls,
+            rounds=_rounds(max_rounds),
+            deps=deps,
+        )
+        return Opening(lambda: self._engine.start(self, model, input, options), on_leave)
+
+    async def _perform(self, model: Model, value: Input | None, options: Options) -> Result:
+        self._engine.check()
+        made = await plan(self._engine, self, model, value, options)
+        result = await self._engine.perform(made)
+        self.saw(result.version)
+        return result
+
+    async def take_over(self) -> None:
+        """End a turn whose worker is gone, at once: its lease is broken and its open calls are sealed.
+
+        A worker that is alive after all is refused with `Fenced` at its next append.
+        """
+        self._engine.check()
+        head, history = await self._engine.reader.fresh(self.id)
+        if head.lease is not None or history.open is not None:
+            await self._engine.take_over(self.id, head, history, force=True)
+        await self.refresh()
+
+    # -- reading: none of these ever writes
+
+    async def window(
+        self,
+        budget: Budget | None = None,
+        *,
+        at: int | None = None,
+        api: Literal["responses", "chat"] = "responses",
+        model: Model | None = None,
+        instructions: str | None = None,
+        tools: Tools = (),
+        policy: Policy | None = None,
+    ) -> Window:
+        """Return what a model would be sent now, or would have been at version *at*.
+
+        Without *model*, for the target of the latest request if it went to *api*, else for no backend in particular. Calls that
+        wait for an output are shown with one that says so.
+
+        Raises:
+            BudgetExceeded: what must be sent does not fit.
+            UnknownModel, Invalid: there is no budget to cut the window to.
+        """
+        self._engine.check()
+        view, history = await preview(
+            self._engine,
+            self.id,
+            budget,
+            at=at,
+            api=api,
+            model=model,
+            instructions=instructions,
+            tools=tools,
+            policy=policy,
+        )
+        history, manifest = await self._engine.reader.chosen(view, history)
+        rendered = await self._engine.reader.rendered(history, manifest, view.target)
+        return Window(rendered, manifest, view.target, view.budget)
+
+    def events(self, *, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the log's events behind *after*, in seq order."""
+        return self._list.events(after)
+
+    def items(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 100,
+        order: Literal["asc", "desc"] = "asc",
+    ) -> Pages[Entry]:
+        """List the transcript: every item, for people. Windows hide nothing from it."""
+        return self._list.items(after, before, limit, order)
+
+    def responses(
+        self, *, turn: int | None = None, limit: int = 50, order: Literal["asc", "desc"] = "asc"
+    ) -> Pages[Call]:
+        """List the recorded model calls, of one turn or of all."""
+        return self._list.responses(turn, limit, order)
+
+    async def open_calls(self) -> Sequence[OpenCall]:
+        """Return the calls of the last response whose outputs are owed."""
+        self._engine.check()
+        head, history = await self._engine.reader.fresh(self.id)
+        running = head.lease is not None and head.lease.remaining > 0
+        found = []
+        for call in history.unanswered():
+            begun = (call.entry.reading.link or "") in history.started
+            state: Literal["waiting", "running", "unknown"] = (
+                "running" if running and begun else "unknown" if begun else "waiting"
+            )
+            found.append(open_call(call.entry.value(), call.entry.seq, state=state))
+        return found
+
+    async def usage(self) -> Usage:
+        """Return the tokens that the API reported, summed over all model calls that were answered."""
+        total = Usage()
+        async for said in self._list.bodies(ResponseCompleted):
+            total += said.usage or Usage(requests=1)
+        return total
+
+
+def _looks(one: NewEvent) -> bool:
+    """Return whether appending an item depends on what is there already."""
+    return one.shape in ("system", "developer") or (
+        one.link is not None and reading(one.shape or "", one.link).is_output
+    )
+
+
+def _rounds(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise Invalid(f"max_rounds={value!r}: a whole number of model calls is needed, at least 1")
+    return value

@@ -1,0 +1,42 @@
+"""The engine's background tasks: turns that are streamed, and the renewal of leases.
+
+Not a task group: an engine may be entered in one task and left in another, as test fixtures and application servers
+do, and a task group's cancel scope does not survive that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from .logs import Log
+
+__all__ = ("Crew",)
+
+_log = Log("turnlog.engine")
+
+
+class Crew:
+    """Tasks that end at the latest when their crew does."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Let *work* run in the background."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("turnlog.task.failed", task=task.get_name(), error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has cleaned up."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,423 @@
+"""The engine: a store, opened, and everything that works on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import anyio
+
+from .canonical import canonical, digest, loads
+from .codec import event
+from .conversation import Conversation
+from .crew import Crew
+from .errors import Invalid, VersionConflict
+from .events import ConversationCreated, NewEvent
+from .history import Call, History
+from .ids import NO_STREAM, Clock, Ids, check_id, moment, system_clock, ulid
+from .intake import Intake
+from .items import Input
+from .keys import known
+from .log import Break, Head, Key, Store
+from .logs import Log
+from .model import Model
+from .outcome import Options, Result
+from .pages import Page, Pages
+from .plan import Plan, plan
+from .reader import Reader
+from .stores.batching import finish
+from .stores.memory import MemoryStore
+from .streams import Channel
+from .tokens import Counter, overhead
+from .turns import KeyTaken, Turn, interruption
+from .window.budget import Budget
+from .window.policies import OldestTurns, Policy
+from .writer import Writer
+
+__all__ = ("Engine", "Info", "open_engine")
+
+_log = Log("turnlog.engine")
+_POLL: Final = (0.02, 0.5)
+"""Seconds between looks at a turn that runs elsewhere: at first, and at most."""
+_SETTINGS: Final = 256
+"""Settings whose tokens are remembered."""
+_LIMITS: Final = (0.1, 86_400.0)
+"""Seconds that a lease may be set to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """A conversation in a listing."""
+
+    id: str
+    version: int
+    created: datetime
+    updated: datetime
+    """When the last item came."""
+    last_item: int
+    """The seq of the last item, 0 when there is none."""
+    items: int
+    metadata: Mapping[str, Any]
+    busy: bool
+    """Whether a turn is running."""
+
+
+class Engine:
+    """Conversations in one store. It belongs to the event loop that opened it; made by `open_engine`."""
+
+    def __init__(
+        self,
+        store: Store,
+        crew: Crew,
+        *,
+        lease: float,
+        budget: Budget | None,
+        policy: Policy | None,
+        ids: Ids | None,
+    ) -> None:
+        self.store = store
+        self.intake = Intake()
+        self.reader = Reader(store, self.intake)
+        self.writer = Writer(store, self.reader)
+        self.lease = lease
+        self.budget = budget
+        self.policy: Policy = policy or OldestTurns()
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._ids: Ids = ids or ulid
+        self._crew = crew
+        self._loop = asyncio.get_running_loop()
+        self._leases: dict[str, int] = {}
+        self._overheads: dict[tuple[str, Counter], int] = {}
+
+    def check(self) -> None:
+        """See to it that the engine is used where it was opened.
+
+        Raises:
+            Invalid: the running event loop is another one.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise Invalid("this engine belongs to another event loop: open one engine in each")
+
+    # -- conversations
+
+    async def create(
+        self,
+        *,
+        id: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        key: str | None = None,
+    ) -> Conversation:
+        """Create a conversation.
+
+        Args:
+            id: its id, 1 to 64 of `A-Z a-z 0-9 . _ : -`; default: a new one of ours.
+            metadata: JSON about it.
+            key: an idempotency key: the same key and metadata again give the same conversation.
+
+        Raises:
+            Invalid: the id or the metadata cannot be used.
+            VersionConflict: there is a conversation of that id.
+            KeyReused: the key was used with other metadata.
+        """
+        self.check()
+        # A key without an id names the id too, so that two workers with one key meet in one conversation.
+        name = (
+            check_id(id)
+            if id is not None
+            else f"cv_{digest(key.encode())[:26]}"
+            if key is not None
+            else self._ids("cv")
+        )
+        data = canonical(metadata or {}, "metadata")
+        created = event(ConversationCreated(metadata=loads(data)))
+        named = None if key is None else Key(key, digest(data))
+        await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named)
+        return await self.get(name)
+
+    async def get(self, id: str) -> Conversation:  # noqa: A002
+        """Return a conversation; nothing is written.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        self.check()
+        return Conversation(self, await self.reader.head(check_id(id)))
+
+    async def get_or_create(self, id: str, *, metadata: Mapping[str, object] | None = None) -> Conversation:  # noqa: A002
+        """Return the conversation of that id, created with *metadata* if there is none."""
+        try:
+            return await self.create(id=id, metadata=metadata)
+        except VersionConflict:
+            return await self.get(id)
+
+    def list(
+        self,
+        *,
+        order: Literal["-updated", "-created", "created"] = "-updated",
+        limit: int = 50,
+        after: str | None = None,
+    ) -> Pages[Info]:
+        """List conversations, by the time of their last item or of their birth. *after* is a page's `next`.
+
+        Raises:
+            Invalid: an order that is none of these, a limit that is not 1 to 1000, or a cursor of another listing.
+        """
+        if order not in ("-updated", "-created", "created"):
+            raise Invalid(f"order={order!r}: -updated, -created or created is needed")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
+            raise Invalid(f"limit={limit!r}: a whole number from 1 to 1000 is needed")
+
+        async def fetch(cursor: str | None) -> Page[Info]:
+            self.check()
+            heads = await self.store.heads(order=order, limit=limit + 1, after=_place(cursor))
+            shown = heads[:limit]
+            more = len(heads) > limit
+            return Page([_info(head) for head in shown], more, _cursor(shown[-1], order) if more else None)
+
+        return Pages(fetch, after)
+
+    # -- turns
+
+    async def perform(self, made: Plan) -> Result:
+        """Carry a plan out in the caller's own task; a key that came before is looked at first."""
+        while True:
+            done = await self._keyed(made)
+            if isinstance(done, Result):
+                return done
+            turn = Turn(self, made)
+            try:
+                await turn.open(input_logged=done)
+            except KeyTaken:
+                continue
+            return await turn.work(lambda _: None)
+
+    async def _keyed(self, made: Plan) -> Result | bool:
+        """Return an earlier attempt's result, waiting for it if it runs; else whether its input is logged already."""
+        for pause in _pauses():
+            found = await known(self, made)
+            if found is None or found.state == "again":
+                return found is not None
+            if found.result is not None:
+                return found.result
+            await anyio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def start(self, conversation: Conversation, model: Model, value: Input | None, options: Options) -> Channel:
+        """Open a turn and let it work in the background; return the channel that it speaks into."""
+        self.check()
+        made = await plan(self, conversation, model, value, options)
+        channel = Channel()
+        while True:
+            done = await self._keyed(made)
+            if isinstance(done, Result):
+                channel.end(done)
+                return channel
+            turn = Turn(self, made)
+            try:
+                await turn.open(input_logged=done)
+                break
+            except KeyTaken:
+                continue
+
+        def left() -> None:
+            turn.cause = "left"
+
+        channel.leaves = left
+        self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}")
+        return channel
+
+    async def seals(self, calls: Iterable[Call], words: Callable[[Call], str]) -> list[NewEvent]:
+        """Return outputs that say of calls what *words* says."""
+        return await self.intake.seals(
+            [(call.entry.value(), call.entry.reading.shape, words(call)) for call in calls if _sealable(call)]
+        )
+
+    async def take_over(self, name: str, head: Head, history: History, *, force: bool = False) -> int:
+        """End a turn whose worker is gone: the next generation, what became of its response, and seals, in one append.
+
+        Raises:
+            ConversationBusy: its lease has not run out, and it is not forced.
+        """
+        response = history.open or history.last_request
+        events = [] if response is None else await interruption(self, history, response, "crashed")
+        appended = await self.writer.append(name, events, expected=head.version, lease=Break(force=force))
+        _log.warning("turnlog.turn.taken_over", conversation=name, response=response, generation=appended.generation)
+        return appended.version
+
+    async def wait_until_free(self, name: str) -> None:
+        """Wait until no turn runs in a conversation, or its lease has run out."""
+        for pause in _pauses():
+            head = await self.reader.head(name)
+            if head.lease is None or head.lease.remaining <= 0:
+                return
+            await anyio.sleep(min(pause, max(head.lease.remaining, 0.01)))
+
+    def keep_lease(self, name: str, generation: int) -> None:
+        """Renew a lease until it is dropped."""
+        self._leases[name] = generation
+
+    def drop_lease(self, name: str) -> None:
+        """Stop renewing a lease."""
+        self._leases.pop(name, None)
+
+    async def renew_leases(self) -> None:
+        """Keep the leases of working turns alive, for ever."""
+        while True:
+            await anyio.sleep(self.lease / 3)
+            for name, generation in list(self._leases.items()):
+                try:
+                    await self.store.renew(name, generation, self.lease)
+                except Exception as error:  # noqa: BLE001 - the next round tries again; the fence guards the log
+                    _log.warning("turnlog.lease.unrenewed", conversation=name, error=type(error).__name__)
+
+    async def overhead(self, settings: Mapping[str, Any], counter: Counter) -> int:
+        """Return the tokens of a request's settings; the same settings are counted once."""
+        data = canonical(settings, "settings")
+        place = digest(data), counter
+        if place not in self._overheads:
+            while len(self._overheads) >= _SETTINGS:
+                self._overheads.pop(next(iter(self._overheads)))
+            self._overheads[place] = await anyio.to_thread.run_sync(overhead, settings, counter)
+        return self._overheads[place]
+
+
+async def _work(turn: Turn, channel: Channel) -> None:
+    """Let a turn work, and see to it that its channel learns the end, whatever it is."""
+    error: BaseException | None = None
+    result: Result | None = None
+    try:
+        with channel.scope:
+            result = await turn.work(channel.emit)
+    except Exception as failed:  # noqa: BLE001 - it is raised where the stream is read
+        error = failed
+    except BaseException as cancelled:
+        channel.end(None, cancelled)
+        raise
+    if result is not None:
+        turn.plan.conversation.saw(result.version)
+    elif error is None:
+        error = asyncio.CancelledError("the stream was left before its turn was over")
+    channel.end(result, error)
+
+
+def _sealable(call: Call) -> bool:
+    kind = call.entry.reading.kind
+    return kind is not None and kind.sealed_by is not None
+
+
+def _pauses() -> Iterable[float]:
+    pause, most = _POLL
+    while True:
+        yield pause
+        pause = min(pause * 1.5, most)
+
+
+def _info(head: Head) -> Info:
+    return Info(
+        id=head.conversation,
+        version=head.version,
+        created=moment(head.created),
+        updated=moment(head.updated),
+        last_item=head.last_item,
+        items=head.items,
+        metadata=loads(head.metadata),
+        busy=head.lease is not None and head.lease.remaining > 0,
+    )
+
+
+def _cursor(head: Head, order: str) -> str:
+    return f"{getattr(head, order.lstrip('-'))}~{head.conversation}"
+
+
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    if cursor is None:
+        return None
+    time, _, name = cursor.partition("~")
+    if not time.lstrip("-").isdigit() or not name:
+        raise Invalid(f"after={cursor!r}: the cursor of a page is needed, its `next`")
+    return int(time), name
+
+
+def open_engine(
+    url: str | os.PathLike[str],
+    *,
+    durability: Literal["full", "normal"] = "full",
+    migrate: bool = True,
+    lease: float = 60.0,
+    budget: Budget | None = None,
+    policy: Policy | None = None,
+    clock: Callable[[], datetime] | None = None,
+    ids: Callable[[str], str] | None = None,
+) -> AbstractAsyncContextManager[Engine]:
+    """Open a log, and an engine on it: `async with open_engine("app.db") as engine`.
+
+    Args:
+        url: a path, "sqlite:///app.db", or ":memory:" for a log that is forgotten.
+        durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last ones.
+        migrate: whether the schema may be made or brought up to date.
+        lease: seconds after which a worker that shows no sign of life is taken for dead.
+        budget: for models that bring none.
+        policy: what goes first when a window is short of room; default: large outputs, then the oldest turns.
+        clock: the source of events' times.
+        ids: the source of ids, given a prefix such as "cv".
+
+    Raises:
+        Invalid: an url that names no store, or an argument out of range.
+        StoreError: the database cannot be used (on entering).
+    """
+    if durability not in ("full", "normal"):
+        raise Invalid(f"durability={durability!r}: full or normal is needed")
+    if isinstance(lease, bool) or not isinstance(lease, int | float) or not _LIMITS[0] <= lease <= _LIMITS[1]:
+        raise Invalid(f"lease={lease!r}: seconds are needed, {_LIMITS[0]:g} to {_LIMITS[1]:g}")
+    place = _url(url)
+    return _opened(
+        place, durability, migrate, clock or system_clock, lease=float(lease), budget=budget, policy=policy, ids=ids
+    )
+
+
+def _url(url: str | os.PathLike[str]) -> Path | None:
+    """Return the file that an url names, None for memory."""
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text:
+        raise Invalid(f"open_engine({url!r}): a path or an url is needed")
+    if text in (":memory:", "sqlite://", "sqlite:///:memory:"):
+        return None
+    if text.startswith("sqlite:///"):
+        return Path(text.removeprefix("sqlite:///"))
+    if "://" in text:
+        raise Invalid(f"open_engine({text!r}): a path, sqlite:///path or :memory: is needed")
+    return Path(text)
+
+
+@asynccontextmanager
+async def _opened(
+    path: Path | None, durability: Literal["full", "normal"], migrate: bool, clock: Clock, **options: Any
+) -> AsyncIterator[Engine]:
+    store: Store
+    if path is None:
+        store = MemoryStore(clock)
+    else:
+        from .stores.sqlite import SqliteStore  # noqa: PLC0415 - who works in memory needs no SQLite
+
+        store = await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+    crew = Crew()
+    try:
+        engine = Engine(store, crew, **options)
+        crew.start(engine.renew_leases(), "turnlog leases")
+        yield engine
+    finally:
+        await finish(_closed(crew, store))
+
+
+async def _closed(crew: Crew, store: Store) -> None:
+    try:
+        await crew.close()
+    finally:
+        await store.close()

@@ -1,0 +1,192 @@
+"""The errors turnlog raises: one short tree, cut by what the caller does about it.
+
+Invalid      the input is wrong: mend it (over HTTP 422, a budget 413)
+NotFound     there is nothing of that name (404, once deleted 410)
+Conflict     somebody else was first: read again, wait, or choose another key (409)
+ResponseFailed  the model did not answer; the input is in the log (502)
+StoreError   the store cannot serve now (503)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .history import OpenCall
+    from .turns import Result
+
+__all__ = (
+    "AlreadyAnswered",
+    "BudgetExceeded",
+    "CallsOpen",
+    "Conflict",
+    "ConversationBusy",
+    "CorruptLog",
+    "Fenced",
+    "Invalid",
+    "InvalidItem",
+    "KeyReused",
+    "NotFound",
+    "ResponseFailed",
+    "StoreError",
+    "TurnlogError",
+    "UnknownModel",
+    "VersionConflict",
+)
+
+
+class TurnlogError(Exception):
+    """The root of every error that turnlog raises on purpose."""
+
+
+class Invalid(TurnlogError, ValueError):
+    """The caller's input is wrong; the message names it and the remedy. Nothing was written."""
+
+
+class InvalidItem(Invalid):
+    """An item cannot be logged: `path` says where in the input, as a JSON path."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class UnknownModel(Invalid):
+    """A model's context window is not known, so no window can be cut for it."""
+
+    def __init__(self, model: str, adapter: str) -> None:
+        super().__init__(
+            f"{model}: context window unknown. Pass Budget(context=…) to {adapter}(...) or to this call.",
+        )
+        self.model = model
+
+
+class BudgetExceeded(Invalid):
+    """What must be sent (pinned items, the turn's input, its last group) does not fit the budget."""
+
+    def __init__(
+        self, needed: int, available: int, what: str = "the pinned items, this turn's input and its last group"
+    ) -> None:
+        super().__init__(
+            f"{what} need {needed:,} tokens and {available:,} are available. "
+            "Shorten the input, raise Budget(context=…), or lower its reserve.",
+        )
+        self.needed = needed
+        self.available = available
+
+
+class NotFound(TurnlogError, LookupError):
+    """There is no such thing in the store; `deleted` says whether there once was."""
+
+    def __init__(self, what: str, *, deleted: bool = False) -> None:
+        super().__init__(f"{what}: {'deleted' if deleted else 'not found'}")
+        self.deleted = deleted
+
+
+class Conflict(TurnlogError):
+    """The conversation is not in the state that the call expected. Nothing was written."""
+
+
+class VersionConflict(Conflict):
+    """An append expected another version; read on and decide again."""
+
+    def __init__(self, conversation: str, expected: int, actual: int) -> None:
+        super().__init__(f"{conversation}: expected version {expected}, it is {actual}")
+        self.conversation = conversation
+        self.expected = expected
+        self.actual = actual
+
+
+class ConversationBusy(Conflict):
+    """Another turn is running; wait `retry_after` seconds, or call with when_busy="wait"."""
+
+    def __init__(self, conversation: str, turn: int, retry_after: float) -> None:
+        super().__init__(
+            f'{conversation}: turn {turn} is running. Try again in {retry_after:.0f} s, or pass when_busy="wait".',
+        )
+        self.conversation = conversation
+        self.turn = turn
+        self.retry_after = retry_after
+
+
+class KeyReused(Conflict):
+    """An idempotency key came back with other content."""
+
+    def __init__(self, conversation: str, key: str) -> None:
+        super().__init__(
+            f"{conversation}: key {key!r} was used for other input. A key names one input: choose a new one."
+        )
+        self.conversation = conversation
+        self.key = key
+
+
+class CallsOpen(Conflict):
+    """Calls of the last response wait for their outputs."""
+
+    def __init__(self, conversation: str, calls: Sequence[OpenCall]) -> None:
+        named = ", ".join(f"{call.name} ({call.call_id})" for call in calls)
+        super().__init__(
+            f"{conversation}: waiting for the output of {named}. "
+            'Append it as a function_call_output, or pass open_calls="seal".',
+        )
+        self.conversation = conversation
+        self.calls = calls
+
+
+class AlreadyAnswered(Conflict):
+    """A call has its output; the first one stands."""
+
+    def __init__(self, conversation: str, call_id: str, seq: int) -> None:
+        super().__init__(f"{conversation}: call {call_id} was answered at {seq}; the first output stands.")
+        self.conversation = conversation
+        self.call_id = call_id
+        self.seq = seq
+
+
+class Fenced(Conflict):
+    """The turn's lease passed to somebody else while this worker was away; its append was refused."""
+
+    def __init__(self, conversation: str, fence: int, generation: int) -> None:
+        super().__init__(
+            f"{conversation}: this worker's lease (generation {fence}) was taken over (now {generation}); "
+            "the turn goes on elsewhere.",
+        )
+        self.conversation = conversation
+        self.fence = fence
+        self.generation = generation
+
+
+class ResponseFailed(TurnlogError):
+    """The model's call failed after its request was logged; `__cause__` is the client's own error.
+
+    The input stays in the log: `respond(model)` without input tries again where `retryable` says it may help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        result: Result,
+        *,
+        code: str | None = None,
+        status_code: int | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.result = result
+        self.code = code
+        self.status_code = status_code
+        self.retryable = retryable
+
+
+class StoreError(TurnlogError):
+    """The store cannot do it: read-only, full, foreign, newer; `retryable` says whether waiting may help."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class CorruptLog(StoreError):
+    """A stored event is not what was written."""

@@ -1,0 +1,406 @@
+"""The fold: from a conversation's events to what is alive, in the order that a model must see it. Pure.
+
+A history holds the loaded end of the alive path: everything above its `floor`, and from below only what is pinned. It
+grows with each appended record in time independent of its length, and backwards when a window needs more.
+
+Order is by group: a response's items, then the outputs of its calls, then what others appended meanwhile. Within a group,
+by seq.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from .canonical import loads
+from .codec import ITEM, REQUESTED, body
+from .events import (
+    ASIDE,
+    PINNED,
+    SEAL,
+    ContextCompacted,
+    ItemAppended,
+    Origin,
+    Record,
+    ResponseCompleted,
+    ResponseRequested,
+    Target,
+    Usage,
+)
+from .items import KINDS, Reading, reading
+from .manifest import Manifest, Span
+
+__all__ = ("Call", "Entry", "Group", "History", "OpenCall", "alive", "segments")
+
+
+class Entry:
+    """One item of the path, as its row describes it."""
+
+    __slots__ = ("excerpt", "extra", "flags", "item", "origin", "reading", "response", "seq", "tokens")
+
+    def __init__(self, record: Record, origin: Origin | None, extra: Any) -> None:
+        self.seq = record.seq
+        self.reading: Reading = reading(record.shape or "unknown", record.link)
+        self.response = record.response
+        self.tokens = record.tokens
+        self.excerpt = record.excerpt
+        self.flags = record.flags
+        self.item = record.item or b"null"
+        self.origin = origin
+        self.extra = extra
+
+    def value(self) -> Any:
+        """Return the item as a new JSON value."""
+        return loads(self.item)
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.seq} {self.reading.shape} {self.tokens} tokens>"
+
+
+class Call:
+    """A call and what came of it."""
+
+    __slots__ = ("at", "entry", "output")
+
+    def __init__(self, entry: Entry, at: int, output: Entry | None = None) -> None:
+        self.entry = entry
+        self.at = at
+        self.output = output
+
+
+class Group:
+    """What stands or falls together: one response's items and the outputs of its calls, or one item of the caller's.
+
+    Never changed, but replaced: copies of a history share their groups.
+    """
+
+    __slots__ = ("at", "attached", "entries", "response", "void")
+
+    def __init__(
+        self,
+        at: int,
+        response: int | None,
+        entries: tuple[Entry, ...] = (),
+        *,
+        void: bool = False,
+        attached: bool = False,
+    ) -> None:
+        self.at = at
+        """The group's place: the seq of its response, or of its item."""
+        self.response = response
+        self.entries = entries
+        self.void = void
+        """Whether its response failed: nothing of it is sent again."""
+        self.attached = attached
+        """Whether it belongs to the group before it: an item of a kind that the table does not know."""
+
+    def with_entry(self, entry: Entry) -> Group:
+        return Group(self.at, self.response, (*self.entries, entry), void=self.void, attached=self.attached)
+
+    def voided(self) -> Group:
+        return Group(self.at, self.response, self.entries, void=True, attached=self.attached)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.at}: {', '.join(f'{entry.seq} {entry.reading.shape}' for entry in self.entries)}>"
+
+
+class OpenCall(msgspec.Struct, frozen=True):
+    """A call whose output is still owed."""
+
+    call_id: str
+    name: str
+    arguments: str
+    seq: int
+    needs: Literal["output", "approval"] = "output"
+    state: Literal["waiting", "running", "unknown"] = "waiting"
+    """waiting for the caller; running in somebody's turn; unknown: started by a worker that is gone."""
+
+
+class _Line(msgspec.Struct, frozen=True):
+    line: str = ""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the fold needs of a `response.requested`; its manifest is read only when a window continues it."""
+
+    adapter: str
+    target: Target
+    purpose: str = "answer"
+    key: str | None = None
+    manifest: _Line = _Line()
+
+
+_asked: Final = msgspec.json.Decoder(Asked)
+_interrupted: Final = "response.interrupted"
+_ends: Final = frozenset({"response.completed", "response.failed", _interrupted})
+_structural: Final = frozenset({"context.compacted", "compaction.undone", "history.rewound", "item.erased"})
+
+
+def segments(rewinds: Iterable[tuple[int, int]], head: int) -> list[Span]:
+    """Return the alive path as spans of seqs, newest first. *rewinds* are (seq, to), in any order.
+
+    Each event follows the one before it, but a rewind continues from the path as it was at `to`.
+    """
+    made: list[Span] = []
+    top = head
+    for seq, to in sorted(rewinds, reverse=True):
+        if seq > top:
+            continue
+        made.append((seq, top))
+        top = to
+    if top > 0:
+        made.append((1, top))
+    return made
+
+
+def alive(path: Sequence[Span], seq: int) -> bool:
+    """Return whether *seq* lies on a path."""
+    return any(first <= seq <= last for first, last in path)
+
+
+class History:
+    """The loaded end of one conversation's alive path."""
+
+    def __init__(
+        self,
+        conversation: str,
+        *,
+        floor: int = 0,
+        path: Sequence[Span] = (),
+        base: tuple[Record, ContextCompacted] | None = None,
+        early: Iterable[Record] = (),
+    ) -> None:
+        self.conversation = conversation
+        self.version = 0
+        self.floor = floor
+        """Everything alive above this seq is loaded; of what is below, only `early`."""
+        self.path = list(path)
+        """The alive path as spans of seqs, newest first."""
+        self.base = base
+        """The compaction that windows start from."""
+        self.groups: dict[int, Group] = {}
+        self.order: list[int] = []
+        self.calls: dict[tuple[str, str], Call] = {}
+        self.requests: dict[int, Asked] = {}
+        self.lines: dict[str, Manifest | None] = {}
+        """The last manifest of each line; None: the store was asked and has none."""
+        self.line_of: dict[str, int] = {}
+        """The request that each line's manifest came with."""
+        self.reported: dict[int, Usage] = {}
+        """What the API reported, by request."""
+        self.started: set[str] = set()
+        """Links of calls whose tools were started."""
+        self.open: int | None = None
+        """The response that has no end yet."""
+        self.last_request: int | None = None
+        self.provider: dict[int, str] = {}
+        self.asides: list[int] = []
+        self.stale = False
+        """Whether an event changed the path: the history has to be loaded anew."""
+        self.early = [entry for record in early if (entry := self._entry(record)) is not None]
+
+    # -- growing
+
+    @property
+    def start(self) -> int:
+        """The last seq that the base compaction stands for; 0 without one."""
+        return self.base[1].last if self.base else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the path back to the base is loaded."""
+        return self.floor <= self.start
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Fold records in that follow what is here, in seq order."""
+        for record in records:
+            self._fold(record)
+            self.version = record.seq
+        first = self.path[0][0] if self.path else 1
+        self.path[:1] = [(first, max(self.version, first))]
+
+    def copy(self) -> History:
+        """Return a history that may grow without this one noticing; it shares entries and groups."""
+        twin = object.__new__(History)
+        twin.__dict__.update(self.__dict__)
+        twin.path = list(self.path)
+        twin.groups = dict(self.groups)
+        twin.order = list(self.order)
+        twin.calls = dict(self.calls)
+        twin.requests = dict(self.requests)
+        twin.lines = dict(self.lines)
+        twin.line_of = dict(self.line_of)
+        twin.reported = dict(self.reported)
+        twin.started = set(self.started)
+        twin.provider = dict(self.provider)
+        twin.asides = list(self.asides)
+        return twin
+
+    def _fold(self, record: Record) -> None:
+        kind = record.kind
+        if kind == ITEM:
+            entry = self._entry(record)
+            if entry is not None:
+                self._place(entry)
+        elif kind == REQUESTED:
+            self._request(record)
+        elif kind in _ends:
+            self._end(record)
+        elif kind == "response.started":
+            if record.response is not None:
+                provider = getattr(body(record), "id", None)
+                if provider:
+                    self.provider[record.response] = provider
+        elif kind == "call.started":
+            self.started.add(getattr(body(record), "call_id", ""))
+        elif kind in _structural:
+            self.stale = True
+
+    def _request(self, record: Record) -> None:
+        asked = _asked.decode(record.data or b"{}")
+        self.requests[record.seq] = asked
+        if asked.purpose == "aside":
+            return
+        self.last_request = self.open = record.seq
+        if asked.manifest.line:
+            said = body(record)
+            assert isinstance(said, ResponseRequested)
+            self.lines[asked.manifest.line] = said.manifest
+            self.line_of[asked.manifest.line] = record.seq
+
+    def _end(self, record: Record) -> None:
+        response = record.response
+        if response is None:
+            return
+        if response == self.open:
+            self.open = None
+        if record.kind == "response.completed":
+            said = body(record)
+            if isinstance(said, ResponseCompleted) and said.usage is not None:
+                self.reported[response] = said.usage
+        elif record.kind == "response.failed":
+            group = self.groups.get(response)
+            if group is not None:
+                self.groups[response] = group.voided()
+                self.calls = {key: call for key, call in self.calls.items() if call.at != response}
+        elif record.item is not None:
+            entry = self._entry(record)
+            if entry is not None:
+                self._place(entry)
+
+    def _entry(self, record: Record) -> Entry | None:
+        if record.flags & ASIDE:
+            self.asides.append(record.seq)
+            return None
+        if record.data is None or record.kind != ITEM:
+            return Entry(record, None, None)
+        said = body(record)
+        if not isinstance(said, ItemAppended):
+            return Entry(record, None, None)
+        return Entry(record, said.origin, said.extra)
+
+    def _place(self, entry: Entry) -> None:
+        kind = entry.reading
+        if kind.is_output:
+            self._output(entry)
+            return
+        at = entry.seq if entry.response is None else entry.response
+        self._add(at, entry)
+        if kind.is_call and kind.link is not None:
+            self.calls[kind.shape, kind.link] = Call(entry, at)
+
+    def _output(self, entry: Entry) -> None:
+        kind = KINDS[entry.reading.shape]
+        call = self.calls.get((kind.answers or "", entry.reading.link or ""))
+        if call is None:
+            self._add(entry.seq, entry)
+            return
+        if call.output is None or call.output.flags & SEAL:
+            self.calls[kind.answers or "", entry.reading.link or ""] = Call(call.entry, call.at, entry)
+        self._add(call.at, entry)
+
+    def _add(self, at: int, entry: Entry) -> None:
+        group = self.groups.get(at)
+        if group is not None:
+            self.groups[at] = group.with_entry(entry)
+            return
+        self.groups[at] = Group(
+            at, entry.response, (entry,), attached=entry.reading.maker is None and entry.response is None
+        )
+        if not self.order or at > self.order[-1]:
+            self.order.append(at)
+        else:
+            insort(self.order, at)
+
+    # -- asking
+
+    def __iter__(self) -> Iterator[Group]:
+        """Yield the loaded groups in order."""
+        groups = self.groups
+        return (groups[at] for at in self.order)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every loaded entry, in window order."""
+        yield from self.early
+        for group in self:
+            yield from group.entries
+
+    @property
+    def leading(self) -> bool:
+        """Whether only pinned system and developer messages are here, so that more of them may lead."""
+        return all(entry.flags & PINNED and entry.reading.shape in ("system", "developer") for entry in self.entries())
+
+    def origin(self, entry: Entry) -> Origin | None:
+        """Return who made an entry's item, as far as the log knows."""
+        if entry.origin is not None or entry.response is None:
+            return entry.origin
+        asked = self.requests.get(entry.response)
+        return None if asked is None else Origin(asked.adapter, asked.target.backend, asked.target.model)
+
+    def unanswered(self) -> list[Call]:
+        """Return the calls without an output, oldest first; only what is loaded counts."""
+        return [call for call in self.calls.values() if call.output is None and call.at in self.groups]
+
+    def is_alive(self, seq: int) -> bool:
+        """Return whether an event lies on the path."""
+        return alive(self.path, seq)
+
+    def previous(self, line: str) -> Manifest | None:
+        """Return the last manifest of a line."""
+        return self.lines.get(line)
+
+    def last_target(self) -> Target | None:
+        """Return whom the latest request was for."""
+        asked = self.requests.get(self.last_request) if self.last_request else None
+        return asked.target if asked else None
+
+    def turns(self) -> list[int]:
+        """Return where turns start, in group order: at each run of input with a user's message in it.
+
+        A system or developer message alone starts none; pinned ones belong to no turn.
+        """
+        starts: list[int] = []
+        run: int | None = None
+        for at in self.order:
+            entry = self.groups[at].entries[0]
+            shape = entry.reading.shape
+            if entry.flags & PINNED and shape != "user":
+                continue
+            if entry.reading.maker != "input":
+                if not self.groups[at].attached:
+                    run = None
+                continue
+            if run is None:
+                run = at
+            if shape == "user" and (not starts or starts[-1] != run):
+                starts.append(run)
+        return starts
+
+    def turn_of(self, seq: int) -> int:
+        """Return the seq that names the turn in which *seq* stands, 0 before the first."""
+        starts = self.turns()
+        index = bisect_right(starts, seq) - 1
+        return starts[index] if index >= 0 else 0

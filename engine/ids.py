@@ -1,0 +1,78 @@
+"""Names of things, and the two sources they come from: a clock and an id source, both injectable."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, NewType, TypeAlias
+
+from .errors import Invalid
+
+__all__ = (
+    "ANY",
+    "NO_STREAM",
+    "Clock",
+    "Expected",
+    "Ids",
+    "Position",
+    "check_id",
+    "micros",
+    "moment",
+    "system_clock",
+    "ulid",
+)
+
+Position = NewType("Position", str)
+"""An event's place in the store: an opaque cursor. Only its own store can order two of them."""
+
+ANY: Final = "any"
+"""Append whatever the version is."""
+NO_STREAM: Final = "no_stream"
+"""Append only if the conversation does not exist yet; 0 says the same."""
+Expected: TypeAlias = int | Literal["any", "no_stream"]
+
+Clock: TypeAlias = Callable[[], datetime]
+Ids: TypeAlias = Callable[[str], str]
+"""Given a prefix such as "cv", a new id such as "cv_01J…"."""
+
+_ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_id(value: str) -> str:
+    """Return *value* if it can name a conversation: 1 to 64 of `A-Z a-z 0-9 . _ : -`.
+
+    Raises:
+        Invalid: it cannot.
+    """
+    if not isinstance(value, str) or _ID.fullmatch(value) is None:
+        raise Invalid(f"conversation id {value!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : - are needed")
+    return value
+
+
+def ulid(prefix: str) -> str:
+    """Return a new id: *prefix*, an underscore, and a ULID (48 bits of milliseconds, 80 of chance)."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return f"{prefix}_" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def system_clock() -> datetime:
+    """Return the current time, UTC."""
+    return datetime.now(UTC)
+
+
+def micros(when: datetime) -> int:
+    """Return *when* as integer microseconds since 1970, UTC; a naive time is taken as UTC."""
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    delta = when - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def moment(time_us: int) -> datetime:
+    """Return the time of integer microseconds since 1970, UTC."""
+    return _EPOCH + timedelta(microseconds=time_us)

@@ -1,0 +1,174 @@
+"""Intake: items from callers and models, checked, measured and wrapped as events. Each item is tokenised here, once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from . import vocabulary
+from .canonical import canonical, digest, encode
+from .codec import event
+from .errors import InvalidItem
+from .events import ESTIMATED, MISNAMED, NAMED, PINNED, SEAL, SECRET, ItemAppended, NewEvent, ResponseInterrupted
+from .items import InputItem, Reading, accept, read, reading
+from .tokens import Count, Counter, measure
+from .window.render import seal
+
+__all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading")
+
+_LONG: Final = 16_384
+"""Bytes from which on an item is counted in a thread: that takes some milliseconds."""
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+META_LIMIT: Final = 16 * 1024
+
+
+def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
+    """Return an input as a list of items."""
+    if value is None:
+        return []
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        return [value]  # type: ignore[list-item]
+    return list(value)
+
+
+def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
+    """Return what choosing must know of an item's body: encrypted content, and whether its id is of the API's form."""
+    flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
+    name = item.get("id")
+    kind = reading.kind
+    if name is None or (kind is not None and kind.answers is not None and kind.link == "id"):
+        return flags  # of this output, the id is the link to its call
+    prefix = kind.prefix if kind else None
+    good = isinstance(name, str) and _ID.fullmatch(name) is not None and (prefix is None or name.startswith(prefix))
+    return flags | (NAMED if good else MISNAMED)
+
+
+def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
+    """Return items with each run of what a model made marked as one response, named by its first event."""
+    marked: list[NewEvent] = []
+    run: int | None = None
+    for index, one in enumerate(events):
+        maker = reading(one.shape or "unknown", one.link).maker
+        if maker == "model" and run is None:
+            run = index
+        elif maker in ("input", "output"):
+            run = None
+        part = run is not None and one.response is None
+        marked.append(msgspec.structs.replace(one, response=-(run + 1)) if part and run is not None else one)
+    return marked
+
+
+def content_digest(events: Iterable[NewEvent]) -> str:
+    """Return the digest of items, as an idempotency key remembers them: the items only, nothing beside them."""
+    return digest(b"\n".join(one.item or b"" for one in events))
+
+
+def leading(events: Sequence[NewEvent]) -> list[NewEvent]:
+    """Return items with the system and developer messages that come before any other pinned."""
+    made: list[NewEvent] = []
+    ahead = True
+    for one in events:
+        ahead = ahead and one.shape in ("system", "developer")
+        if ahead and not one.flags & PINNED:
+            made.append(msgspec.structs.replace(one, flags=one.flags | PINNED, marks=(*one.marks, "pin")))
+        else:
+            made.append(one)
+    return made
+
+
+class Intake:
+    """Makes events of items, with one vocabulary."""
+
+    def __init__(self, name: str = vocabulary.DEFAULT) -> None:
+        self.name = name
+        self._vocabulary: vocabulary.Vocabulary | None = None
+
+    async def vocabulary(self) -> vocabulary.Vocabulary:
+        """Return the vocabulary that items are counted in."""
+        if self._vocabulary is None:
+            self._vocabulary = await vocabulary.load(self.name)
+        return self._vocabulary
+
+    async def caller(
+        self,
+        values: Iterable[InputItem],
+        *,
+        pinned: bool = False,
+        meta: Mapping[str, Any] | None = None,
+        path: str = "items",
+    ) -> list[NewEvent]:
+        """Return events for a caller's items.
+
+        Raises:
+            InvalidItem: one of them is no item; nothing has been written.
+        """
+        said = ItemAppended(meta=_meta(meta))
+        flags = PINNED if pinned else 0
+        made = []
+        for index, value in enumerate(values):
+            item, data = accept(value, f"{path}[{index}]")
+            made.append(await self.item(item, data, said=said, flags=flags))
+        return as_responses(made)
+
+    async def item(
+        self,
+        item: Mapping[str, Any],
+        data: bytes | None = None,
+        *,
+        said: ItemAppended | None = None,
+        flags: int = 0,
+        response: int | None = None,
+    ) -> NewEvent:
+        """Return the event of one item that is plain JSON already; *data* is its canonical bytes, when at hand."""
+        if data is None:
+            data = encode(item)
+        form = read(item)
+        count = await self.count(item, len(data))
+        exact = (await self.vocabulary()).exact
+        return event(
+            said or ItemAppended(),
+            item=data,
+            reading=form,
+            response=response,
+            tokens=count.tokens,
+            excerpt=count.excerpt,
+            flags=flags | flags_of(item, form) | (ESTIMATED if count.estimated or not exact else 0),
+        )
+
+    async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
+        """Return what an item weighs; a long one is counted off the event loop."""
+        counter = counter or (await self.vocabulary()).count
+        if size < _LONG:
+            return measure(item, counter)
+        return await anyio.to_thread.run_sync(measure, item, counter)
+
+    async def seals(self, calls: Iterable[tuple[Mapping[str, Any], str, str]]) -> list[NewEvent]:
+        """Return outputs that say what became of calls: (call, its kind, the words)."""
+        return [await self.item(seal(call, shape, words), flags=SEAL) for call, shape, words in calls]
+
+    async def partial(self, said: ResponseInterrupted, item: Mapping[str, Any], response: int) -> NewEvent:
+        """Return the event of an interruption that unfinished text stands in."""
+        data = canonical(item)
+        count = await self.count(item, len(data))
+        return event(
+            said,
+            item=data,
+            reading=read(item),
+            response=response,
+            tokens=count.tokens,
+            flags=ESTIMATED if count.estimated else 0,
+        )
+
+
+def _meta(meta: Mapping[str, Any] | None) -> Any:
+    if meta is None:
+        return None
+    data = canonical(meta, "meta")
+    if len(data) > META_LIMIT:
+        raise InvalidItem("meta", f"{len(data):,} bytes of JSON; at most {META_LIMIT:,} are kept beside an item")
+    return msgspec.json.decode(data)

@@ -1,0 +1,272 @@
+"""Reading one item: what kind it is, who makes it, what it pairs with, where its text is.
+
+Items have the shape of the OpenAI Responses API, for both APIs: raw JSON, value for value what its maker said. The
+table below is the only place that knows item kinds; every other module asks it. A kind that is not in it is kept and
+passed on as it came, with the group it stands in.
+
+Source of the kinds and their links: the Responses API reference (input and output items of `POST /responses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+from .canonical import canonical, loads
+from .errors import InvalidItem
+
+__all__ = (
+    "Input",
+    "InputItem",
+    "Item",
+    "Kind",
+    "Maker",
+    "Reading",
+    "SupportsModelDump",
+    "accept",
+    "parts",
+    "read",
+    "reading",
+)
+
+Item: TypeAlias = Mapping[str, object]
+"""One item, as a mapping: openai's TypedDict params fit, and so do dicts."""
+
+
+@runtime_checkable
+class SupportsModelDump(Protocol):
+    """openai's pydantic objects, without importing openai."""
+
+    def model_dump(self, *, mode: str = ..., exclude_unset: bool = ...) -> dict[str, Any]:
+        """Return the object as a dict."""
+        ...
+
+
+InputItem: TypeAlias = str | Item | SupportsModelDump
+"""An item to append: a string is a user's message."""
+Input: TypeAlias = InputItem | Sequence[InputItem]
+
+Maker: TypeAlias = Literal["input", "model", "output"]
+"""Who makes items of a kind: the caller as input, the model (its hosted tools too), the caller as a call's output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What is true of every item of one kind."""
+
+    tag: str
+    maker: Maker
+    link: str | None = None
+    """The field that pairs a call with its output, where the caller owes the output."""
+    answers: str | None = None
+    """The kind of the calls that this kind is the output of."""
+    prefix: str | None = None
+    """What the ids that the API gives to such items begin with."""
+    needs_id: bool = False
+    """Whether the API takes such an item only with its id."""
+    positional: bool = False
+    """Whether it takes effect from its place on until a later one replaces it."""
+    sealed_by: str | None = None
+    """The kind of output that can say in words that a call was not carried out; None: there is no such output."""
+
+
+def _kinds() -> dict[str, Kind]:
+    call, hosted, output = "model", "model", "output"
+    table = (
+        Kind(tag="message", maker="input", prefix="msg_"),  # from the assistant: Reading.maker says model
+        Kind(tag="reasoning", maker="model", prefix="rs_", needs_id=True),
+        Kind(tag="compaction", maker="model", prefix="cmp_"),
+        Kind(tag="function_call", maker=call, link="call_id", prefix="fc_", sealed_by="function_call_output"),
+        Kind(tag="function_call_output", maker=output, link="call_id", answers="function_call", prefix="fc"),
+        Kind(tag="custom_tool_call", maker=call, link="call_id", prefix="ctc_", sealed_by="custom_tool_call_output"),
+        Kind(tag="custom_tool_call_output", maker=output, link="call_id", answers="custom_tool_call", prefix="ctc"),
+        Kind(tag="computer_call", maker=call, link="call_id", needs_id=True),
+        Kind(tag="computer_call_output", maker=output, link="call_id", answers="computer_call"),
+        Kind(tag="local_shell_call", maker=call, link="call_id", needs_id=True),
+        Kind(tag="local_shell_call_output", maker=output, link="id", answers="local_shell_call"),
+        Kind(tag="shell_call", maker=call, link="call_id"),
+        Kind(tag="shell_call_output", maker=output, link="call_id", answers="shell_call"),
+        Kind(tag="apply_patch_call", maker=call, link="call_id"),
+        Kind(tag="apply_patch_call_output", maker=output, link="call_id", answers="apply_patch_call"),
+        Kind(tag="tool_search_call", maker=call, link="call_id", prefix="tsc_"),
+        Kind(tag="tool_search_output", maker=output, link="call_id", answers="tool_search_call", prefix="tso_"),
+        Kind(tag="mcp_approval_request", maker=hosted, link="id", needs_id=True),
+        Kind(
+            tag="mcp_approval_response",
+            maker=output,
+            link="approval_request_id",
+            answers="mcp_approval_request",
+        ),
+        Kind(tag="mcp_call", maker=hosted, prefix="mcp_", needs_id=True),
+        Kind(tag="mcp_list_tools", maker=hosted, prefix="mcpl_", needs_id=True),
+        Kind(tag="web_search_call", maker=hosted, prefix="ws_", needs_id=True),
+        Kind(tag="file_search_call", maker=hosted, prefix="fs_", needs_id=True),
+        Kind(tag="code_interpreter_call", maker=hosted, prefix="ci_", needs_id=True),
+        Kind(tag="image_generation_call", maker=hosted, prefix="ig_", needs_id=True),
+        Kind(tag="program", maker=hosted, needs_id=True),
+        Kind(tag="program_output", maker=hosted, needs_id=True),
+        Kind(tag="additional_tools", maker="input", positional=True),
+        Kind(tag="configuration_update", maker="input", positional=True),
+        Kind(tag="item_reference", maker="input", needs_id=True),
+        Kind(tag="compaction_trigger", maker="input"),
+    )
+    return {kind.tag: kind for kind in table}
+
+
+KINDS: Final[Mapping[str, Kind]] = _kinds()
+ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
+_SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What turnlog needs to know of one item to place it in a window, without its body."""
+
+    shape: str
+    """A message's role, else the item's type tag."""
+    maker: Maker | None
+    """None: an unknown kind, which belongs to the group it stands in."""
+    link: str | None
+    """What pairs it with its call or output; None where the caller owes nothing."""
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind, None when the table does not know it."""
+        return KINDS["message"] if self.shape in ROLES else KINDS.get(self.shape)
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the caller owes an output for it."""
+        return self.link is not None and self.maker == "model"
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is the output of a call."""
+        return self.link is not None and self.maker == "output"
+
+
+def reading(shape: str, link: str | None) -> Reading:
+    """Return the reading of an item from what its row in a store says of it."""
+    if shape in ROLES:
+        return Reading(shape, "model" if shape == "assistant" else "input", None)
+    kind = KINDS.get(shape)
+    if kind is None:
+        return Reading(shape, None, link)
+    if shape in _SERVER and link is None:
+        return Reading(shape, "model", None)
+    return Reading(shape, kind.maker, link)
+
+
+def read(item: Item) -> Reading:
+    """Return the reading of an item. It never fails: what cannot be read is of an unknown kind."""
+    tag = item.get("type")
+    if not isinstance(tag, str):
+        # Two shapes may omit their type: a message has a role, a reference has nothing but an id.
+        tag = "message" if "role" in item else "item_reference" if "id" in item else "unknown"
+    if tag == "message":
+        role = item.get("role")
+        return reading(role, None) if isinstance(role, str) and role in ROLES else Reading("message", None, None)
+    kind = KINDS.get(tag)
+    if kind is None or kind.link is None or (tag in _SERVER and item.get("execution") == "server"):
+        return reading(tag, None)
+    link = item.get(kind.link)
+    return reading(tag, link if isinstance(link, str) else None)
+
+
+def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
+    """Return a caller's item as plain JSON, with its canonical bytes.
+
+    A string becomes a user's message; anything with `model_dump` is dumped with `exclude_unset=True`.
+
+    Raises:
+        InvalidItem: it is no item, or not JSON (see `turnlog.engine.canonical`), or in the shape of Chat Completions.
+    """
+    if isinstance(value, str):
+        value = {"role": "user", "content": value}
+    elif not isinstance(value, Mapping):
+        value = _dumped(value, path)
+    data = canonical(value, path)
+    item = loads(data)
+    _check(item, path)
+    return item, data
+
+
+def _dumped(value: SupportsModelDump, path: str) -> dict[str, Any]:
+    if not isinstance(value, SupportsModelDump):
+        raise InvalidItem(
+            path, f"a {type(value).__name__} is no item; pass a string, a mapping, or an object with model_dump"
+        )
+    try:
+        # Fields have other names in Python where the wire's name is a keyword ("async").
+        return value.model_dump(mode="json", exclude_unset=True, by_alias=True)  # type: ignore[call-arg]
+    except TypeError:
+        return value.model_dump(mode="json", exclude_unset=True)
+
+
+def _check(item: dict[str, Any], path: str) -> None:
+    if "tool_calls" in item or item.get("role") in ("tool", "function"):
+        raise InvalidItem(
+            path,
+            "this is a Chat Completions message; turnlog.engine.messages.to_items(messages) turns such into items",
+        )
+    tag = item.get("type")
+    if tag is not None and (not isinstance(tag, str) or not tag):
+        raise InvalidItem(f"{path}.type", f"{tag!r} is no item type")
+    if tag == "message" or (tag is None and "role" in item):
+        _check_message(item, path)
+    elif tag is None or tag == "item_reference":
+        raise InvalidItem(
+            path, "an item needs a type, or a role and content; references are not logged, append the item itself"
+        )
+    elif tag == "compaction_trigger":
+        raise InvalidItem(path, "a compaction_trigger is part of a request, not of a history")
+    elif (kind := KINDS.get(tag)) is not None:
+        _check_link(item, kind, path)
+
+
+def _check_message(item: dict[str, Any], path: str) -> None:
+    if item.get("role") not in ROLES:
+        raise InvalidItem(f"{path}.role", f"{item.get('role')!r} is none of {', '.join(sorted(ROLES))}")
+    content = item.get("content")
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise InvalidItem(f"{path}.content", "a message's content is a string or a list of parts")
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise InvalidItem(f"{path}.content[{index}]", "a content part is an object with a type")
+
+
+def _check_link(item: dict[str, Any], kind: Kind, path: str) -> None:
+    if kind.link is None or kind.tag in _SERVER:
+        return
+    link = item.get(kind.link)
+    if not isinstance(link, str) or not link:
+        raise InvalidItem(
+            f"{path}.{kind.link}", f"a {kind.tag} needs a {kind.link} that pairs it with its call or output"
+        )
+    for field in _TEXTS.get(kind.tag, ()):
+        if not isinstance(item.get(field), str):
+            raise InvalidItem(f"{path}.{field}", f"a {kind.tag} needs a {field}, a string")
+    if kind.tag in ("function_call_output", "custom_tool_call_output") and not isinstance(
+        item.get("output"), str | list
+    ):
+        raise InvalidItem(f"{path}.output", f"a {kind.tag} needs an output, a string or a list of parts")
+
+
+_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "function_call": ("name", "arguments"),
+    "custom_tool_call": ("name", "input"),
+}
+
+
+def parts(item: Item) -> Iterator[Mapping[str, Any]]:
+    """Yield the content parts of a message or an output; a string counts as one text part."""
+    content = item.get("output" if "output" in item else "content")
+    if isinstance(content, str):
+        yield {"type": "text", "text": content}
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, Mapping):
+                yield part

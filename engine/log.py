@@ -1,0 +1,356 @@
+"""The store contract: what a log guarantees, whoever keeps it.
+
+A store keeps append-only streams of events, one a conversation, and beside each stream its head: version, metadata,
+the turn's lease.
+
+Guarantees (each is a test of `turnlog.engine.testing.contract`, which every store passes):
+
+1. An append is atomic, and durable before it returns. Concurrent appends share one flush.
+2. In a shared flush every append stands alone: a loser gets its own error and the rest commit; if the commit fails, all
+   of the batch get that error. A caller who is cancelled while its append is being written waits for it first.
+3. `expected` is ANY, NO_STREAM (or 0), or a version; a mismatch raises `VersionConflict`. A conversation's seqs are
+   1, 2, 3, … without gaps; the database enforces it, not a lock in Python.
+4. A key is looked up before `expected`: the same content returns the first append's result, after a crash too; other
+   content raises `KeyReused`.
+5. A fence that is older than the lease's generation raises `Fenced` and writes nothing.
+6. Several processes may write one store (when it declares `shared`). Order never comes from a clock.
+
+Non-guarantees: `time` does not grow with `seq` when clocks disagree; positions of neighbouring events may lie apart;
+reads are not linearised with appends of other processes that have not returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from .canonical import canonical, loads
+from .errors import ConversationBusy, Fenced, KeyReused, NotFound, VersionConflict
+from .events import NewEvent, Record
+from .ids import ANY, NO_STREAM, Expected, Position
+
+__all__ = (
+    "Append",
+    "Appended",
+    "Break",
+    "Head",
+    "Key",
+    "KeyUse",
+    "Lease",
+    "LeaseChange",
+    "Query",
+    "Release",
+    "Snapshot",
+    "Store",
+    "Take",
+    "decide",
+    "limited",
+    "merge_patch",
+    "record",
+)
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An idempotency key: its name, and the digest of the content that it stands for."""
+
+    name: str
+    digest: str
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """What a key was used for: the seqs of the append that brought it."""
+
+    digest: str
+    first: int
+    last: int
+
+
+class Take(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the turn's lease with this append; its generation grows by one.
+
+    Raises `ConversationBusy` in the append when somebody holds a lease that has not run out.
+    """
+
+    owner: str
+    seconds: float
+    turn: int
+    """The turn's seq; -n names the n-th event of this append."""
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Give the lease up with this append."""
+
+
+class Break(msgspec.Struct, frozen=True):
+    """End somebody's lease with this append: its generation grows by one, so the holder's appends are fenced.
+
+    Raises `ConversationBusy` in the append when the lease has not run out, unless forced.
+    """
+
+    force: bool = False
+
+
+LeaseChange: TypeAlias = Take | Release | Break
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A turn's lease as the store sees it."""
+
+    owner: str
+    turn: int
+    remaining: float
+    """Seconds until it runs out, by the store's clock; not positive once it has."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store keeps beside a stream. Times are microseconds since 1970, UTC."""
+
+    conversation: str
+    version: int
+    created: int
+    updated: int
+    """When the last item came."""
+    last_item: int
+    """The seq of the last item, 0 when there is none."""
+    items: int
+    metadata: bytes = b"{}"
+    generation: int = 0
+    lease: Lease | None = None
+    """None: nobody holds it."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events of a conversation to read, ascending unless `reverse`."""
+
+    after: int = 0
+    before: int | None = None
+    limit: int | None = None
+    reverse: bool = False
+    mark: str | None = None
+    """Only events with this mark."""
+    link: str | None = None
+    """Only calls and outputs with this link."""
+    tokens: int | None = None
+    """Stop behind the event with which the tokens read (of excerpts where there are such) reach this many."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The answer to one read: the head, and the events of each query. Consistent: one moment for all."""
+
+    head: Head
+    records: Sequence[Sequence[Record]]
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """Where events were appended."""
+
+    first: int
+    last: int
+    version: int
+    """The conversation's version right after; for a replayed append, right after the first time."""
+    time: int = 0
+    generation: int = 0
+    replayed: bool = False
+    """Whether nothing was written, because the key had been used with the same content."""
+
+
+class Store(Protocol):
+    """What every store implements. All methods but `close` may be called from many tasks at once."""
+
+    durable: bool
+    """Whether an append survives the loss of power once it has returned."""
+    shared: bool
+    """Whether several processes may use it at once."""
+
+    async def append(
+        self,
+        conversation: str,
+        events: Sequence[NewEvent],
+        *,
+        expected: Expected = ANY,
+        key: Key | None = None,
+        fence: int | None = None,
+        lease: LeaseChange | None = None,
+        bodies: Mapping[str, bytes] | None = None,
+    ) -> Appended:
+        """Append events to a conversation; to a new one only if the first of them is `conversation.created`.
+
+        *bodies* are stored once by their SHA-256 in the same transaction.
+
+        Raises:
+            NotFound: the conversation is not there and is not being created.
+            VersionConflict: *expected* is not the version.
+            KeyReused: *key* came with other content before.
+            Fenced: *fence* is not the generation of the lease that is held.
+            ConversationBusy: *lease* wants what somebody else holds.
+            StoreError: the store cannot write: read-only, full, locked by a stranger.
+        """
+        ...
+
+    async def read(self, conversation: str, *queries: Query) -> Snapshot | None:
+        """Return the head and the events of each query, None when there is no such conversation."""
+        ...
+
+    async def key(self, conversation: str, name: str) -> KeyUse | None:
+        """Return what a key was used for, None when it was not."""
+        ...
+
+    async def body(self, digest: str) -> bytes | None:
+        """Return a stored body by its SHA-256."""
+        ...
+
+    async def heads(
+        self,
+        *,
+        order: str = "-updated",
+        limit: int = 50,
+        after: tuple[int, str] | None = None,
+    ) -> Sequence[Head]:
+        """Return heads in *order* ("-updated", "-created", "created"), behind the (time, id) of the last one seen."""
+        ...
+
+    async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
+        """Let a held lease run for *seconds* more; return whether it was still of that generation."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is being written, then close."""
+        ...
+
+
+def place(relative: int | None, first: int) -> int | None:
+    """Return the seq that a negative number stands for in an append that begins at *first*."""
+    return first - relative - 1 if relative is not None and relative < 0 else relative
+
+
+def record(conversation: str, seq: int, position: Position, time: int, event: NewEvent, first: int) -> Record:
+    """Return an appended event as the log will give it back."""
+    return Record(
+        conversation=conversation,
+        seq=seq,
+        position=position,
+        time=time if event.time is None else event.time,
+        kind=event.kind,
+        schema=event.schema,
+        response=place(event.response, first),
+        shape=event.shape,
+        link=event.link,
+        tokens=event.tokens,
+        excerpt=event.excerpt,
+        flags=event.flags,
+        item=event.item,
+        data=event.data,
+        sum=event.sum,
+    )
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of `Store.append`, as it waits for its turn."""
+
+    conversation: str
+    events: Sequence[NewEvent]
+    expected: Expected = ANY
+    key: Key | None = None
+    fence: int | None = None
+    lease: LeaseChange | None = None
+    bodies: Mapping[str, bytes] = {}
+
+
+def decide(append: Append, head: Head | None, use: KeyUse | None, now: int) -> tuple[Head | None, Appended]:
+    """Return the head after an append and its result, or raise what the contract says; pure.
+
+    *use* is what the append's key was used for. The head is None when nothing is to be written (a replay).
+    """
+    name = append.conversation
+    if append.key is not None and use is not None:
+        if use.digest != append.key.digest:
+            raise KeyReused(name, append.key.name)
+        return None, Appended(first=use.first, last=use.last, version=use.last, replayed=True)
+    creates = bool(append.events) and append.events[0].kind == "conversation.created"
+    if head is None:
+        if not creates:
+            raise NotFound(f"conversation {name}")
+        head = Head(conversation=name, version=0, created=now, updated=now, last_item=0, items=0)
+    elif creates:
+        raise VersionConflict(name, 0, head.version)
+    expected = 0 if append.expected == NO_STREAM else append.expected
+    if expected not in (ANY, head.version):
+        raise VersionConflict(name, int(expected), head.version)
+    if append.fence is not None and (append.fence != head.generation or head.lease is None):
+        raise Fenced(name, append.fence, head.generation)
+    head = _leased(append, head)
+    first = head.version + 1
+    for offset, event in enumerate(append.events):
+        head = _advanced(head, first + offset, event, now)
+    return head, Appended(
+        first=first,
+        last=head.version,
+        version=head.version,
+        time=now,
+        generation=head.generation,
+    )
+
+
+def _leased(append: Append, head: Head) -> Head:
+    change = append.lease
+    if change is None:
+        return head
+    held = head.lease
+    running = held is not None and held.remaining > 0
+    if (
+        held is not None
+        and running
+        and not (isinstance(change, Release) or (isinstance(change, Break) and change.force))
+    ):
+        raise ConversationBusy(append.conversation, held.turn, held.remaining)
+    match change:
+        case Take(owner=owner, seconds=seconds, turn=turn):
+            lease = Lease(owner, place(turn, head.version + 1) or 0, seconds)
+            return msgspec.structs.replace(head, generation=head.generation + 1, lease=lease)
+        case Break():
+            return msgspec.structs.replace(head, generation=head.generation + 1, lease=None)
+        case Release():
+            return msgspec.structs.replace(head, lease=None)
+
+
+def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
+    changes: dict[str, object] = {"version": seq}
+    if event.kind == "item.appended":
+        changes |= {"items": head.items + 1, "last_item": seq, "updated": now if event.time is None else event.time}
+    elif event.kind == "conversation.created":
+        time = now if event.time is None else event.time
+        changes |= {"metadata": canonical(_data(event).get("metadata", {})), "created": time, "updated": time}
+    elif event.kind == "metadata.updated":
+        changes["metadata"] = canonical(merge_patch(loads(head.metadata), _data(event)["patch"]))
+    return msgspec.structs.replace(head, **changes)
+
+
+def _data(event: NewEvent) -> Any:
+    return loads(event.data or b"{}")
+
+
+def merge_patch(value: Any, patch: Any) -> Any:
+    """Return *value* with a JSON merge patch applied, as RFC 7396 says."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for key, part in patch.items():
+        if part is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), part)
+    return merged
+
+
+def limited(records: Iterable[Record], tokens: int | None) -> Iterator[Record]:
+    """Yield records until their tokens, of excerpts where there are such, reach *tokens*."""
+    if tokens is None:
+        yield from records
+        return
+    for entry in records:
+        yield entry
+        tokens -= entry.tokens if entry.excerpt is None else entry.excerpt
+        if tokens <= 0:
+            return

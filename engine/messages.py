@@ -1,0 +1,320 @@
+"""Chat Completions messages and items, both ways. Pure.
+
+An item has no place for everything that a Chat message may carry (`name`, a vendor's `cache_control`, the difference
+between an absent and a null `content`). What does not fit is kept beside the item as its `extra`, as a short list of
+differences, so that a recorded message is written back value for value, and a window for the backend that it came from
+says what that backend understands.
+
+Source: the message params of `POST /chat/completions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from .canonical import encode, plain
+from .errors import InvalidItem
+from .items import parts
+from .window.render import Rendered
+
+__all__ = ("Piece", "pieces", "to_items", "to_messages")
+
+_REASONING: Final = ("reasoning_content", "reasoning")
+"""The fields in which compatible backends put what a model thought, in the order in which they are looked for."""
+_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+_QUIRKS: Final = (b"null", b'""', b"[]", b"{}", b"false")
+"""Values that mean nothing: written back only into recorded requests."""
+
+
+class Piece(NamedTuple):
+    """One item made from a message, and what the item has no place for."""
+
+    item: dict[str, Any]
+    extra: dict[str, Any] | None
+
+
+def to_items(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return Chat Completions messages as items that `Conversation.append` takes.
+
+    Raises:
+        InvalidItem: a message without a role, or of a role that is none of Chat's.
+    """
+    return [piece.item for index, message in enumerate(messages) for piece in pieces(message, f"messages[{index}]")]
+
+
+# -- from messages
+
+
+def pieces(message: Mapping[str, Any], path: str = "message") -> list[Piece]:
+    """Return one message as items, in order, each with what it has no place for; at least one.
+
+    Raises:
+        InvalidItem: it has no role that Chat Completions knows.
+    """
+    message = plain(message, path)
+    role = message.get("role")
+    if role == "tool":
+        items = [_output(message)]
+    elif role == "assistant":
+        items = _assistant_items(message)
+    elif role in ("user", "system", "developer"):
+        items = [{"role": role, "content": _content_in(message.get("content"), "input_text")}]
+    else:
+        raise InvalidItem(f"{path}.role", f"{role!r} is none of user, assistant, system, developer, tool")
+    made = [Piece(item, {"field": item.pop("_field")} if "_field" in item else None) for item in items]
+    again = _message([Rendered(0, 0, piece.item, piece.extra) for piece in made], recorded=True)
+    extra = _difference(message, again)
+    if extra:
+        made[0] = Piece(made[0].item, {**(made[0].extra or {}), **extra})
+    return made
+
+
+def _output(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = _content_in(message.get("content"), "input_text")
+    call_id = message.get("tool_call_id")
+    return {
+        "type": "function_call_output",
+        "call_id": call_id if isinstance(call_id, str) else "",
+        "output": "" if content is None else content,
+    }
+
+
+def _assistant_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    field = next((name for name in _REASONING if isinstance(message.get(name), str) and message[name]), None)
+    if field is not None:
+        thought = {"type": "reasoning_text", "text": message[field]}
+        items.append({"type": "reasoning", "summary": [], "content": [thought], "_field": field})
+    content = _content_in(message.get("content"), "output_text")
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        said = [{"type": "output_text", "text": content}] if isinstance(content, str) and content else content or []
+        content = [*said, {"type": "refusal", "refusal": refusal}]
+    calls = [_call(call, index) for index, call in enumerate(message.get("tool_calls") or []) if isinstance(call, dict)]
+    if content or not (calls or items):
+        items.append({"type": "message", "role": "assistant", "content": content or ""})
+    return items + calls
+
+
+def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
+    call_id = call.get("id")
+    made: dict[str, Any] = {"call_id": call_id if isinstance(call_id, str) and call_id else f"call_{index}"}
+    custom = call.get("custom")
+    if isinstance(custom, dict):
+        return {
+            "type": "custom_tool_call",
+            **made,
+            "name": _text(custom.get("name")),
+            "input": _text(custom.get("input")),
+        }
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    return {
+        "type": "function_call",
+        **made,
+        "name": _text(function.get("name")),
+        "arguments": _text(function.get("arguments")),
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else encode(value).decode()
+
+
+def _content_in(content: Any, text_type: str) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [_part_in(part, text_type) if isinstance(part, dict) else part for part in content]
+
+
+def _part_in(part: dict[str, Any], text_type: str) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind == "text" and isinstance(part.get("text"), str):
+        made = {"type": text_type, "text": part["text"]}
+        if "prompt_cache_breakpoint" in part:
+            made["prompt_cache_breakpoint"] = part["prompt_cache_breakpoint"]
+        return made
+    image = part.get("image_url")
+    if kind == "image_url" and isinstance(image, dict) and isinstance(image.get("url"), str):
+        detail = {"detail": image["detail"]} if isinstance(image.get("detail"), str) else {}
+        return {"type": "input_image", "image_url": image["url"], **detail}
+    file = part.get("file")
+    if kind == "file" and isinstance(file, dict):
+        return {"type": "input_file", **{key: file[key] for key in ("file_data", "file_id", "filename") if key in file}}
+    return part
+
+
+# -- to messages
+
+
+def to_messages(rendered: Sequence[Rendered], *, recorded: bool = False) -> list[dict[str, Any]]:
+    """Return a window's items as Chat messages: one for each response, its tool messages right behind it.
+
+    *recorded* writes requests back as they were, with the differences that mean nothing.
+    """
+    messages: list[dict[str, Any]] = []
+    for response, group in groupby(rendered, key=_owner):
+        if response is None:
+            messages += [_message([one], recorded=recorded) for one in group]
+        else:
+            messages.append(_message(list(group), recorded=recorded))
+    return messages
+
+
+def _owner(one: Rendered) -> object:
+    """Name the message that an item goes into: None for one of its own."""
+    if one.response is not None:
+        return one.response
+    return "calls" if one.item.get("type") in ("function_call", "custom_tool_call") else None
+
+
+def _message(group: list[Rendered], *, recorded: bool) -> dict[str, Any]:
+    first = group[0]
+    item = first.item
+    role = item.get("role")
+    if item.get("type") in _OUTPUTS:
+        content = _content_out(item.get("output"), home=recorded or first.home, texts_only=True)
+        message = {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
+    elif role in ("user", "system", "developer"):
+        message = {"role": role, "content": _content_out(item.get("content"), home=recorded or first.home)}
+    else:
+        message = _assistant(group, recorded)
+    for one in group:
+        if one.extra and (recorded or one.home):
+            _apply(message, one.extra, recorded)
+    return message
+
+
+def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant"}
+    contents: list[Any] = []
+    calls: list[dict[str, Any]] = []
+    for one in group:
+        item = one.item
+        match item.get("type", "message"):
+            case "message":
+                contents.append(_content_out(item.get("content"), home=recorded or one.home, spoken=True))
+            case "function_call":
+                function = {"name": item["name"], "arguments": item["arguments"]}
+                calls.append({"id": item["call_id"], "type": "function", "function": function})
+            case "custom_tool_call":
+                custom = {"name": item["name"], "input": item["input"]}
+                calls.append({"id": item["call_id"], "type": "custom", "custom": custom})
+            case "reasoning" if recorded and one.extra and "field" in one.extra:
+                message[one.extra["field"]] = "".join(str(part.get("text", "")) for part in parts(item))
+            case _:
+                pass
+    if len(contents) == 1:
+        message["content"] = contents[0]
+    elif contents:
+        message["content"] = [part for content in contents for part in _as_parts(content)]
+    if calls:
+        message.setdefault("content", None)
+        message["tool_calls"] = calls
+    return message
+
+
+def _as_parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+
+
+def _content_out(content: Any, *, home: bool, spoken: bool = False, texts_only: bool = False) -> Any:
+    if not isinstance(content, list):
+        return content
+    made = list(_parts_out(content, home, spoken, texts_only))
+    if home:
+        return made
+    if all(set(part) == {"type", "text"} for part in made) and len(made) < 2:
+        # Every backend takes a string; some take nothing else.
+        return made[0]["text"] if made else ""
+    return made
+
+
+def _parts_out(content: list[Any], home: bool, spoken: bool, texts_only: bool) -> Iterator[Any]:
+    for part in content:
+        made = _part_out(part) if isinstance(part, dict) else part
+        kind = made.get("type") if isinstance(made, dict) else None
+        if kind == "text" or home or (kind == "refusal" and spoken):
+            yield made
+        elif spoken:
+            continue
+        elif texts_only or kind not in ("image_url", "file", "input_audio"):
+            yield {"type": "text", "text": f"[{part.get('type')} left out: this API takes none here]"}
+        else:
+            yield made
+
+
+def _part_out(part: dict[str, Any]) -> dict[str, Any]:
+    match part.get("type"):
+        case "input_text" | "output_text" if isinstance(part.get("text"), str):
+            made = {"type": "text", "text": part["text"]}
+            if "prompt_cache_breakpoint" in part:
+                made["prompt_cache_breakpoint"] = part["prompt_cache_breakpoint"]
+            return made
+        case "input_image" if isinstance(part.get("image_url"), str):
+            detail = part.get("detail")
+            image = {"url": part["image_url"]}
+            # Chat Completions has no "original": high is the nearest that it has.
+            return {
+                "type": "image_url",
+                "image_url": image | ({"detail": "high" if detail == "original" else detail} if detail else {}),
+            }
+        case "input_file" if "file_url" not in part:
+            return {
+                "type": "file",
+                "file": {key: part[key] for key in ("file_data", "file_id", "filename") if key in part},
+            }
+        case _:
+            return part
+
+
+# -- what an item has no place for
+
+
+def _difference(message: Any, again: Any) -> dict[str, Any]:
+    """Return what makes *again* into *message*: values to set and keys to take away, by path."""
+    changes: list[tuple[list[Any], Any]] = []
+    gone: list[list[Any]] = []
+    _compare(message, again, [], changes, gone)
+    return ({"set": changes} if changes else {}) | ({"unset": gone} if gone else {})
+
+
+def _compare(
+    here: Any, there: Any, path: list[Any], changes: list[tuple[list[Any], Any]], gone: list[list[Any]]
+) -> None:
+    if isinstance(here, dict) and isinstance(there, dict):
+        for key, value in here.items():
+            if key in there:
+                _compare(value, there[key], [*path, key], changes, gone)
+            else:
+                changes.append(([*path, key], value))
+        gone.extend([*path, key] for key in there if key not in here)
+    elif isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
+        for index, value in enumerate(here):
+            _compare(value, there[index], [*path, index], changes, gone)
+    elif encode(here) != encode(there):
+        changes.append((path, here))
+
+
+def _apply(message: dict[str, Any], extra: Mapping[str, Any], recorded: bool) -> None:
+    for path, value in extra.get("set", ()):
+        if recorded or encode(value) not in _QUIRKS:
+            holder = _holder(message, path)
+            if holder is not None:
+                holder[path[-1]] = value
+    for path in extra.get("unset", ()) if recorded else ():
+        holder = _holder(message, path)
+        if isinstance(holder, dict):
+            holder.pop(path[-1], None)
+
+
+def _holder(message: Any, path: Sequence[Any]) -> Any:
+    """Return what the last step of a path leads into; None when an excerpt has changed the shape."""
+    for step in path[:-1]:
+        try:
+            message = message[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return message if isinstance(message, dict) or (isinstance(message, list) and path[-1] < len(message)) else None

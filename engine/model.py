@@ -1,0 +1,261 @@
+"""The model port: what a conversation needs of whatever answers it.
+
+Encoding is pure and versioned; sending hands the body on as it is and yields what comes back, always as a stream. Event
+types bear the Responses API's names from every adapter; turnlog's own begin with `turnlog.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from .canonical import plain
+from .errors import Invalid
+from .events import Target, Usage
+from .items import Item
+from .tokens import Counter
+from .window.budget import Budget
+
+if TYPE_CHECKING:
+    from .window.window import Window
+
+__all__ = (
+    "JSON",
+    "OWNED",
+    "TRANSPORT",
+    "Ending",
+    "Model",
+    "ModelFailure",
+    "StreamEvent",
+    "ending",
+    "merged",
+    "settings_of",
+    "target_of",
+    "usage_of",
+)
+
+JSON: TypeAlias = Mapping[str, object]
+
+OWNED: Final = frozenset(
+    {
+        "model",
+        "input",
+        "messages",
+        "instructions",
+        "tools",
+        "stream",
+        "store",
+        "previous_response_id",
+        "conversation",
+        "truncation",
+        "context_management",
+    }
+)
+"""Parameters that turnlog itself decides."""
+
+TRANSPORT: Final = frozenset({"extra_headers", "extra_query", "timeout"})
+"""Parameters of how a request travels; they are no part of it, nor of the log."""
+
+
+class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened while a model answered."""
+
+    type: str
+    """The Responses API's name of it, or one of ours, `turnlog.…`."""
+    delta: str = ""
+    item: dict[str, Any] | None = None
+    """A finished item."""
+    seq: int | None = None
+    """Where the item is in the log; by then it is durable."""
+    call_id: str | None = None
+    response: int = 0
+    """The seq that names the response."""
+    raw: dict[str, Any] | None = None
+    """The event as the API gave it."""
+    extra: Any = None
+    """From an adapter: what the item has no place for."""
+    repaired: list[str] = []
+    """From an adapter: what had to be replaced to read the event."""
+
+
+class ModelFailure(Exception):  # noqa: N818 - it is what an adapter tells the engine, not what a caller sees
+    """A model did not answer. Adapters raise it from the client's own error."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        code: str | None = None,
+        status_code: int | None = None,
+        retryable: bool = False,
+        retries: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        """connection, timeout, http, stream (it broke off), answer (it cannot be read), model (it said so itself)"""
+        self.message = message
+        self.code = code
+        self.status_code = status_code
+        self.retryable = retryable
+        self.retries = retries
+
+
+class Model(Protocol):
+    """What answers a conversation: an adapter around a client, cheap to make, without I/O until it sends.
+
+    Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and version
+    of how it encodes), `state`, `params`, and `count` (a tokenizer of its own).
+    """
+
+    name: str
+    """The model's name, as the API knows it."""
+    backend: str
+    """A label of where it runs; items made there are at home there."""
+    budget: Budget | None
+
+    def encode(self, window: Window, settings: JSON) -> Item:
+        """Return the request's body; pure."""
+        ...
+
+    def send(self, request: Item) -> AsyncIterator[StreamEvent]:
+        """Send a body and yield what comes back, ending with response.completed, .incomplete or .failed.
+
+        Raises:
+            ModelFailure: there was no such end.
+        """
+        ...
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a model says of itself, with the defaults filled in."""
+
+    api: Literal["responses", "chat"]
+    adapter: str
+    encoder: int
+    state: str
+    params: Mapping[str, Any]
+    count: Counter | None
+
+
+def shape_of(model: Model) -> Shape:
+    """Return what a model says of itself."""
+    api = getattr(model, "api", "responses")
+    return Shape(
+        api=api,
+        adapter=getattr(model, "adapter", api),
+        encoder=getattr(model, "encoder", 1),
+        state=getattr(model, "state", "stateless"),
+        params=getattr(model, "params", None) or {},
+        count=getattr(model, "count", None),
+    )
+
+
+def target_of(model: Model) -> Target:
+    """Return whom a window for *model* is for."""
+    shape = shape_of(model)
+    return Target(api=shape.api, backend=model.backend, model=model.name, state=shape.state)
+
+
+def merged(base: Mapping[str, Any] | None, over: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return parameters as plain JSON, *over* winning key by key, and apart from them those of transport.
+
+    `extra_body` is opened up: its keys are parameters like the others.
+
+    Raises:
+        Invalid: a parameter that turnlog decides itself, or more than one answer asked for.
+        InvalidItem: a value that is no JSON.
+    """
+    params: dict[str, Any] = {}
+    transport: dict[str, Any] = {}
+    for source in (base or {}, over or {}):
+        body = source.get("extra_body")
+        for key, value in {**source, **(body if isinstance(body, Mapping) else {})}.items():
+            if key in TRANSPORT:
+                transport[key] = value
+            elif key in OWNED:
+                raise Invalid(f"params[{key!r}]: turnlog decides it; see the arguments of the adapter and of this call")
+            elif key != "extra_body":
+                params[key] = value
+    if params.get("n", 1) not in (1, None):
+        raise Invalid(f"params['n'] = {params['n']!r}: one answer is logged; ask again for another")
+    return plain(params, "params"), transport
+
+
+def settings_of(
+    model: Model, params: Mapping[str, Any], instructions: str | None, tools: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a request's settings as they are logged: everything of it but its items."""
+    settings: dict[str, Any] = {"model": model.name, "state": shape_of(model).state}
+    if instructions is not None:
+        settings["instructions"] = instructions
+    if tools:
+        settings["tools"] = plain(list(tools), "tools")
+    if params:
+        settings["params"] = dict(params)
+    return settings
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a response ended, read from its last event."""
+
+    status: Literal["completed", "incomplete", "failed"]
+    reason: str | None = None
+    usage: Usage | None = None
+    code: str | None = None
+    message: str = ""
+    retries: int = 0
+    removed: Any = None
+
+
+_ENDS: Final = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+}
+
+
+def ending(event: StreamEvent) -> Ending | None:
+    """Return how a response ended, None when *event* is not its end. Whatever is missing or malformed is left out."""
+    status = _ENDS.get(event.type)
+    if status is None:
+        return None
+    response = (event.raw or {}).get("response")
+    response = response if isinstance(response, dict) else {}
+    details = response.get("incomplete_details")
+    error = response.get("error")
+    error = error if isinstance(error, dict) else {}
+    retries = event.extra.get("retries", 0) if isinstance(event.extra, dict) else 0
+    return Ending(
+        status=status,  # type: ignore[arg-type]
+        reason=_text(details.get("reason")) if isinstance(details, dict) else None,
+        usage=usage_of(response.get("usage")),
+        code=_text(error.get("code")),
+        message=_text(error.get("message")) or "",
+        retries=retries,
+        removed=response.get("input_transformations") or None,
+    )
+
+
+def usage_of(value: Any) -> Usage | None:
+    """Return usage in the Responses shape as ours, None when there is none."""
+    if not isinstance(value, dict):
+        return None
+
+    def number(holder: Any, key: str) -> int:
+        found = holder.get(key) if isinstance(holder, dict) else None
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
+
+    return Usage(
+        input_tokens=number(value, "input_tokens"),
+        cached_tokens=number(value.get("input_tokens_details"), "cached_tokens"),
+        output_tokens=number(value, "output_tokens"),
+        reasoning_tokens=number(value.get("output_tokens_details"), "reasoning_tokens"),
+        requests=1,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None if value is None else str(value)

@@ -1,0 +1,93 @@
+"""What a turn is asked, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .events import Usage
+from .history import OpenCall
+from .ids import ANY, Expected
+from .items import Item, parts, read
+from .tools import Tools
+from .window.budget import Budget
+from .window.policies import Policy
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
+
+__all__ = ("Options", "Result", "Status", "WhenBusy", "text_of")
+
+Status: TypeAlias = Literal["completed", "incomplete", "waiting"]
+"""completed; incomplete: a limit ended it (see `reason`); waiting: calls are open. Failures are raised."""
+WhenBusy: TypeAlias = Literal["raise", "wait"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The arguments of respond, run and stream."""
+
+    instructions: str | None = None
+    tools: Tools = ()
+    params: Mapping[str, object] | None = None
+    budget: Budget | None = None
+    policy: Policy | None = None
+    key: str | None = None
+    expected: Expected = ANY
+    when_busy: WhenBusy = "raise"
+    open_calls: Literal["raise", "seal"] = "raise"
+    rounds: int | None = None
+    """Model calls at most; None: one, and tools are declared but not executed."""
+    deps: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of respond, run or stream."""
+
+    status: Status
+    output_text: str
+    """The text of the last answer's messages."""
+    items: Sequence[Item] = ()
+    """What the model made and its tools returned, in order."""
+    usage: Usage = field(default_factory=Usage)
+    """Summed over the model calls that were made here."""
+    turn: int
+    """The seq that names the turn."""
+    version: int
+    """The conversation's version right after."""
+    reason: str | None = None
+    """Why it is incomplete: max_output_tokens, content_filter, max_rounds, …"""
+    response_id: str | None = None
+    """What the provider called the last response."""
+    open_calls: Sequence[OpenCall] = ()
+    replayed: bool = False
+    """Whether an earlier attempt with the same key had done it all."""
+    conversation: Conversation
+
+
+def text_of(items: Sequence[Item]) -> str:
+    """Return the text of the assistant's messages among items."""
+    return "".join(
+        str(part["text"])
+        for item in items
+        if read(item).shape == "assistant"
+        for part in parts(item)
+        if isinstance(part.get("text"), str)
+    )
+
+
+def open_call(
+    item: Mapping[str, Any], seq: int, *, state: Literal["waiting", "running", "unknown"] = "waiting"
+) -> OpenCall:
+    """Return a call whose output is owed."""
+    shape = read(item)
+    arguments = item.get("arguments", item.get("input", ""))
+    return OpenCall(
+        call_id=shape.link or "",
+        name=str(item.get("name") or shape.shape),
+        arguments=arguments if isinstance(arguments, str) else "",
+        seq=seq,
+        state=state,
+    )

@@ -1,0 +1,238 @@
+"""A plan: everything about a turn that can be settled, and refused, before the log is read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from .canonical import canonical, digest, plain
+from .errors import Invalid, UnknownModel
+from .events import NewEvent, Origin, Target
+from .history import History
+from .intake import content_digest, inputs
+from .items import Input, Item
+from .log import Key
+from .model import Model, Shape, StreamEvent, merged, settings_of, shape_of, target_of
+from .outcome import Options
+from .tokens import Counter
+from .tools import Runs, Toolbox, Tools
+from .vocabulary import DEFAULT, load, vocabulary_of
+from .window.budget import Budget, known, reserve_of
+from .window.choose import Request, line_of
+from .window.policies import Policy
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
+    from .engine import Engine
+
+__all__ = ("Plan", "View", "budget_for", "plan", "preview")
+
+
+class View:
+    """Whom a window is for and what fits: the part of a plan that a preview needs too."""
+
+    def __init__(
+        self,
+        *,
+        target: Target,
+        budget: Budget,
+        policy: Policy,
+        reserve: int,
+        overhead: int,
+        counter: Counter | None,
+        engine: Engine,
+    ) -> None:
+        self.target = target
+        self.budget = budget
+        self.policy = policy
+        self.reserve = reserve
+        self.overhead = overhead
+        self.line = line_of(policy, budget, target)
+        self._counter = counter
+        self.engine = engine
+
+    async def request(self, history: History) -> Request:
+        """Return what choosing needs to know; with another counter than the log's, the loaded items are counted anew."""
+        weights = None
+        if self._counter is not None:
+            weights = await self.engine.reader.weights(history, self._counter)
+        return Request(self.target, self.budget, self.reserve, self.overhead, weights)
+
+
+class Plan(View):
+    """A turn, before it is opened."""
+
+    def __init__(
+        self,
+        *,
+        conversation: Conversation,
+        model: Model,
+        options: Options,
+        items: list[NewEvent],
+        toolbox: Toolbox,
+        settings: dict[str, Any],
+        transport: dict[str, Any],
+        **view: Any,
+    ) -> None:
+        super().__init__(**view)
+        self.conversation = conversation
+        self.model = model
+        self.options = options
+        self.items = items
+        self.toolbox = toolbox
+        self.settings = settings
+        self.shape: Shape = shape_of(model)
+        self.origin = Origin(self.shape.adapter, model.backend, model.name)
+        data = canonical(settings, "settings")
+        self.settings_digest = digest(data)
+        self.bodies: Mapping[str, bytes] = {self.settings_digest: data}
+        self._transport = transport
+
+    @property
+    def key(self) -> Key | None:
+        """The idempotency key, with the digest of the input that it names."""
+        name = self.options.key
+        return None if name is None else Key(name, content_digest(self.items))
+
+    def tool(self, item: Mapping[str, Any]) -> Runs | None:
+        """Return what answers a call here: its tool; None when somebody else must, or this is not a run."""
+        if self.options.rounds is None or item.get("type") != "function_call":
+            return None
+        return self.toolbox.get(str(item.get("name")))
+
+    def runs(self, item: Mapping[str, Any]) -> bool:
+        """Return whether a call is answered here."""
+        return self.tool(item) is not None
+
+    def send(self, body: Item) -> AsyncIterator[StreamEvent]:
+        """Send a body to the model."""
+        if self._transport:
+            return self.model.send(body, **self._transport)
+        return self.model.send(body)
+
+
+async def plan(engine: Engine, conversation: Conversation, model: Model, value: Input | None, options: Options) -> Plan:
+    """Return a plan.
+
+    Raises:
+        Invalid: an item, a tool, a parameter or a budget cannot be used; nothing has been read or written.
+    """
+    _check_key(options.key)
+    shape = shape_of(model)
+    params, transport = merged(shape.params, options.params)
+    toolbox = Toolbox(options.tools)
+    settings = settings_of(model, params, options.instructions, toolbox.schemas)
+    items = await engine.intake.caller(inputs(value), path="input")
+    common = await view(engine, model, options.budget, options.policy, settings, shape)
+    return Plan(
+        conversation=conversation,
+        model=model,
+        options=options,
+        items=items,
+        toolbox=toolbox,
+        settings=settings,
+        transport=transport,
+        **common,
+    )
+
+
+async def view(
+    engine: Engine, model: Model, budget: Budget | None, policy: Policy | None, settings: dict[str, Any], shape: Shape
+) -> dict[str, Any]:
+    """Return a view's arguments for a model."""
+    budget = budget_for(engine, model, budget, shape)
+    counter = await counter_for(model, shape)
+    own = (await engine.intake.vocabulary()).count
+    return {
+        "target": target_of(model),
+        "budget": budget,
+        "policy": policy or engine.policy,
+        "reserve": reserve_of(budget, settings.get("params", {})),
+        "overhead": await engine.overhead(settings, counter or own),
+        "counter": counter,
+        "engine": engine,
+    }
+
+
+def budget_for(engine: Engine, model: Model, budget: Budget | None, shape: Shape) -> Budget:
+    """Return the budget: this call's, the adapter's, the engine's, or that of a known model.
+
+    Raises:
+        UnknownModel: none of them says.
+    """
+    found = budget or model.budget or engine.budget or known(model.name)
+    if found is None:
+        raise UnknownModel(model.name, type(model).__name__)
+    return found
+
+
+async def counter_for(model: Model, shape: Shape) -> Counter | None:
+    """Return a counter where the model's differs from the one that items are counted with when appended."""
+    if shape.count is not None:
+        return shape.count
+    name = vocabulary_of(model.name)
+    return None if name == DEFAULT else (await load(name)).count
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 255):
+        raise Invalid(f"key {key!r}: a text of 1 to 255 characters is needed")
+
+
+async def preview(
+    engine: Engine,
+    name: str,
+    budget: Budget | None,
+    *,
+    at: int | None,
+    api: Literal["responses", "chat"],
+    model: Model | None,
+    instructions: str | None,
+    tools: Tools,
+    policy: Policy | None,
+) -> tuple[View, History]:
+    """Return what a window is to be cut for, and the history to cut it from; nothing is written.
+
+    Raises:
+        Invalid: the version does not exist.
+        UnknownModel: no budget was given, and none is known.
+    """
+    toolbox = Toolbox(tools)
+    settings: dict[str, Any] = {"instructions": instructions, "tools": plain(list(toolbox.schemas), "tools")}
+    if model is not None:
+        shape = shape_of(model)
+        settings = settings_of(model, merged(shape.params, None)[0], instructions, toolbox.schemas)
+        made = View(**await view(engine, model, budget, policy, settings, shape))
+    else:
+        _, history = await engine.reader.fresh(name)
+        target = history.last_target()
+        if target is None or target.api != api:
+            target = Target(api=api)
+        made = View(
+            target=msgspec.structs.replace(target, state="stateless"),
+            budget=_some(budget or engine.budget or known(target.model), target.model),
+            policy=policy or engine.policy,
+            reserve=(budget or engine.budget or known(target.model) or Budget(1)).reserve,
+            overhead=await engine.overhead(settings, (await engine.intake.vocabulary()).count)
+            if instructions or toolbox.schemas
+            else 0,
+            counter=None,
+            engine=engine,
+        )
+    if at is None:
+        _, history = await engine.reader.fresh(name, line=made.line, tokens=made.budget.context)
+        return made, history
+    if isinstance(at, bool) or not isinstance(at, int) or at < 0:
+        raise Invalid(f"at={at!r}: a version is needed, a whole number not below 0")
+    head = await engine.reader.head(name)
+    if at > head.version:
+        raise Invalid(f"at={at}: {name} is at version {head.version}")
+    return made, await engine.reader.at(name, at, made.line, made.budget.context)
+
+
+def _some(budget: Budget | None, model: str) -> Budget:
+    if budget is None:
+        raise UnknownModel(model or "no model", "window")
+    return budget

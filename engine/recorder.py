@@ -1,0 +1,144 @@
+"""The recorder: from the events of one model's answer to appends, as they come. Sans I/O.
+
+An item is appended when something follows it in the stream, so that the last one shares an append with the response's
+end; reasoning waits for the item that it led to, without which it could never be sent again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from .canonical import canonical, loads, salvage
+from .items import read
+from .model import Ending, StreamEvent, ending
+
+__all__ = ("Draft", "Finished", "Recorder")
+
+
+class Finished:
+    """A finished item on its way into the log."""
+
+    __slots__ = ("event", "extra", "item", "repaired")
+
+    def __init__(self, event: StreamEvent, item: dict[str, Any], repaired: list[str]) -> None:
+        self.event = event
+        self.item = item
+        self.extra = event.extra
+        self.repaired = repaired
+
+
+class Draft:
+    """An item that is still coming."""
+
+    __slots__ = ("item", "parts")
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.item = item
+        self.parts: dict[str, list[str]] = {}
+
+    def add(self, kind: str, delta: str) -> None:
+        self.parts.setdefault(kind, []).append(delta)
+
+    def text(self, kind: str) -> str:
+        return "".join(self.parts.get(kind, ()))
+
+
+_DELTAS: Final = {
+    "response.output_text.delta": "text",
+    "response.refusal.delta": "refusal",
+    "response.function_call_arguments.delta": "arguments",
+    "response.custom_tool_call_input.delta": "input",
+}
+
+
+class Recorder:
+    """Follows one answer. `feed` says what to append before the event goes to whoever reads the stream."""
+
+    def __init__(self) -> None:
+        self.held: list[Finished] = []
+        self.provider_id: str | None = None
+        self.provider_model: str | None = None
+        self.ending: Ending | None = None
+        self._drafts: dict[int, Draft] = {}
+
+    def feed(self, event: StreamEvent) -> Sequence[Finished]:
+        """Take an event in; return the finished items that must be in the log before it is passed on."""
+        self.ending = ending(event)
+        if self.ending is not None:
+            return ()
+        due = self._due(event)
+        if event.type in ("response.created", "response.in_progress"):
+            self._created(event)
+        elif event.type == "response.output_item.added":
+            item = (event.raw or {}).get("item")
+            self._drafts[_index(event)] = Draft(item if isinstance(item, dict) else {})
+        elif event.type == "response.output_item.done":
+            self._drafts.pop(_index(event), None)
+            self._hold(event)
+        elif event.type in _DELTAS and event.delta:
+            self._drafts.setdefault(_index(event), Draft({})).add(_DELTAS[event.type], event.delta)
+        return due
+
+    def _due(self, event: StreamEvent) -> Sequence[Finished]:
+        """Let go of what was held, unless it is reasoning that nothing has followed yet."""
+        if not self.held or read(self.held[-1].item).shape == "reasoning":
+            return ()
+        due, self.held = self.held, []
+        return due
+
+    def _created(self, event: StreamEvent) -> None:
+        response = (event.raw or {}).get("response")
+        if isinstance(response, dict):
+            for name in ("id", "model"):
+                if isinstance(response.get(name), str):
+                    setattr(self, f"provider_{name}", response[name])
+
+    def _hold(self, event: StreamEvent) -> None:
+        if event.item is None:
+            return
+        # Adapters hand on what they parsed; what JSON cannot carry is replaced here, whoever parsed it.
+        try:
+            item, repaired = loads(canonical(event.item)), list(event.repaired)
+        except ValueError:
+            item, more = salvage(_lossy(event.item))
+            repaired = [*event.repaired, *more]
+        self.held.append(Finished(event, item, repaired))
+
+    def rest(self) -> list[Finished]:
+        """Return what is finished and not yet appended, but for reasoning that led to nothing."""
+        held, self.held = self.held, []
+        while held and read(held[-1].item).shape == "reasoning":
+            held.pop()
+        return held
+
+    def unfinished(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return the text that came of unfinished messages, as one message, and every unfinished item as far as it came."""
+        items = [dict(_written(draft)) for _, draft in sorted(self._drafts.items())]
+        said = [
+            {"type": "output_text", "text": draft.text("text"), "annotations": []}
+            if draft.text("text")
+            else {"type": "refusal", "refusal": draft.text("refusal")}
+            for _, draft in sorted(self._drafts.items())
+            if draft.text("text") or draft.text("refusal")
+        ]
+        if not said:
+            return None, items
+        return {"type": "message", "role": "assistant", "status": "incomplete", "content": said}, items
+
+
+def _written(draft: Draft) -> Iterator[tuple[str, Any]]:
+    yield from draft.item.items()
+    for kind in ("arguments", "input"):
+        if draft.text(kind):
+            yield kind, draft.text(kind)
+
+
+def _index(event: StreamEvent) -> int:
+    index = (event.raw or {}).get("output_index")
+    return index if isinstance(index, int) else 0
+
+
+def _lossy(item: Any) -> str:
+    return json.dumps(item, default=str)

@@ -1,0 +1,237 @@
+"""Replay: what was sent, from the log alone.
+
+No request body is stored. Each is rebuilt from its manifest, the items that it names and its settings, by the renderer and the
+encoder of its day, and checked against the digest of what was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from .canonical import canonical, digest, loads
+from .codec import REQUESTED, body, item_of
+from .compaction import references, stand_in
+from .errors import CorruptLog, TurnlogError
+from .events import ContextCompacted, Record, ResponseRequested, checksum
+from .history import History
+from .items import Item
+from .log import Query, Store
+from .manifest import Manifest
+from .reader import logged
+from .window.render import Rendered, render
+
+__all__ = ("Divergence", "Encoder", "Encoders", "Rebuilt", "Report", "encoders", "rebuild", "verify")
+
+
+class Encoder(Protocol):
+    """Writes a window's items and a request's settings as a body; pure, and of one version for ever."""
+
+    def __call__(self, items: Sequence[Rendered], settings: Mapping[str, Any]) -> Item:
+        """Return the body."""
+        ...
+
+
+Encoders: TypeAlias = Mapping[tuple[str, int], Encoder]
+"""Encoders by adapter and version."""
+
+
+@cache
+def encoders() -> Encoders:
+    """Return the encoders of all installed adapters: of the entry points `turnlog.encoders`."""
+    found: dict[tuple[str, int], Encoder] = {}
+    for point in entry_points(group="turnlog.encoders"):
+        for version, encode in point.load().items():
+            found[point.name, version] = encode
+    return found
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """A recorded request, rebuilt."""
+
+    body: Item
+    digest: str
+    """Of the rebuilt body; the recorded one where nothing has changed."""
+    changed: Sequence[int] = ()
+    """Seqs of items whose stored bytes are not what was written."""
+    path: str = "$"
+    """Where in the body the first of them stands."""
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """A request that is not what was sent."""
+
+    conversation: str
+    response: int
+    path: str
+    reason: str
+
+
+class Report(msgspec.Struct):
+    """What verifying found."""
+
+    responses: int = 0
+    verified: int = 0
+    erased: int = 0
+    diverged: list[Divergence] = []
+
+    def add(self, other: Report) -> None:
+        """Take another conversation's findings in."""
+        self.responses += other.responses
+        self.verified += other.verified
+        self.erased += other.erased
+        self.diverged += other.diverged
+
+
+_PAGE: Final = 500
+
+
+async def rebuild(
+    store: Store,
+    request: Record,
+    known: Encoders | None = None,
+    cached: Mapping[int, Record] | None = None,
+) -> Rebuilt:
+    """Return the body of a recorded request. *cached* holds records of the conversation that are at hand.
+
+    Raises:
+        TurnlogError: its encoder is not installed, or a stored event cannot be read.
+    """
+    said = body(request)
+    if not isinstance(said, ResponseRequested):
+        raise TurnlogError(f"{request.conversation}/{request.seq}: this is no request but a {request.kind}")
+    encode = (encoders() if known is None else known).get((said.adapter, said.encoder))
+    if encode is None:
+        raise TurnlogError(f"no encoder {said.adapter}@{said.encoder} is installed")
+    raw = await store.body(said.settings)
+    if raw is None:
+        raise CorruptLog(f"{request.conversation}/{request.seq}: its settings {said.settings[:12]}… are missing")
+    rendered, changed = await _window(store, request.conversation, said, cached or {})
+    made = encode(rendered, loads(raw))
+    path = _path(rendered, changed, said.target.api) if changed else "$"
+    if not changed and digest(raw) != said.settings:
+        path = "$ (settings)"
+    return Rebuilt(made, digest(canonical(made)), sorted(changed), path)
+
+
+async def _window(
+    store: Store, name: str, said: ResponseRequested, cached: Mapping[int, Record]
+) -> tuple[list[Rendered], set[int]]:
+    manifest = said.manifest
+    records = await _sent(store, name, manifest, cached)
+    changed = {record.seq for record in records if checksum(record.item, record.data) != record.sum}
+    base: list[dict[str, Any]] = []
+    if manifest.base:
+        compaction = body((await logged(store, name, [manifest.base]))[0])
+        assert isinstance(compaction, ContextCompacted)
+        parts = await logged(store, name, references(compaction))
+        changed |= {record.seq for record in parts if checksum(record.item, record.data) != record.sum}
+        base = stand_in(compaction, {record.seq: item_of(record) for record in parts}, said.target)
+    early = [record for record in records if record.seq in manifest.early]
+    history = History(name, early=early)
+    history.extend([record for record in records if record.seq not in manifest.early])
+    return render(history, history.early, base, manifest.base, manifest, said.target), changed
+
+
+async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int, Record]) -> list[Record]:
+    """Return the records of the items that a manifest names, in seq order."""
+    queries = []
+    found: list[Record] = []
+    for first, last in manifest.sent():
+        at_hand = [cached[seq] for seq in range(first, last + 1) if seq in cached]
+        if len(at_hand) == last - first + 1:
+            found += at_hand
+        else:
+            queries.append(Query(after=first - 1, before=last + 1))
+    if queries:
+        snapshot = await store.read(name, *queries)
+        found += [record for records in (snapshot.records if snapshot else ()) for record in records]
+    return sorted((record for record in found if record.item is not None), key=_seq)
+
+
+def _seq(record: Record) -> int:
+    return record.seq
+
+
+def _path(rendered: Sequence[Rendered], changed: set[int], api: str) -> str:
+    """Return where the first changed item stands in the body."""
+    index = next((at for at, one in enumerate(rendered) if one.seq in changed), 0)
+    if api != "chat":
+        return f"$.input[{index}]"
+    before = rendered[: index + 1]
+    messages = sum(
+        1 for at, one in enumerate(before) if one.response is None or at == 0 or before[at - 1].response != one.response
+    )
+    return f"$.messages[{messages - 1}]"
+
+
+async def verify(
+    store: Store,
+    name: str,
+    known: Encoders | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Rebuild every request of a conversation and compare it with the digest of what was sent.
+
+    In memory bounded by the largest window. *progress* is told the number of events as they are read.
+    """
+    report = Report()
+    cached: dict[int, Record] = {}
+    async for record in _records(store, name, progress):
+        cached[record.seq] = record
+        if record.kind != REQUESTED:
+            continue
+        report.responses += 1
+        divergence = await _check(store, record, known, cached)
+        if divergence is None:
+            report.verified += 1
+        else:
+            report.diverged.append(divergence)
+        _forget(cached, record)
+    return report
+
+
+async def _records(store: Store, name: str, progress: Callable[[int], None] | None) -> AsyncIterator[Record]:
+    after = 0
+    while True:
+        snapshot = await store.read(name, Query(after=after, limit=_PAGE))
+        page = snapshot.records[0] if snapshot else ()
+        for record in page:
+            yield record
+        if progress is not None:
+            progress(len(page))
+        if len(page) < _PAGE:
+            return
+        after = page[-1].seq
+
+
+async def _check(
+    store: Store, request: Record, known: Encoders | None, cached: Mapping[int, Record]
+) -> Divergence | None:
+    place = request.conversation, request.seq
+    if checksum(request.item, request.data) != request.sum:
+        return Divergence(*place, "$", "the stored request is not what was written")
+    try:
+        said = body(request)
+        rebuilt = await rebuild(store, request, known, cached)
+    except TurnlogError as error:
+        return Divergence(*place, "$", str(error))
+    assert isinstance(said, ResponseRequested)
+    if rebuilt.digest == said.digest:
+        return None
+    if rebuilt.changed:
+        seqs = ", ".join(map(str, rebuilt.changed))
+        return Divergence(*place, rebuilt.path, f"the stored item at {seqs} is not what was written")
+    return Divergence(*place, rebuilt.path, f"the body's digest is {rebuilt.digest}, what was sent had {said.digest}")
+
+
+def _forget(cached: dict[int, Record], request: Record) -> None:
+    """Drop what is older than the newest window's own beginning; later windows rarely reach further back."""
+    said = body(request)
+    cut = said.manifest.cut if isinstance(said, ResponseRequested) else 0
+    for seq in [seq for seq in cached if seq < cut]:
+        del cached[seq]

@@ -1,0 +1,130 @@
+"""Group commit: appends that wait for the same writer are written together, by one of those who wait.
+
+Whoever finds the writer free becomes the leader: it writes everything that waits, its own append among it, wakes the
+others with their results, and hands the lead to the first who came meanwhile. There is no background task, so nothing
+is left running when nobody appends, and an idle store costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+import anyio
+
+from ..log import Append, Appended
+
+__all__ = ("Batcher", "Outcome", "finish")
+
+T = TypeVar("T")
+Outcome: TypeAlias = Appended | Exception
+
+_MOST: Final = 1000
+"""Appends in one batch: more would make the first of them wait for the last."""
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* to its end even if the caller is cancelled meanwhile; then the cancellation goes on.
+
+    It withstands asyncio's own cancellation too, which an anyio shield alone does not.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen, so that asyncio does not report it as lost
+        raise cancelled
+    return task.result()
+
+
+class _Place:
+    """An append in the queue."""
+
+    __slots__ = ("append", "leads", "outcome", "taken", "woken")
+
+    def __init__(self, append: Append) -> None:
+        self.append = append
+        self.woken = anyio.Event()
+        self.taken = False
+        self.leads = False
+        self.outcome: Outcome | None = None
+
+
+class Batcher:
+    """The queue in front of one writer."""
+
+    def __init__(self, commit: Callable[[Sequence[Append]], Awaitable[Sequence[Outcome]]]) -> None:
+        self._commit = commit
+        self._waiting: list[_Place] = []
+        self._busy = False
+        self._idle = anyio.Event()
+        self._idle.set()
+
+    async def add(self, append: Append) -> Appended:
+        """Write *append* in the next batch and return its own outcome.
+
+        Cancelled before its batch begins, nothing is written; after that, the call waits for the batch first.
+        """
+        place = _Place(append)
+        self._waiting.append(place)
+        if self._busy:
+            await self._wait(place)
+        else:
+            self._busy = True
+            self._idle = anyio.Event()
+        if place.outcome is None:
+            await finish(self._lead())
+        if isinstance(place.outcome, Exception):
+            raise place.outcome
+        assert place.outcome is not None
+        return place.outcome
+
+    async def drained(self) -> None:
+        """Wait until nothing is being written."""
+        await self._idle.wait()
+
+    async def _wait(self, place: _Place) -> None:
+        try:
+            await place.woken.wait()
+        except BaseException:
+            if place.taken:
+                await finish(_set(place.woken))
+            elif place.leads:
+                self._hand_over(skip=place)
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            raise
+
+    async def _lead(self) -> None:
+        batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+        for place in batch:
+            place.taken = True
+        try:
+            outcomes = await self._commit([place.append for place in batch])
+        except Exception as error:  # noqa: BLE001 - everyone in the batch is told
+            outcomes = [error] * len(batch)
+        for place, outcome in zip(batch, outcomes, strict=True):
+            place.outcome = outcome
+            place.woken.set()
+        self._hand_over()
+
+    def _hand_over(self, skip: _Place | None = None) -> None:
+        if skip is not None:
+            self._waiting.remove(skip)
+        if self._waiting:
+            self._waiting[0].leads = True
+            self._waiting[0].woken.set()
+        else:
+            self._busy = False
+            self._idle.set()
+
+
+async def _set(event: anyio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,165 @@
+"""Counting: what an item will weigh in a window. Done once for each item, when it is appended.
+
+Text is counted exactly, with the model's vocabulary. What has no text (images, files, encrypted content) is estimated,
+upward, and so are the few tokens that an API puts around every item; a window's figures say so. Source of the overheads:
+OpenAI's cookbook on counting tokens for Chat Completions; there is none for Responses, where reported usage corrects
+the sum (`factor`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from .canonical import encode
+from .items import Item, parts, read
+from .window.excerpts import excerpt
+
+__all__ = ("SEAL_TOKENS", "Count", "Counter", "count_text", "factor_of", "measure", "overhead")
+
+Counter: TypeAlias = Callable[[str], int]
+"""Counts the tokens of one text."""
+
+
+class Count(NamedTuple):
+    """The weight of an item."""
+
+    tokens: int
+    excerpt: int | None
+    """Tokens of the excerpt that may stand for it."""
+    estimated: bool
+
+
+MESSAGE: Final = 4
+CALL: Final = 8
+OUTPUT: Final = 6
+PRIMER: Final = 3
+"""Tokens around a message, a call, an output, and before the answer."""
+SEAL_TOKENS: Final = 40
+"""More than the text that stands for a missing output takes."""
+
+_IMAGE: Final = 1600
+_AUDIO: Final = 1000
+_FILE: Final = 1000
+_CHUNK: Final = 100_000
+
+
+def count_text(text: str, counter: Counter) -> int:
+    """Return the tokens of a text of any length.
+
+    Long texts are counted piece by piece: tiktoken's matcher overflows its stack on a few hundred thousand spaces in a
+    row. Pieces end between a letter or digit and white space, where no token crosses; a text with no such place in
+    100,000 characters counts a token or two too many.
+    """
+    if len(text) <= _CHUNK:
+        return counter(text)
+    return sum(counter(piece) for piece in _pieces(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _CHUNK:
+        end = start + _CHUNK
+        cut = next(
+            (at for at in range(end, start + _CHUNK // 2, -1) if text[at].isspace() and text[at - 1].isalnum()), end
+        )
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def measure(item: Item, counter: Counter) -> Count:
+    """Return what an item weighs."""
+    tokens, estimated = _weigh(item, counter)
+    short = excerpt(item)
+    if short is not None:
+        lean = _weigh(short, counter)[0]
+        return Count(tokens, lean if lean < tokens else None, estimated)
+    return Count(tokens, None, estimated)
+
+
+def _weigh(item: Item, counter: Counter) -> tuple[int, bool]:
+    reading = read(item)
+    match reading.shape:
+        case "user" | "system" | "developer" | "assistant":
+            return _sum(MESSAGE, parts(item), counter)
+        case "function_call" | "custom_tool_call":
+            texts = (str(item.get(field) or "") for field in ("name", "namespace", "arguments", "input"))
+            return CALL + sum(count_text(text, counter) for text in texts), False
+        case "function_call_output" | "custom_tool_call_output":
+            return _sum(OUTPUT, parts(item), counter)
+        case "reasoning" | "compaction":
+            return _opaque(item, counter)
+        case "image_generation_call":
+            return MESSAGE + _IMAGE, True
+        case _:
+            return MESSAGE + count_text(encode(_without_ids(item)).decode(), counter), True
+
+
+def _sum(total: int, pieces: Iterator[Mapping[str, Any]], counter: Counter) -> tuple[int, bool]:
+    estimated = False
+    for piece in pieces:
+        text = piece.get("text", piece.get("refusal"))
+        if isinstance(text, str):
+            total += count_text(text, counter)
+        else:
+            total += _part(piece, counter)
+            estimated = True
+    return total, estimated
+
+
+def _part(piece: Mapping[str, Any], counter: Counter) -> int:
+    """Estimate a part without text, never by the length of its base64."""
+    kind = str(piece.get("type"))
+    if "image" in kind:
+        return _IMAGE
+    if "audio" in kind or "video" in kind:
+        return _AUDIO
+    data = next((value for value in piece.values() if isinstance(value, str) and len(value) > 2000), None)
+    if data is not None:
+        return _FILE + len(data) // 50
+    return _FILE if "file" in kind or "document" in kind else count_text(json.dumps(piece, ensure_ascii=False), counter)
+
+
+def _opaque(item: Item, counter: Counter) -> tuple[int, bool]:
+    secret = item.get("encrypted_content")
+    if isinstance(secret, str) and secret:
+        # Observed: some 700 characters of envelope, then five to eight for each token.
+        return MESSAGE + max(16, (len(secret) - 700) // 5), True
+    tokens, _ = _sum(MESSAGE, parts(item), counter)
+    summary = item.get("summary")
+    if isinstance(summary, list):
+        tokens += sum(count_text(str(part.get("text", "")), counter) for part in summary if isinstance(part, Mapping))
+    return tokens, False
+
+
+def _without_ids(item: Item) -> dict[str, object]:
+    return {key: value for key, value in item.items() if key not in ("id", "status", "encrypted_content", "result")}
+
+
+def overhead(settings: Mapping[str, Any], counter: Counter) -> int:
+    """Return the tokens of a request's instructions, tools and response format, and of the answer's beginning."""
+    frame = settings.get("recorded", settings)
+    params = settings.get("params") or frame
+    total = PRIMER
+    instructions = frame.get("instructions")
+    if isinstance(instructions, str) and instructions:
+        total += MESSAGE + count_text(instructions, counter)
+    tools = frame.get("tools")
+    if tools:
+        total += 9 + count_text(json.dumps(tools, ensure_ascii=False), counter)
+    for field in ("response_format", "text"):
+        if isinstance(params.get(field), Mapping) and len(str(params[field])) > 40:
+            total += count_text(json.dumps(params[field], ensure_ascii=False), counter)
+    return total
+
+
+def factor_of(counted: int, reported: int) -> int:
+    """Return the thousandths by which *counted* tokens fall short of those *reported*; never below 1000."""
+    return max(1000, -(-reported * 1000 // counted)) if counted > 0 else 1000
+
+
+def scaled(tokens: int, factor: int) -> int:
+    """Return counted tokens times a factor in thousandths, rounded up."""
+    return -(-tokens * factor // 1000)

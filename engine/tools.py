@@ -1,0 +1,236 @@
+"""Tools: async functions that a model may call, and how a call of one becomes an output.
+
+A function's signature becomes its schema (by pydantic), and its arguments are checked against it. Whatever goes wrong in a
+tool is an output for the model, never an exception for the caller.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, get_type_hints
+
+import anyio
+
+from .canonical import encode, parse, plain
+from .errors import Invalid, InvalidItem
+from .items import Item
+from .logs import Log
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ("Runs", "Tool", "ToolContext", "Toolbox", "Tools", "tool")
+
+_log = Log("turnlog.tools")
+_TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """What a tool may know of its call, when it has a parameter of this type."""
+
+    conversation: str
+    call_id: str
+    turn: int
+    """The seq that names the turn."""
+    attempt: int
+    deps: Any
+    """What the caller passed as `deps`."""
+    idempotency_key: str
+    """The same for every attempt at this call, and of no other call: for what the tool does elsewhere."""
+
+
+Function: TypeAlias = Callable[..., Awaitable[object]]
+
+
+class Tool:
+    """An async function that a model may call."""
+
+    __slots__ = ("_arguments", "_context", "function", "name", "schema", "timeout")
+
+    def __init__(self, function: Function, *, name: str | None = None, timeout: float | None = _TIMEOUT) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__name__", "tool")
+        self.timeout = timeout
+        if not inspect.iscoroutinefunction(function):
+            raise Invalid(f"tool {self.name}: an async function is needed (async def {self.name}(…))")
+        self._context, self._arguments = _arguments(function, self.name)
+        self.schema: dict[str, Any] = plain(
+            {
+                "type": "function",
+                "name": self.name,
+                "description": inspect.cleandoc(function.__doc__ or ""),
+                "parameters": _untitled(self._arguments.json_schema()),
+                "strict": False,
+            }
+        )
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> object:
+        """Call the function itself."""
+        return await self.function(*args, **kwargs)
+
+    async def run(self, arguments: str, context: ToolContext) -> str:
+        """Return the output of one call: the result, or in words what went wrong.
+
+        A string is the output as it is; anything else goes as JSON.
+        """
+        try:
+            values = dict(self._arguments.validate_python(parse(arguments or "{}", "arguments")))
+        except ValueError as error:
+            return f"error: the arguments of {self.name} cannot be used: {_brief(error)}"
+        if self._context is not None:
+            values[self._context] = context
+        try:
+            with anyio.fail_after(self.timeout):
+                return _output(await self.function(**values))
+        except TimeoutError:
+            return f"error: {self.name} did not finish within {self.timeout:g} s"
+        except Exception as error:  # noqa: BLE001 - the model is told, and may try another way
+            _log.warning("turnlog.tool.failed", tool=self.name, call=context.call_id, error=type(error).__name__)
+            return f"error: {self.name} raised {type(error).__name__}: {error}"
+
+    def __repr__(self) -> str:
+        return f"<Tool {self.name}>"
+
+
+class tool:  # noqa: N801 - it is used as a decorator
+    """Make a tool of an async function: `@tool(timeout=20)`. A bare function among `tools` is the same as `tool()`(function).
+
+    Args:
+        name: what the model calls it, by default the function's name.
+        timeout: seconds after which the model is told that it did not finish; None: no limit.
+    """
+
+    def __init__(self, *, name: str | None = None, timeout: float | None = _TIMEOUT) -> None:
+        self._name = name
+        self._timeout = timeout
+
+    def __call__(self, fn: Function) -> Tool:
+        """Return *fn* as a tool.
+
+        Raises:
+            Invalid: it is no async function, or a parameter has a type that makes no schema.
+        """
+        return Tool(fn, name=self._name, timeout=self._timeout)
+
+
+class Runs(Protocol):
+    """What answers a call."""
+
+    async def run(self, arguments: str, context: ToolContext) -> str:
+        """Return the call's output."""
+        ...
+
+
+class _Absent:
+    """Answers calls of a tool that nobody declared: models invent names, and must be told."""
+
+    def __init__(self, name: str, names: Iterable[str]) -> None:
+        self._name = name
+        self._names = ", ".join(sorted(names)) or "none"
+
+    async def run(self, arguments: str, context: ToolContext) -> str:  # noqa: ARG002 - one signature for all
+        return f"error: there is no tool {self._name}; there are: {self._names}"
+
+
+Tools: TypeAlias = Iterable["Tool | Function | Item"]
+"""What `tools` takes: tools, async functions, and schemas in the Responses shape, which are declared only."""
+
+
+class Toolbox:
+    """The tools of one request: what is declared to the model, and what can be run here."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.schemas: list[Mapping[str, Any]] = []
+        self.runnable: dict[str, Tool] = {}
+        for one in tools:
+            if isinstance(one, Mapping):
+                self.schemas.append(_declared(one))
+                continue
+            made = one if isinstance(one, Tool) else Tool(one)
+            if made.name in self.runnable:
+                raise Invalid(f"tool {made.name}: there are two of that name")
+            self.runnable[made.name] = made
+            self.schemas.append(made.schema)
+        self._declared = {str(schema.get("name")) for schema in self.schemas}
+
+    def get(self, name: str) -> Runs | None:
+        """Return what answers calls of *name*; None for a schema, whose calls the client answers."""
+        if name in self.runnable:
+            return self.runnable[name]
+        return None if name in self._declared else _Absent(name, self.runnable)
+
+
+def _declared(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(schema.get("type"), str):
+        raise Invalid(f"tool {schema.get('name', schema)!r}: a schema needs a type")
+    if schema["type"] == "function" and not isinstance(schema.get("name"), str):
+        raise Invalid(
+            "a function tool is declared in the Responses shape: {'type': 'function', 'name': …, 'parameters': …}"
+        )
+    return schema
+
+
+def _arguments(function: Function, name: str) -> tuple[str | None, TypeAdapter[dict[str, Any]]]:
+    """Return the name of the context's parameter, if there is one, and what checks and describes the others."""
+    from typing import NotRequired  # noqa: PLC0415 - comes with pydantic, which asks for it
+
+    import pydantic  # noqa: PLC0415 - only who uses tools pays for it
+    from typing_extensions import TypedDict
+
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise Invalid(f"tool {name}: {error}; annotate its parameters with types of its module") from error
+    context: str | None = None
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        hint = hints.get(key, Any)
+        if hint is ToolContext:
+            context = key
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise Invalid(f"tool {name}: parameter {key} cannot be passed by name")
+        else:
+            fields[key] = hint if parameter.default is parameter.empty else NotRequired[hint]
+    # A TypedDict rather than a model, so that a parameter may have any name ("copy", "schema").
+    shape = TypedDict(name, fields)  # type: ignore[operator]
+    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    try:
+        adapter: TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
+        adapter.json_schema()
+    except (pydantic.errors.PydanticSchemaGenerationError, pydantic.errors.PydanticInvalidForJsonSchema) as error:
+        raise Invalid(f"tool {name}: a parameter's type makes no JSON schema: {_brief(error)}") from error
+    return context, adapter
+
+
+def _untitled(schema: Any) -> Any:
+    """Take the titles out that pydantic makes of names: they cost tokens and say nothing."""
+    if isinstance(schema, dict):
+        return {
+            key: value if key in ("default", "enum", "const") else _untitled(value)
+            for key, value in schema.items()
+            if not (key == "title" and isinstance(value, str))
+        }
+    return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def _output(result: object) -> str:
+    if isinstance(result, str):
+        return result.encode(errors="replace").decode()
+    import pydantic_core  # noqa: PLC0415 - it is here since the tool was made
+
+    try:
+        return encode(plain(pydantic_core.to_jsonable_python(result))).decode()
+    except (InvalidItem, pydantic_core.PydanticSerializationError, UnicodeError) as error:
+        return f"error: the result is no JSON: {_brief(error)}"
+
+
+def _brief(error: Exception) -> str:
+    """Return an error in one line; of pydantic's, each place and what is wrong there."""
+    errors = getattr(error, "errors", None)
+    if callable(errors):
+        found = errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(str(part) for part in one['loc']) or 'all'}: {one['msg']}" for one in found)[:500]
+    return " ".join(str(error).split())[:500]

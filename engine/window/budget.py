@@ -1,0 +1,97 @@
+"""Budgets: how many tokens a model takes, and how many of them are for what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import BudgetExceeded, Invalid
+
+__all__ = ("LIMITS", "Budget", "known", "reserve_of", "room")
+
+LIMITS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+"""The parameters that bound an answer; whichever is largest is kept free."""
+
+
+class Budget:
+    """A model's context window, and what of it is kept free.
+
+    Args:
+        context: tokens that the model takes, input and output together.
+        reserve: tokens kept free for the answer. A larger output limit in the parameters wins over it. Never sent.
+
+    Raises:
+        Invalid: not positive whole numbers, or nothing is left for the input.
+    """
+
+    __slots__ = ("context", "reserve")
+
+    def __init__(self, context: int, reserve: int = 0) -> None:
+        for name, value in (("context", context), ("reserve", reserve)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise Invalid(f"Budget({name}={value!r}): a whole number of tokens is needed, not below 0")
+        if context <= reserve:
+            raise Invalid(f"Budget(context={context}, reserve={reserve}): nothing is left for the input")
+        self.context = context
+        self.reserve = reserve
+
+    def __repr__(self) -> str:
+        return f"Budget(context={self.context}, reserve={self.reserve})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Budget) and (self.context, self.reserve) == (other.context, other.reserve)
+
+    def __hash__(self) -> int:
+        return hash((self.context, self.reserve))
+
+
+def reserve_of(budget: Budget, params: Mapping[str, Any]) -> int:
+    """Return the tokens to keep free: the larger of the reserve and the output limit in the parameters."""
+    limits = [params[name] for name in LIMITS if isinstance(params.get(name), int)]
+    return max([budget.reserve, *limits])
+
+
+def room(context: int, reserve: int, overhead: int, factor: int) -> int:
+    """Return how many counted tokens of items fit beside the overhead.
+
+    Raises:
+        BudgetExceeded: the overhead alone does not fit.
+    """
+    left = (context - reserve) * 1000 // factor - overhead
+    if left <= 0:
+        needed = -(-overhead * factor // 1000)
+        raise BudgetExceeded(needed, max(0, context - reserve), "instructions, tools and response format")
+    return left
+
+
+# Context windows by the beginning of a model's name, the longest match first. Source: the model pages of OpenAI's platform
+# documentation.
+_KNOWN: Final[Mapping[str, int]] = {
+    "gpt-5": 400_000,
+    "gpt-5-chat": 128_000,
+    "gpt-5.1-chat": 128_000,
+    "gpt-5.2-chat": 128_000,
+    "gpt-4.1": 1_047_576,
+    "gpt-4o": 128_000,
+    "chatgpt-4o": 128_000,
+    "gpt-4-turbo": 128_000,
+    "gpt-4-32k": 32_768,
+    "gpt-4": 8_192,
+    "gpt-3.5-turbo": 16_385,
+    "o1-mini": 128_000,
+    "o1": 200_000,
+    "o3": 200_000,
+    "o4-mini": 200_000,
+    "gpt-oss": 131_072,
+}
+
+
+def known(model: str) -> Budget | None:
+    """Return the budget of a model whose context window is known, None of another."""
+    name = model.rsplit("/", 1)[-1]
+    if name.startswith("ft:"):
+        name = name.split(":")[1]
+    for prefix in sorted(_KNOWN, key=len, reverse=True):
+        if name == prefix or name.startswith((f"{prefix}-", f"{prefix}.", f"{prefix}:")):
+            return Budget(_KNOWN[prefix])
+    return None

@@ -1,0 +1,33 @@
+"""Excerpts: what stands for a large tool output when the window is short of room. Pure and byte-stable.
+
+The log keeps the whole output; the model sees its beginning and its end and is told what is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..items import Item, parts, read
+
+__all__ = ("excerpt",)
+
+# Changing these numbers changes what old requests render to: that needs a new renderer version.
+_LARGE: Final = 2400
+_HEAD: Final = 800
+_TAIL: Final = 400
+
+
+def excerpt(item: Item) -> dict[str, Any] | None:
+    """Return the item with a short output in place of its large one; None when it is no large tool output."""
+    if not read(item).is_output or "output" not in item:
+        return None
+    pieces = list(parts(item))
+    text = "\n".join(piece["text"] for piece in pieces if isinstance(piece.get("text"), str))
+    others = [str(piece.get("type")) for piece in pieces if not isinstance(piece.get("text"), str)]
+    if len(text) <= _LARGE and not others:
+        return None
+    if len(text) > _LARGE:
+        left = len(text) - _HEAD - _TAIL
+        text = f"{text[:_HEAD]}\n[… {left:,} of {len(text):,} characters left out to fit the context window …]\n{text[-_TAIL:]}"
+    text += "".join(f"\n[{kind} left out to fit the context window]" for kind in others)
+    return {**item, "output": text}

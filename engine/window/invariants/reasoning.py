@@ -1,0 +1,26 @@
+"""Reasoning stays with what it led to, both ways; else none of its response's reasoning goes.
+
+Reasoning with nothing behind it is refused ("provided without its required following item"), and so is an item with its
+id but without the reasoning it was born with. A response that is not whole is therefore sent without any reasoning, and
+`identity` takes the ids from the rest.
+"""
+
+from __future__ import annotations
+
+from ..units import Scene, Unit
+
+__all__ = ("reasoning_with_what_it_led_to",)
+
+
+def reasoning_with_what_it_led_to(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
+    """Leave a response's reasoning out unless all that the model made is there and follows it."""
+    made = [entry for entry in unit.group.entries if entry.reading.maker == "model"]
+    thoughts = [entry for entry in made if entry.reading.shape == "reasoning"]
+    if not thoughts:
+        return
+    whole = not any(entry.seq in unit.out for entry in made)
+    if whole and made[-1].reading.shape != "reasoning":
+        return
+    rule = "nothing follows it" if whole else "its response is not sent whole"
+    for entry in thoughts:
+        unit.leave_out(entry, rule)
