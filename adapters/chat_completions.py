@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
+from turnlog.adapters.wire import Said, label, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
@@ -12,8 +13,6 @@ from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.render import Rendered
 from turnlog.engine.window.window import Window
-
-from .wire import Said, label, receive, said_error
 
 __all__ = ("ENCODERS", "ChatCompletions", "Decoder", "encode")
 
@@ -50,7 +49,9 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     kind = tool.get("type")
     if kind not in ("function", "custom") or kind in tool:
         name = tool.get("name", kind)
-        raise Invalid(f"tool {name!r}: Chat Completions takes function and custom tools, declared in the Responses shape")
+        raise Invalid(
+            f"tool {name!r}: Chat Completions takes function and custom tools, declared in the Responses shape"
+        )
     fields = {key: value for key, value in tool.items() if key != "type"}
     form = fields.get("format")
     if isinstance(form, Mapping) and form.get("type") == "grammar":
@@ -182,7 +183,9 @@ class Decoder:
         if self._created:
             return []
         self._created = True
-        return [StreamEvent(type="response.created", raw={"type": "response.created", "response": dict(self._response)})]
+        return [
+            StreamEvent(type="response.created", raw={"type": "response.created", "response": dict(self._response)})
+        ]
 
     def _delta(self, delta: Mapping[str, Any], *, whole: bool) -> list[StreamEvent]:
         events: list[StreamEvent] = []
@@ -220,7 +223,7 @@ class Decoder:
         return [_said("response.output_item.added", part, item=dict(item))], part
 
     def _call(self, call: Mapping[str, Any], index: Any) -> list[StreamEvent]:
-        custom = call.get("custom")
+        custom = None if call.get("type") == "function" else call.get("custom")
         told = custom if isinstance(custom, dict) else call.get("function")
         told = told if isinstance(told, dict) else {}
         item = {
@@ -249,10 +252,16 @@ class Decoder:
         if self._finish is None and not self._done:
             what = "broke off before its end" if self._created else "is empty"
             raise ModelFailure("stream", f"the answer {what}", retryable=True, retries=self._retries)
-        events = [_said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()]
+        events = [
+            _said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()
+        ]
         if self._repaired and events:
             events[0] = StreamEvent(
-                type=events[0].type, item=events[0].item, raw=events[0].raw, extra=events[0].extra, repaired=self._repaired
+                type=events[0].type,
+                item=events[0].item,
+                raw=events[0].raw,
+                extra=events[0].extra,
+                repaired=self._repaired,
             )
         reason = _LIMITS.get(self._finish or "")
         status = "incomplete" if reason else "completed"
@@ -263,7 +272,10 @@ class Decoder:
             "usage": _usage(self._usage),
         }
         kind = f"response.{status}"
-        return [*events, StreamEvent(type=kind, raw={"type": kind, "response": response}, extra={"retries": self._retries})]
+        return [
+            *events,
+            StreamEvent(type=kind, raw={"type": kind, "response": response}, extra={"retries": self._retries}),
+        ]
 
     def _items(self) -> list[tuple[_Part, dict[str, Any], Any]]:
         """Return the items in the order in which they began; the first one carries what no item has a place for."""

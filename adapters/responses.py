@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
+from turnlog.adapters.wire import Said, label, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.render import Rendered
 from turnlog.engine.window.window import Window
-
-from .wire import Said, label, receive, said_error
 
 __all__ = ("ENCODERS", "Decoder", "Responses", "encode")
 

@@ -1,4 +1,4 @@
-"""What the adapters of OpenAI's APIs share: sending a body as it is, reading server-sent events, naming what went wrong."""
+"""What the adapters of OpenAI's APIs share: sending a body, reading server-sent events, naming what went wrong."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ async def receive(opening: AbstractAsyncContextManager[Any]) -> AsyncIterator[Sa
         raise
     except Exception as error:
         # The client hands bytes on as its HTTP library reads them, with that library's errors.
-        raise ModelFailure("stream", f"the answer broke off: {error or type(error).__name__}", retryable=True) from error
+        raise ModelFailure(
+            "stream", f"the answer broke off: {str(error) or type(error).__name__}", retryable=True
+        ) from error
 
 
 async def _said(answer: Answer) -> AsyncIterator[Said]:

@@ -28,7 +28,7 @@ _BROKEN: Final = "the answer broke off before its end"
 
 
 class Hold:
-    """A turn's hold on its conversation: every append carries the lease's generation, so one that has lost it writes nothing."""
+    """A turn's hold on its conversation: once the lease of its generation is lost, its appends write nothing."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine

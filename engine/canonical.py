@@ -63,7 +63,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class _Refused(Exception):  # noqa: N818 - control flow inside this module, never seen outside
+class _Refused(Exception):
     """A value without JSON meaning; the place is added on the way up, so that good input pays nothing for it."""
 
     def __init__(self, reason: str) -> None:
@@ -212,8 +212,8 @@ def parse(text: str | bytes, path: str = "$") -> Any:
 def salvage(text: str | bytes) -> tuple[Any, list[str]]:
     """Return the value of a provider's JSON text and what had to be replaced in it, by JSON path.
 
-    Invalid UTF-8 and lone surrogates become U+FFFD; NaN and infinities (numbers out of range too) become null. Of duplicate keys the
-    last one wins, as in the JSON readers that providers test with.
+    Invalid UTF-8 and lone surrogates become U+FFFD; NaN and infinities (numbers out of range too) become null. Of
+    duplicate keys the last one wins, as in the JSON readers that providers test with.
 
     Raises:
         ValueError: it cannot be read as JSON at all.
@@ -224,10 +224,9 @@ def salvage(text: str | bytes) -> tuple[Any, list[str]]:
         pass
     repairs: list[str] = []
     if isinstance(text, bytes):
-        try:
-            text = text.decode()
-        except UnicodeDecodeError:
-            text = text.decode(errors="replace")
+        data = text
+        text = data.decode(errors="replace")
+        if text.encode() != data:
             repairs.append("$: invalid UTF-8 became U+FFFD")
     try:
         value = json.loads(text)

@@ -15,9 +15,9 @@ from . import events
 from .canonical import canonical, loads
 from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
-from .items import Reading
+from .items import Reading, reading
 
-__all__ = ("ITEM", "REQUESTED", "SCHEMAS", "UPCASTERS", "body", "event", "item_of", "kind_of")
+__all__ = ("ITEM", "REQUESTED", "SCHEMAS", "UPCASTERS", "body", "event", "item_of", "kind_of", "renewed")
 
 ITEM: Final = "item.appended"
 REQUESTED: Final = "response.requested"
@@ -41,13 +41,13 @@ def event(
     said: EventBody,
     *,
     item: bytes | None = None,
-    reading: Reading | None = None,
+    form: Reading | None = None,
     response: int | None = None,
     tokens: int = 0,
     excerpt: int | None = None,
     flags: int = 0,
 ) -> NewEvent:
-    """Return an event ready to be appended. *item* is canonical JSON, *reading* what it says of itself."""
+    """Return an event ready to be appended. *item* is canonical JSON, *form* what it says of itself."""
     data = msgspec.to_builtins(said)
     kind = kind_of(said)
     if isinstance(said, events.Unknown):
@@ -61,25 +61,25 @@ def event(
         kind=kind,
         schema=SCHEMAS.get(kind, 1),
         response=response,
-        shape=reading.shape if reading else None,
-        link=reading.link if reading else None,
+        shape=form.shape if form else None,
+        link=form.link if form else None,
         tokens=tokens,
         excerpt=excerpt,
         flags=flags,
         item=item,
         data=written,
         sum=checksum(item, written),
-        marks=tuple(_marks(said, flags, reading)),
+        marks=tuple(_marks(said, flags, form)),
     )
 
 
-def _marks(said: EventBody, flags: int, reading: Reading | None) -> Iterator[str]:
+def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
     """Name the events that must be found without a scan."""
     match said:
         case events.ItemAppended():
             if flags & events.PINNED:
                 yield "pin"
-            kind = reading.kind if reading else None
+            kind = form.kind if form else None
             if kind is not None and kind.positional:
                 yield f"effect:{kind.tag}"
         case events.ResponseRequested(purpose="aside"):
@@ -98,6 +98,26 @@ def _marks(said: EventBody, flags: int, reading: Reading | None) -> Iterator[str
             yield "remote"
         case _:
             pass
+
+
+def renewed(record: Record) -> NewEvent:
+    """Return a record as an event to append elsewhere, with its time, its checksum and its marks."""
+    form = reading(record.shape, record.link) if record.shape is not None else None
+    return NewEvent(
+        kind=record.kind,
+        schema=record.schema,
+        response=record.response,
+        shape=record.shape,
+        link=record.link,
+        tokens=record.tokens,
+        excerpt=record.excerpt,
+        flags=record.flags,
+        item=record.item,
+        data=record.data,
+        sum=record.sum,
+        marks=tuple(_marks(body(record), record.flags, form)),
+        time=record.time,
+    )
 
 
 def body(record: Record) -> EventBody:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from .canonical import canonical, loads
+from .checks import whole
 from .codec import event
 from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import SEAL, MetadataUpdated, NewEvent, ResponseCompleted, Usage
@@ -92,10 +93,11 @@ class Conversation:
     ) -> Appended:
         """Append items, all or none, durable before it returns. An open turn does not stop it.
 
-        A string is a user's message; anything with `model_dump` is taken, so `append(*response.output)` works. System and developer
-        messages before everything else, and everything with `pinned`, stay in every window.
+        A string is a user's message; anything with `model_dump` is taken, so `append(*response.output)` works. System
+        and developer messages before everything else, and everything with `pinned`, stay in every window.
 
         Args:
+            items: strings, dicts in the Responses shape, or objects of openai's SDK.
             expected: the version that the conversation must have.
             key: an idempotency key: the same items under it again return the first result.
             pinned: keep them in every window.
@@ -121,9 +123,9 @@ class Conversation:
     async def _append(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Any:
         """Append what depends on what is there already: at an exact version, again if somebody was faster."""
         for attempt in range(_ATTEMPTS):
-            if key is not None and (use := await self._engine.store.key(self.id, key.name)) is not None:
+            if key is not None and await self._engine.store.key(self.id, key.name) is not None:
                 # A replay, or a conflict that names the key: the store decides, whatever the version is now.
-                return await self._engine.writer.append(self.id, events, key=key if use else None)
+                return await self._engine.writer.append(self.id, events, key=key)
             head = await self._engine.reader.head(self.id)
             exact = head.version if expected == ANY else expected
             if exact in (head.version, 0 if head.version else None, NO_STREAM):
@@ -176,7 +178,7 @@ class Conversation:
     async def respond(
         self,
         model: Model,
-        input: Input | None = None,  # noqa: A002 - the word of the API
+        input: Input | None = None,
         *,
         instructions: str | None = None,
         tools: Tools = (),
@@ -208,7 +210,7 @@ class Conversation:
     async def run(
         self,
         model: Model,
-        input: Input | None = None,  # noqa: A002
+        input: Input | None = None,
         *,
         instructions: str | None = None,
         tools: Tools = (),
@@ -230,9 +232,11 @@ class Conversation:
             instructions: a system message for this turn's requests; not part of the history.
             tools: async functions, which are run here; schemas in the Responses shape, whose calls the client answers.
             params: go into the request as they are, in the API's own words; they win over the adapter's.
-            budget: the model's context window, and what is kept free; default: the adapter's, the engine's, or that of a known model.
+            budget: the model's context window, and what is kept free; default: the adapter's, the engine's, or that of
+                a known model.
             policy: what goes first when the window is short of room.
-            key: an idempotency key for the input. Done: that result again, `replayed`. Running: it is waited for. Failed: a new attempt.
+            key: an idempotency key for the input. Done: that result again, `replayed`. Running: it is waited for.
+                Failed: a new attempt.
             expected: the version that the conversation must have.
             when_busy: what to do while another turn runs.
             open_calls: what to do when calls of the last response wait for outputs that the input does not bring.
@@ -256,7 +260,7 @@ class Conversation:
             expected=expected,
             when_busy=when_busy,
             open_calls=open_calls,
-            rounds=_rounds(max_rounds),
+            rounds=whole("max_rounds", max_rounds, 1, of="model calls"),
             deps=deps,
         )
         return await self._perform(model, input, options)
@@ -264,7 +268,7 @@ class Conversation:
     def stream(
         self,
         model: Model,
-        input: Input | None = None,  # noqa: A002
+        input: Input | None = None,
         *,
         instructions: str | None = None,
         tools: Tools = (),
@@ -281,8 +285,8 @@ class Conversation:
     ) -> Opening:
         """Run a turn and watch it: `run`, streamed. `async with` it, or `await` it and `aclose()` it from any task.
 
-        Everything that can be refused is refused on opening. `on_leave` says what becomes of the turn when the reader leaves before
-        its end: it is cancelled, or it goes on unseen. Other args and errors are those of `run`.
+        Everything that can be refused is refused on opening. `on_leave` says what becomes of the turn when the reader
+        leaves before its end: it is cancelled, or it goes on unseen. Other args and errors are those of `run`.
         """
         options = Options(
             instructions=instructions,
@@ -294,7 +298,7 @@ class Conversation:
             expected=expected,
             when_busy=when_busy,
             open_calls=open_calls,
-            rounds=_rounds(max_rounds),
+            rounds=whole("max_rounds", max_rounds, 1, of="model calls"),
             deps=deps,
         )
         return Opening(lambda: self._engine.start(self, model, input, options), on_leave)
@@ -332,8 +336,8 @@ class Conversation:
     ) -> Window:
         """Return what a model would be sent now, or would have been at version *at*.
 
-        Without *model*, for the target of the latest request if it went to *api*, else for no backend in particular. Calls that
-        wait for an output are shown with one that says so.
+        Without *model*, for the target of the latest request if it went to *api*, else for no backend in particular.
+        Calls that wait for an output are shown with one that says so.
 
         Raises:
             BudgetExceeded: what must be sent does not fit.
@@ -403,9 +407,3 @@ def _looks(one: NewEvent) -> bool:
     return one.shape in ("system", "developer") or (
         one.link is not None and reading(one.shape or "", one.link).is_output
     )
-
-
-def _rounds(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise Invalid(f"max_rounds={value!r}: a whole number of model calls is needed, at least 1")
-    return value

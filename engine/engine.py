@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import anyio
 
 from .canonical import canonical, digest, loads
+from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
 from .crew import Crew
@@ -32,7 +33,7 @@ from .outcome import Options, Result
 from .pages import Page, Pages
 from .plan import Plan, plan
 from .reader import Reader
-from .stores.batching import finish
+from .shield import finish
 from .stores.memory import MemoryStore
 from .streams import Channel
 from .tokens import Counter, overhead
@@ -141,7 +142,7 @@ class Engine:
         await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named)
         return await self.get(name)
 
-    async def get(self, id: str) -> Conversation:  # noqa: A002
+    async def get(self, id: str) -> Conversation:
         """Return a conversation; nothing is written.
 
         Raises:
@@ -150,7 +151,7 @@ class Engine:
         self.check()
         return Conversation(self, await self.reader.head(check_id(id)))
 
-    async def get_or_create(self, id: str, *, metadata: Mapping[str, object] | None = None) -> Conversation:  # noqa: A002
+    async def get_or_create(self, id: str, *, metadata: Mapping[str, object] | None = None) -> Conversation:
         """Return the conversation of that id, created with *metadata* if there is none."""
         try:
             return await self.create(id=id, metadata=metadata)
@@ -171,8 +172,7 @@ class Engine:
         """
         if order not in ("-updated", "-created", "created"):
             raise Invalid(f"order={order!r}: -updated, -created or created is needed")
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
-            raise Invalid(f"limit={limit!r}: a whole number from 1 to 1000 is needed")
+        whole("limit", limit, 1, 1000)
 
         async def fetch(cursor: str | None) -> Page[Info]:
             self.check()
@@ -233,7 +233,7 @@ class Engine:
         self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}")
         return channel
 
-    async def seals(self, calls: Iterable[Call], words: Callable[[Call], str]) -> list[NewEvent]:
+    async def seals(self, calls: Iterable[Call], words: Callable[[Call], str]) -> Sequence[NewEvent]:
         """Return outputs that say of calls what *words* says."""
         return await self.intake.seals(
             [(call.entry.value(), call.entry.reading.shape, words(call)) for call in calls if _sealable(call)]
@@ -356,11 +356,11 @@ def open_engine(
     clock: Callable[[], datetime] | None = None,
     ids: Callable[[str], str] | None = None,
 ) -> AbstractAsyncContextManager[Engine]:
-    """Open a log, and an engine on it: `async with open_engine("app.db") as engine`.
+    """Open a log, and an engine on it, for as long as an `async with` lasts.
 
     Args:
         url: a path, "sqlite:///app.db", or ":memory:" for a log that is forgotten.
-        durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last ones.
+        durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last.
         migrate: whether the schema may be made or brought up to date.
         lease: seconds after which a worker that shows no sign of life is taken for dead.
         budget: for models that bring none.
@@ -374,18 +374,15 @@ def open_engine(
     """
     if durability not in ("full", "normal"):
         raise Invalid(f"durability={durability!r}: full or normal is needed")
-    if isinstance(lease, bool) or not isinstance(lease, int | float) or not _LIMITS[0] <= lease <= _LIMITS[1]:
-        raise Invalid(f"lease={lease!r}: seconds are needed, {_LIMITS[0]:g} to {_LIMITS[1]:g}")
+    held = seconds("lease", lease, *_LIMITS)
     place = _url(url)
-    return _opened(
-        place, durability, migrate, clock or system_clock, lease=float(lease), budget=budget, policy=policy, ids=ids
-    )
+    return _opened(place, durability, migrate, clock or system_clock, lease=held, budget=budget, policy=policy, ids=ids)
 
 
 def _url(url: str | os.PathLike[str]) -> Path | None:
     """Return the file that an url names, None for memory."""
     text = os.fspath(url)
-    if not isinstance(text, str) or not text:
+    if not text:
         raise Invalid(f"open_engine({url!r}): a path or an url is needed")
     if text in (":memory:", "sqlite://", "sqlite:///:memory:"):
         return None

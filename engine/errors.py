@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .history import OpenCall
-    from .turns import Result
+    from .outcome import Result
 
 __all__ = (
     "AlreadyAnswered",

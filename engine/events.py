@@ -107,6 +107,8 @@ class ItemAppended(_Body, frozen=True, kw_only=True, tag="item.appended"):
     """Who made it, where its response does not say."""
     extra: Any = None
     """Fields of the maker's own shape for which an item has no place; only the adapter in origin reads it."""
+    beside: int = 0
+    """Tokens of what of `extra` goes back to its maker; in the envelope's tokens only the item counts."""
     meta: Any = None
     """The caller's small JSON, never sent."""
     repaired: list[str] = []

@@ -3,8 +3,8 @@
 A history holds the loaded end of the alive path: everything above its `floor`, and from below only what is pinned. It
 grows with each appended record in time independent of its length, and backwards when a window needs more.
 
-Order is by group: a response's items, then the outputs of its calls, then what others appended meanwhile. Within a group,
-by seq.
+Order is by group: a response's items, then the outputs of its calls, then what others appended meanwhile. Within a
+group, by seq.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = ("Call", "Entry", "Group", "History", "OpenCall", "alive", "segments")
 class Entry:
     """One item of the path, as its row describes it."""
 
-    __slots__ = ("excerpt", "extra", "flags", "item", "origin", "reading", "response", "seq", "tokens")
+    __slots__ = ("beside", "excerpt", "extra", "flags", "item", "origin", "reading", "response", "seq", "tokens")
 
-    def __init__(self, record: Record, origin: Origin | None, extra: Any) -> None:
+    def __init__(self, record: Record, said: ItemAppended | None = None) -> None:
         self.seq = record.seq
         self.reading: Reading = reading(record.shape or "unknown", record.link)
         self.response = record.response
@@ -49,8 +49,9 @@ class Entry:
         self.excerpt = record.excerpt
         self.flags = record.flags
         self.item = record.item or b"null"
-        self.origin = origin
-        self.extra = extra
+        self.origin = said.origin if said else None
+        self.extra = said.extra if said else None
+        self.beside = said.beside if said else 0
 
     def value(self) -> Any:
         """Return the item as a new JSON value."""
@@ -98,9 +99,11 @@ class Group:
         """Whether it belongs to the group before it: an item of a kind that the table does not know."""
 
     def with_entry(self, entry: Entry) -> Group:
+        """Return the group with one more entry."""
         return Group(self.at, self.response, (*self.entries, entry), void=self.void, attached=self.attached)
 
     def voided(self) -> Group:
+        """Return the group of a response that failed."""
         return Group(self.at, self.response, self.entries, void=True, attached=self.attached)
 
     def __repr__(self) -> str:
@@ -295,12 +298,8 @@ class History:
         if record.flags & ASIDE:
             self.asides.append(record.seq)
             return None
-        if record.data is None or record.kind != ITEM:
-            return Entry(record, None, None)
-        said = body(record)
-        if not isinstance(said, ItemAppended):
-            return Entry(record, None, None)
-        return Entry(record, said.origin, said.extra)
+        said = body(record) if record.data is not None and record.kind == ITEM else None
+        return Entry(record, said if isinstance(said, ItemAppended) else None)
 
     def _place(self, entry: Entry) -> None:
         kind = entry.reading

@@ -49,7 +49,7 @@ def check_id(value: str) -> str:
     Raises:
         Invalid: it cannot.
     """
-    if not isinstance(value, str) or _ID.fullmatch(value) is None:
+    if _ID.fullmatch(str(value)) is None:
         raise Invalid(f"conversation id {value!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : - are needed")
     return value
 

@@ -14,8 +14,9 @@ from .canonical import canonical, digest, encode
 from .codec import event
 from .errors import InvalidItem
 from .events import ESTIMATED, MISNAMED, NAMED, PINNED, SEAL, SECRET, ItemAppended, NewEvent, ResponseInterrupted
+from .extras import replayed
 from .items import InputItem, Reading, accept, read, reading
-from .tokens import Count, Counter, measure
+from .tokens import Count, Counter, count_text, measure
 from .window.render import seal
 
 __all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading")
@@ -32,7 +33,7 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
     if value is None:
         return []
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        return [value]  # type: ignore[list-item]
+        return [value]
     return list(value)
 
 
@@ -130,10 +131,14 @@ class Intake:
         form = read(item)
         count = await self.count(item, len(data))
         exact = (await self.vocabulary()).exact
+        if said is not None and said.extra is not None:
+            counter = (await self.vocabulary()).count
+            beside = sum(count_text(encode(value).decode(), counter) for _, value in replayed(said.extra))
+            said = msgspec.structs.replace(said, beside=beside)
         return event(
             said or ItemAppended(),
             item=data,
-            reading=form,
+            form=form,
             response=response,
             tokens=count.tokens,
             excerpt=count.excerpt,
@@ -158,7 +163,7 @@ class Intake:
         return event(
             said,
             item=data,
-            reading=read(item),
+            form=read(item),
             response=response,
             tokens=count.tokens,
             flags=ESTIMATED if count.estimated else 0,

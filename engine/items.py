@@ -72,7 +72,9 @@ class Kind:
 
 
 def _kinds() -> dict[str, Kind]:
-    call, hosted, output = "model", "model", "output"
+    call: Final[Maker] = "model"
+    hosted: Final[Maker] = "model"
+    output: Final[Maker] = "output"
     table = (
         Kind(tag="message", maker="input", prefix="msg_"),  # from the assistant: Reading.maker says model
         Kind(tag="reasoning", maker="model", prefix="rs_", needs_id=True),

@@ -8,9 +8,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from .canonical import loads
+from .checks import whole
 from .codec import ITEM, body, item_of
-from .errors import CorruptLog, Invalid, NotFound
-from .events import ASIDE, PINNED, ItemAppended, Record, ResponseCompleted, ResponseRequested, ResponseStarted, Usage
+from .errors import CorruptLog, NotFound
+from .events import (
+    ASIDE,
+    PINNED,
+    ItemAppended,
+    Record,
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseRequested,
+    ResponseStarted,
+    Usage,
+)
 from .ids import Position, moment
 from .items import Item, reading
 from .log import Query
@@ -99,9 +110,8 @@ class Call:
         """
         rebuilt = await rebuild(self._engine.store, self._record)
         if rebuilt.digest != self.digest:
-            raise CorruptLog(
-                f"{self._record.conversation}/{self.seq}: the log no longer gives what was sent, at {rebuilt.path}"
-            )
+            place = f"{self._record.conversation}/{self.seq}"
+            raise CorruptLog(f"{place}: the log no longer gives what was sent, at {rebuilt.path}")
         return rebuilt.body
 
 
@@ -164,7 +174,7 @@ class Listing:
 
     def items(self, after: int | None, before: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
-        _limit(limit)
+        whole("limit", limit, 1, 1000)
 
         async def fetch(cursor: str | None) -> Page[Entry]:
             return await self._items(after, before, limit, order, cursor)
@@ -210,7 +220,7 @@ class Listing:
 
     def responses(self, turn: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Call]:
         """List recorded model calls."""
-        _limit(limit)
+        whole("limit", limit, 1, 1000)
 
         async def fetch(cursor: str | None) -> Page[Call]:
             self._engine.check()
@@ -242,11 +252,8 @@ class Listing:
                 response_id = told.id
             elif isinstance(told, ResponseCompleted):
                 status, usage = told.status, told.usage
-            elif end.kind == "response.failed":
-                status, error = (
-                    "failed",
-                    f"{getattr(told, 'code', None) or getattr(told, 'kind', '')}: {getattr(told, 'message', '')}",
-                )
+            elif isinstance(told, ResponseFailed):
+                status, error = "failed", f"{told.code or told.kind}: {told.message}"
             elif end.kind == "response.interrupted":
                 status = "interrupted" if status == "open" else status
         return Call(
@@ -287,11 +294,6 @@ def _entry(record: Record, turn: int) -> Entry:
     )
 
 
-def _limit(limit: int) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
-        raise Invalid(f"limit={limit!r}: a whole number from 1 to 1000 is needed")
-
-
 class Turns:
     """Tells turns apart while records pass in seq order: a run of input with a user's message in it begins one."""
 
@@ -323,7 +325,7 @@ class Turns:
 
 
 async def turn_at(engine: Engine, name: str, seq: int) -> int:
-    """Return the seq that names the turn in which *seq* stands, 0 before the first; it reads back no further than that."""
+    """Return the seq that names the turn in which *seq* stands, 0 before the first; it reads back no further."""
     before = seq + 1
     run: int | None = None
     user = False

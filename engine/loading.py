@@ -1,7 +1,8 @@
 """Reading a conversation's end: as much of the log as its window needs, whatever the length of the rest.
 
 A cold read takes two hops. The first finds, by index, where things are: the head, rewinds, the base compaction, pinned
-items, the line's last request. The second reads the end of the path, from the last cut on, or as many tokens as could fit.
+items, the line's last request. The second reads the end of the path, from the last cut on, or as many tokens as could
+fit.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ async def deepen(store: Store, history: History, tokens: int, line: str) -> Hist
 
 
 async def look_up(store: Store, history: History, line: str) -> bool:
-    """Find a line's last manifest for a history that has not met the line; return whether the history reaches its cut."""
+    """Find the last manifest of a line that a history has not met; return whether the history reaches its cut."""
     if line not in history.lines:
         before = history.version + 1
         snapshot = await store.read(

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from .canonical import encode, plain
 from .errors import InvalidItem
+from .extras import apply
 from .items import parts
 from .window.render import Rendered
 
@@ -24,8 +25,6 @@ __all__ = ("Piece", "pieces", "to_items", "to_messages")
 _REASONING: Final = ("reasoning_content", "reasoning")
 """The fields in which compatible backends put what a model thought, in the order in which they are looked for."""
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
-_QUIRKS: Final = (b"null", b'""', b"[]", b"{}", b"false")
-"""Values that mean nothing: written back only into recorded requests."""
 
 
 class Piece(NamedTuple):
@@ -102,7 +101,7 @@ def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
     call_id = call.get("id")
     made: dict[str, Any] = {"call_id": call_id if isinstance(call_id, str) and call_id else f"call_{index}"}
     custom = call.get("custom")
-    if isinstance(custom, dict):
+    if isinstance(custom, dict) and call.get("type") != "function":
         return {
             "type": "custom_tool_call",
             **made,
@@ -183,7 +182,7 @@ def _message(group: list[Rendered], *, recorded: bool) -> dict[str, Any]:
         message = _assistant(group, recorded)
     for one in group:
         if one.extra and (recorded or one.home):
-            _apply(message, one.extra, recorded)
+            apply(message, one.extra, recorded=recorded)
     return message
 
 
@@ -296,25 +295,3 @@ def _compare(
             _compare(value, there[index], [*path, index], changes, gone)
     elif encode(here) != encode(there):
         changes.append((path, here))
-
-
-def _apply(message: dict[str, Any], extra: Mapping[str, Any], recorded: bool) -> None:
-    for path, value in extra.get("set", ()):
-        if recorded or encode(value) not in _QUIRKS:
-            holder = _holder(message, path)
-            if holder is not None:
-                holder[path[-1]] = value
-    for path in extra.get("unset", ()) if recorded else ():
-        holder = _holder(message, path)
-        if isinstance(holder, dict):
-            holder.pop(path[-1], None)
-
-
-def _holder(message: Any, path: Sequence[Any]) -> Any:
-    """Return what the last step of a path leads into; None when an excerpt has changed the shape."""
-    for step in path[:-1]:
-        try:
-            message = message[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return message if isinstance(message, dict) or (isinstance(message, list) and path[-1] < len(message)) else None

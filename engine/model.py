@@ -80,7 +80,7 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
     """From an adapter: what had to be replaced to read the event."""
 
 
-class ModelFailure(Exception):  # noqa: N818 - it is what an adapter tells the engine, not what a caller sees
+class ModelFailure(Exception):
     """A model did not answer. Adapters raise it from the client's own error."""
 
     def __init__(
@@ -106,8 +106,8 @@ class ModelFailure(Exception):  # noqa: N818 - it is what an adapter tells the e
 class Model(Protocol):
     """What answers a conversation: an adapter around a client, cheap to make, without I/O until it sends.
 
-    Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and version
-    of how it encodes), `state`, `params`, and `count` (a tokenizer of its own).
+    Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and
+    version of how it encodes), `state`, `params`, and `count` (a tokenizer of its own).
     """
 
     name: str
@@ -142,7 +142,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 def shape_of(model: Model) -> Shape:
     """Return what a model says of itself."""
-    api = getattr(model, "api", "responses")
+    api: Literal["responses", "chat"] = getattr(model, "api", "responses")
     return Shape(
         api=api,
         adapter=getattr(model, "adapter", api),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from .canonical import canonical, digest, plain
+from .checks import whole
 from .errors import Invalid, UnknownModel
 from .events import NewEvent, Origin, Target
 from .history import History
@@ -54,7 +55,7 @@ class View:
         self.engine = engine
 
     async def request(self, history: History) -> Request:
-        """Return what choosing needs to know; with another counter than the log's, the loaded items are counted anew."""
+        """Return what choosing needs to know; with another counter than the log's, items are counted anew."""
         weights = None
         if self._counter is not None:
             weights = await self.engine.reader.weights(history, self._counter)
@@ -142,7 +143,7 @@ async def view(
     engine: Engine, model: Model, budget: Budget | None, policy: Policy | None, settings: dict[str, Any], shape: Shape
 ) -> dict[str, Any]:
     """Return a view's arguments for a model."""
-    budget = budget_for(engine, model, budget, shape)
+    budget = budget_for(engine, model, budget)
     counter = await counter_for(model, shape)
     own = (await engine.intake.vocabulary()).count
     return {
@@ -156,7 +157,7 @@ async def view(
     }
 
 
-def budget_for(engine: Engine, model: Model, budget: Budget | None, shape: Shape) -> Budget:
+def budget_for(engine: Engine, model: Model, budget: Budget | None) -> Budget:
     """Return the budget: this call's, the adapter's, the engine's, or that of a known model.
 
     Raises:
@@ -177,7 +178,7 @@ async def counter_for(model: Model, shape: Shape) -> Counter | None:
 
 
 def _check_key(key: str | None) -> None:
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 255):
+    if key is not None and not 0 < len(str(key)) <= 255:
         raise Invalid(f"key {key!r}: a text of 1 to 255 characters is needed")
 
 
@@ -208,7 +209,8 @@ async def preview(
     else:
         _, history = await engine.reader.fresh(name)
         target = history.last_target()
-        if target is None or target.api != api:
+        if target is None or target.api != api or (api == "chat" and target.state == "recorded"):
+            # Chat backends differ in what they take: for a recorded one, only what all of them take is safe.
             target = Target(api=api)
         made = View(
             target=msgspec.structs.replace(target, state="stateless"),
@@ -224,11 +226,8 @@ async def preview(
     if at is None:
         _, history = await engine.reader.fresh(name, line=made.line, tokens=made.budget.context)
         return made, history
-    if isinstance(at, bool) or not isinstance(at, int) or at < 0:
-        raise Invalid(f"at={at!r}: a version is needed, a whole number not below 0")
     head = await engine.reader.head(name)
-    if at > head.version:
-        raise Invalid(f"at={at}: {name} is at version {head.version}")
+    whole("at", at, 0, head.version)
     return made, await engine.reader.at(name, at, made.line, made.budget.context)
 
 

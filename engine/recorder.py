@@ -30,7 +30,7 @@ class Finished:
 
 
 class Draft:
-    """An item that is still coming."""
+    """An item that is still coming: as it was announced, and the text of its deltas by kind."""
 
     __slots__ = ("item", "parts")
 
@@ -39,9 +39,11 @@ class Draft:
         self.parts: dict[str, list[str]] = {}
 
     def add(self, kind: str, delta: str) -> None:
+        """Take a delta in."""
         self.parts.setdefault(kind, []).append(delta)
 
     def text(self, kind: str) -> str:
+        """Return what came of one kind."""
         return "".join(self.parts.get(kind, ()))
 
 
@@ -68,7 +70,7 @@ class Recorder:
         self.ending = ending(event)
         if self.ending is not None:
             return ()
-        due = self._due(event)
+        due = self._due()
         if event.type in ("response.created", "response.in_progress"):
             self._created(event)
         elif event.type == "response.output_item.added":
@@ -81,7 +83,7 @@ class Recorder:
             self._drafts.setdefault(_index(event), Draft({})).add(_DELTAS[event.type], event.delta)
         return due
 
-    def _due(self, event: StreamEvent) -> Sequence[Finished]:
+    def _due(self) -> Sequence[Finished]:
         """Let go of what was held, unless it is reasoning that nothing has followed yet."""
         if not self.held or read(self.held[-1].item).shape == "reasoning":
             return ()
@@ -107,14 +109,12 @@ class Recorder:
         self.held.append(Finished(event, item, repaired))
 
     def rest(self) -> list[Finished]:
-        """Return what is finished and not yet appended, but for reasoning that led to nothing."""
+        """Return what is finished and not yet appended."""
         held, self.held = self.held, []
-        while held and read(held[-1].item).shape == "reasoning":
-            held.pop()
         return held
 
     def unfinished(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """Return the text that came of unfinished messages, as one message, and every unfinished item as far as it came."""
+        """Return the text of unfinished messages, as one message, and every unfinished item as far as it came."""
         items = [dict(_written(draft)) for _, draft in sorted(self._drafts.items())]
         said = [
             {"type": "output_text", "text": draft.text("text"), "annotations": []}

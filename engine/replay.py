@@ -1,7 +1,7 @@
 """Replay: what was sent, from the log alone.
 
-No request body is stored. Each is rebuilt from its manifest, the items that it names and its settings, by the renderer and the
-encoder of its day, and checked against the digest of what was sent.
+No request body is stored. Each is rebuilt from its manifest, the items that it names and its settings, by the renderer
+and the encoder of its day, and checked against the digest of what was sent.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Counting: what an item will weigh in a window. Done once for each item, when it is appended.
 
 Text is counted exactly, with the model's vocabulary. What has no text (images, files, encrypted content) is estimated,
-upward, and so are the few tokens that an API puts around every item; a window's figures say so. Source of the overheads:
-OpenAI's cookbook on counting tokens for Chat Completions; there is none for Responses, where reported usage corrects
-the sum (`factor`).
+upward, and so are the few tokens that an API puts around every item; a window's figures say so. Source of the
+overheads: OpenAI's cookbook on counting tokens for Chat Completions; there is none for Responses, where reported usage
+corrects the sum (`factor`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tools: async functions that a model may call, and how a call of one becomes an output.
 
-A function's signature becomes its schema (by pydantic), and its arguments are checked against it. Whatever goes wrong in a
-tool is an output for the model, never an exception for the caller.
+A function's signature becomes its schema (by pydantic), and its arguments are checked against it. Whatever goes wrong
+in a tool is an output for the model, never an exception for the caller.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, NotRequired, Protocol, TypeAlias, get_type_hints
 
 import anyio
 
@@ -52,7 +52,7 @@ class Tool:
 
     def __init__(self, function: Function, *, name: str | None = None, timeout: float | None = _TIMEOUT) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", "tool")
+        self.name: str = name or str(getattr(function, "__name__", "tool"))
         self.timeout = timeout
         if not inspect.iscoroutinefunction(function):
             raise Invalid(f"tool {self.name}: an async function is needed (async def {self.name}(…))")
@@ -96,7 +96,7 @@ class Tool:
 
 
 class tool:  # noqa: N801 - it is used as a decorator
-    """Make a tool of an async function: `@tool(timeout=20)`. A bare function among `tools` is the same as `tool()`(function).
+    """Make a tool of an async function: `@tool(timeout=20)`. A bare function among `tools` is made one too.
 
     Args:
         name: what the model calls it, by default the function's name.
@@ -175,10 +175,8 @@ def _declared(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _arguments(function: Function, name: str) -> tuple[str | None, TypeAdapter[dict[str, Any]]]:
     """Return the name of the context's parameter, if there is one, and what checks and describes the others."""
-    from typing import NotRequired  # noqa: PLC0415 - comes with pydantic, which asks for it
-
     import pydantic  # noqa: PLC0415 - only who uses tools pays for it
-    from typing_extensions import TypedDict
+    from typing_extensions import TypedDict  # noqa: PLC0415 - before Python 3.12 pydantic takes no other
 
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -195,7 +193,8 @@ def _arguments(function: Function, name: str) -> tuple[str | None, TypeAdapter[d
         else:
             fields[key] = hint if parameter.default is parameter.empty else NotRequired[hint]
     # A TypedDict rather than a model, so that a parameter may have any name ("copy", "schema").
-    shape = TypedDict(name, fields)  # type: ignore[operator]
+    make: Any = TypedDict
+    shape = make(name, fields)
     shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
     try:
         adapter: TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)

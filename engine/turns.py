@@ -25,7 +25,7 @@ from .log import Head, LeaseChange, Release, Take, record
 from .logs import Log
 from .model import Ending, ModelFailure, StreamEvent
 from .outcome import Result, Status, open_call, text_of
-from .stores.batching import finish
+from .shield import finish
 from .tools import Runs, ToolContext
 from .window.window import Window
 
@@ -48,7 +48,7 @@ _TOO_MANY: Final = "[not run: the turn reached its limit of model calls]"
 _CUT_OFF: Final = "[not run: the answer was cut off]"
 
 
-class KeyTaken(Exception):  # noqa: N818 - it sends the caller back to look, and is never seen outside
+class KeyTaken(Exception):
     """Somebody with the same key was first."""
 
 
@@ -111,7 +111,8 @@ class Turn:
         With *input_logged*, an earlier attempt has appended the input already.
 
         Raises:
-            VersionConflict, ConversationBusy, CallsOpen, BudgetExceeded, Invalid, NotFound, StoreError: see `Conversation.run`.
+            VersionConflict, ConversationBusy, CallsOpen, BudgetExceeded, Invalid, NotFound, StoreError: see
+                `Conversation.run`.
             KeyTaken: another worker has opened a turn with the same key.
         """
         expected = 0 if self.plan.options.expected == NO_STREAM else self.plan.options.expected
@@ -180,7 +181,7 @@ class Turn:
 
         await self._bounded(end)
 
-    async def _seals(self, history: History) -> list[NewEvent]:
+    async def _seals(self, history: History) -> Sequence[NewEvent]:
         """Return seals for calls that wait for an output which the input does not bring.
 
         Raises:
@@ -322,7 +323,7 @@ class Turn:
     # -- tools
 
     async def _run(self, call: ModelCall, tools: Mapping[str, Runs], emit: Emit, *, release: bool) -> None:
-        """Run calls at the same time; each output is logged when it is there, the last one ending the turn if *release*."""
+        """Run calls at the same time; each output is logged when it is there. *release*: the last one ends the turn."""
         left = len(tools)
 
         async def one(link: str, tool: Runs) -> None:

@@ -1,7 +1,7 @@
 """turnlog: an async, event-sourced conversation engine.
 
-Conversations are append-only logs; what a model is sent is a projection of the log under a token budget; adapters, which
-are imported by their full path, turn the projection into requests and the answers back into events.
+Conversations are append-only logs; what a model is sent is a projection of the log under a token budget; adapters,
+which are imported by their full path, turn the projection into requests and the answers back into events.
 """
 
 from .engine.conversation import Conversation

@@ -7,41 +7,20 @@ is left running when nobody appends, and an idle store costs nothing.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 import anyio
 
 from ..log import Append, Appended
+from ..shield import finish
 
-__all__ = ("Batcher", "Outcome", "finish")
+__all__ = ("Batcher", "Outcome")
 
-T = TypeVar("T")
 Outcome: TypeAlias = Appended | Exception
 
 _MOST: Final = 1000
 """Appends in one batch: more would make the first of them wait for the last."""
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* to its end even if the caller is cancelled meanwhile; then the cancellation goes on.
-
-    It withstands asyncio's own cancellation too, which an anyio shield alone does not.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen, so that asyncio does not report it as lost
-        raise cancelled
-    return task.result()
 
 
 class _Place:

@@ -1,8 +1,8 @@
 """The SQLite store: one file, one writer connection, readers of their own.
 
 Every append is one `BEGIN IMMEDIATE` transaction in the writer's thread, together with whatever else waits (see
-`batching`): one hop, one flush. Versions, keys and leases are checked inside it. Readers see a WAL snapshot and never wait
-for the writer.
+`batching`): one hop, one flush. Versions, keys and leases are checked inside it. Readers see a WAL snapshot and never
+wait for the writer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Connection(aiosqlite.Connection):
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with translated():
-            result: T = await self._execute(work, self._conn)
+            result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
             return result
 
 
@@ -80,8 +80,8 @@ class SqliteStore:
         a killed process loses nothing, a loss of power the last appends.
 
         Raises:
-            StoreError: it is no turnlog database, has a newer schema, or cannot be opened; or, with *migrate* false, its schema
-                is missing.
+            StoreError: it is no turnlog database, has a newer schema, or cannot be opened; or its schema is missing and
+                *migrate* is false.
         """
         store = cls(Path(path), durability=durability, clock=clock)
         try:

@@ -25,7 +25,7 @@ _Json = dict[str, Any]
 _Typed = tuple[str, _Json]  # an item with its type, also where the body leaves the type out
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is what the API answers, not what went wrong in the judge
+class Refusal(Exception):
     """One reason why the API would refuse a request.
 
     Attributes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 from ..events import ESTIMATED, PINNED
@@ -16,6 +18,7 @@ __all__ = ("Account",)
 
 _Decision: TypeAlias = tuple[Fate, str]
 _KEPT: Final[_Decision] = ("kept", "it fits")
+_OLDER: Final = "older than the window"
 
 
 class Account:
@@ -36,7 +39,7 @@ class Account:
         self.order: list[int] = []
         """All seqs with a decision, as the window orders them."""
 
-    def enter(self, units: Sequence[Unit], dropped: Set[int], excerpted: Set[int]) -> None:
+    def enter(self, units: Sequence[Unit], dropped: AbstractSet[int], excerpted: AbstractSet[int]) -> None:
         """Take the decisions on all units in."""
         for entry in self.history.early:
             self.order.append(entry.seq)
@@ -141,16 +144,21 @@ class Account:
             yield from self._lying(first, last, before)
 
     def _inherited(self, first: int, last: int) -> Iterator[tuple[int, int, _Decision]]:
-        """Yield for a stretch that is not loaded what the last manifest said; where it said nothing, it is dropped."""
+        """Yield for a stretch that is not loaded what the last manifest said; what it still sent is dropped now."""
+        runs = self.last.runs if self.last else ()
+        rules = self.last.rules if self.last else ()
+        dropped: _Decision = (
+            "dropped",
+            self.rule or next((rules[run.rule] for run in runs if run.fate == "dropped"), _OLDER),
+        )
         at = first
-        for run in self.last.runs if self.last else ():
+        for run in runs:
             low, high = max(run.first, at), min(run.last, last)
             if low <= high:
-                fate: Fate = "dropped" if run.fate in SENT else run.fate
-                yield low, high, (fate, self.last.rules[run.rule] if self.last and run.fate == fate else self.rule)
+                yield low, high, dropped if run.fate in SENT else (run.fate, rules[run.rule])
                 at = high + 1
         if at <= last:
-            yield at, last, ("dropped", self.rule)
+            yield at, last, dropped
 
     def _lying(self, first: int, last: int, before: _Decision) -> Iterator[tuple[int, int, _Decision]]:
         """Tell what is rewound or aside in a loaded stretch apart from the rest."""
@@ -188,6 +196,6 @@ class Account:
 def _between(path: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield the stretches between the spans of a path: no path leads through them."""
     ordered = sorted(path)
-    for (_, above), (below, _) in zip(ordered, ordered[1:], strict=False):
+    for (_, above), (below, _) in pairwise(ordered):
         if below - above > 1:
             yield above + 1, below - 1

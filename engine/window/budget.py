@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..checks import whole
 from ..errors import BudgetExceeded, Invalid
 
 __all__ = ("LIMITS", "Budget", "known", "reserve_of", "room")
@@ -27,13 +28,10 @@ class Budget:
     __slots__ = ("context", "reserve")
 
     def __init__(self, context: int, reserve: int = 0) -> None:
-        for name, value in (("context", context), ("reserve", reserve)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise Invalid(f"Budget({name}={value!r}): a whole number of tokens is needed, not below 0")
+        self.context = whole("Budget: context", context, 1, of="tokens")
+        self.reserve = whole("Budget: reserve", reserve, 0, of="tokens")
         if context <= reserve:
             raise Invalid(f"Budget(context={context}, reserve={reserve}): nothing is left for the input")
-        self.context = context
-        self.reserve = reserve
 
     def __repr__(self) -> str:
         return f"Budget(context={self.context}, reserve={self.reserve})"
@@ -47,7 +45,7 @@ class Budget:
 
 def reserve_of(budget: Budget, params: Mapping[str, Any]) -> int:
     """Return the tokens to keep free: the larger of the reserve and the output limit in the parameters."""
-    limits = [params[name] for name in LIMITS if isinstance(params.get(name), int)]
+    limits: list[int] = [params[name] for name in LIMITS if isinstance(params.get(name), int)]
     return max([budget.reserve, *limits])
 
 
@@ -64,8 +62,8 @@ def room(context: int, reserve: int, overhead: int, factor: int) -> int:
     return left
 
 
-# Context windows by the beginning of a model's name, the longest match first. Source: the model pages of OpenAI's platform
-# documentation.
+# Context windows by the beginning of a model's name, the longest match first. Source: the model pages of OpenAI's
+# platform documentation.
 _KNOWN: Final[Mapping[str, int]] = {
     "gpt-5": 400_000,
     "gpt-5-chat": 128_000,

@@ -1,7 +1,7 @@
 """Choosing: from a history and a budget to a manifest. Pure: no clock, no chance, no I/O.
 
-Choosing starts from the line's last manifest and keeps its cut while it fits, adding what is new. On overflow the policy
-makes one new cut. So between two cuts a window only grows at its end.
+Choosing starts from the line's last manifest and keeps its cut while it fits, adding what is new. On overflow the
+policy makes one new cut. So between two cuts a window only grows at its end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .units import Scene, Unit, units_of
 __all__ = ("Deeper", "Request", "choose", "line_of")
 
 
-class Deeper(Exception):  # noqa: N818 - it asks the caller to load more, and is never seen outside
+class Deeper(Exception):
     """The history does not reach back far enough to decide."""
 
 
@@ -98,6 +98,8 @@ class _Choice:
             cut = self._cut(self._room(factor))
             self.dropped |= cut.dropped
             self.excerpted = (self.excerpted | cut.excerpted) - cut.dropped
+            if self._total() > self._room(factor):
+                raise BudgetExceeded(scaled(self._total(), factor), scaled(self._room(factor), factor), cut.rule)
             rule = cut.rule
         elif self._short:
             raise Deeper
@@ -144,10 +146,9 @@ class _Choice:
         ):
             raise Deeper
         try:
-            if left <= 0:
-                raise BudgetExceeded(sum(unit.lean for unit in candidates if unit.at in frontier), left)
             return self.policy.cut(candidates, left, frontier)
         except BudgetExceeded as error:
+            # The policy speaks of items alone, uncorrected; the caller knows whole requests.
             factor = self.last.factor if self.last else 1000
             needed = scaled(error.needed + self.fixed + self.request.overhead, factor)
             raise BudgetExceeded(needed, self.request.budget.context - self.request.reserve) from None

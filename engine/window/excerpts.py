@@ -28,6 +28,7 @@ def excerpt(item: Item) -> dict[str, Any] | None:
         return None
     if len(text) > _LARGE:
         left = len(text) - _HEAD - _TAIL
-        text = f"{text[:_HEAD]}\n[… {left:,} of {len(text):,} characters left out to fit the context window …]\n{text[-_TAIL:]}"
+        gap = f"[… {left:,} of {len(text):,} characters left out to fit the context window …]"
+        text = f"{text[:_HEAD]}\n{gap}\n{text[-_TAIL:]}"
     text += "".join(f"\n[{kind} left out to fit the context window]" for kind in others)
     return {**item, "output": text}

@@ -46,8 +46,9 @@ class Cut:
 class OldestTurns:
     """The default: large tool outputs of older groups shrink to excerpts, then the oldest turns go, whole.
 
-    A cut goes down to half of the room (the low-water mark), so that the next one is far away. When the current turn
-    alone overflows, its older groups go likewise; its input and its last group stay.
+    A cut goes down to half of the room (the low-water mark), so that the next one is far away; but the last turn before
+    the current one stays while it fits at all. When the current turn alone overflows, its older groups go likewise; its
+    input and its last group stay.
     """
 
     name = "oldest-turns"
@@ -59,7 +60,7 @@ class OldestTurns:
         cut = Cut(f"{self.name}@{self.version}: {total - available:,} tokens over {available:,}")
         low = available // 2
         total = self._excerpt([unit for unit in units if unit.at not in frontier], cut, total, low)
-        total = self._drop_turns(units, cut, total, low, frontier)
+        total = self._drop_turns(units, cut, total, low, available, frontier)
         if total > available:
             total = self._drop_groups(units, cut, total, low, frontier)
         if total > available:
@@ -77,14 +78,20 @@ class OldestTurns:
                 total -= unit.cost - unit.lean
         return total
 
-    def _drop_turns(self, units: Sequence[Unit], cut: Cut, total: int, low: int, frontier: frozenset[int]) -> int:
-        """Drop from the oldest, up to where a turn starts, and never into the turn that the frontier is in."""
+    def _drop_turns(
+        self, units: Sequence[Unit], cut: Cut, total: int, low: int, available: int, frontier: frozenset[int]
+    ) -> int:
+        """Drop from the oldest, up to where a turn starts, and never into the turn that the frontier is in.
+
+        The last turn before it goes only if there is no room for it at all: it is what the current one speaks of.
+        """
         starts = [index for index, unit in enumerate(units) if unit.start]
         ends = [*starts[1:], len(units)] if starts else []
         begin = 0
         for end in ends:
             turn = units[begin:end]
-            if total <= low or any(unit.at in frontier for unit in turn):
+            last = end < len(units) and any(unit.at in frontier for unit in units[end : ends[ends.index(end) + 1]])
+            if total <= (available if last else low) or any(unit.at in frontier for unit in turn):
                 break
             total = self._drop(turn, cut, total)
             begin = end

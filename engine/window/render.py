@@ -1,7 +1,7 @@
 """Rendering: from a manifest to the items that are sent. Pure; it never asks a policy.
 
-The same manifest renders to the same bytes for ever: change what is written here only under a new `RENDERER` version, and
-keep the old one for old manifests.
+The same manifest renders to the same bytes for ever: change what is written here only under a new `RENDERER` version,
+and keep the old one for old manifests.
 """
 
 from __future__ import annotations

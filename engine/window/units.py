@@ -43,12 +43,14 @@ class Scene:
 class Unit:
     """One group, as a target receives it."""
 
-    __slots__ = ("at", "bare", "cost", "group", "lean", "out", "pinned", "sealed", "start", "weights")
+    __slots__ = ("at", "bare", "cost", "group", "home", "lean", "out", "pinned", "sealed", "start", "weights")
 
-    def __init__(self, group: Group, weights: Mapping[int, tuple[int, int | None]] | None) -> None:
+    def __init__(self, group: Group, scene: Scene) -> None:
         self.at = group.at
         self.group = group
-        self.weights = weights
+        self.weights = scene.weights
+        self.home = scene.at_home(group.entries[0])
+        """Whether it goes back to the backend that it came from."""
         self.start = False
         """Whether a turn starts here."""
         self.pinned = bool(group.entries[0].flags & PINNED) and all(entry.flags & PINNED for entry in group.entries)
@@ -86,9 +88,12 @@ class Unit:
 
     def weight(self, entry: Entry) -> tuple[int, int | None]:
         """Return an entry's tokens, whole and excerpted."""
-        if self.weights is not None and entry.seq in self.weights:
-            return self.weights[entry.seq]
-        return entry.tokens, entry.excerpt
+        whole, short = entry.tokens, entry.excerpt
+        if self.weights is not None:
+            whole, short = self.weights.get(entry.seq, (whole, short))
+        if entry.beside and self.home:
+            return whole + entry.beside, None if short is None else short + entry.beside
+        return whole, short
 
     def weigh(self) -> None:
         """Add up what is kept."""
@@ -115,7 +120,7 @@ def units_of(scene: Scene, invariants: tuple[Invariant, ...]) -> list[Unit]:
         if group.attached and units:
             units[-1].absorb(group)
             continue
-        unit = Unit(group, scene.weights)
+        unit = Unit(group, scene)
         unit.start = group.at in starts
         if group.void:
             for entry in group.entries:

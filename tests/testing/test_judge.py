@@ -222,6 +222,7 @@ REFUSED = [
     ),
     # ids
     ("responses", response(ANSWER | {"id": "item_1"}), {}, "id-prefix", "input[0].id", 400),
+    ("responses", response(ANSWER | {"id": "ms_1"}), {}, "id-prefix", "input[0].id", 400),
     ("responses", response(CALL | {"id": "call_1"}, OUTPUT), {}, "id-prefix", "input[0].id", 400),
     ("responses", response(REASONING | {"id": "lc_1"}, ANSWER), {}, "id-prefix", "input[0].id", 400),
     ("responses", response(ANSWER | {"id": "msg_" + "a" * 61}), {}, "id-length", "input[0].id", 400),
@@ -565,6 +566,31 @@ TAKEN = [
     ("responses", response(SEARCH | {"call_id": None}, {"type": "tool_search_output", "tools": [FUNCTION]}), {}),
     ("responses", response(SEARCH | {"execution": "server"}), {}),
     ("responses", response({"type": "tool_search_output", "tools": [], "execution": "server", "call_id": None}), {}),
+    (
+        "responses",
+        response(
+            CUSTOM | {"status": "completed"},
+            {"type": "custom_tool_call_output", "call_id": "call_1", "output": [], "status": "completed"},
+        ),
+        {},
+    ),
+    (
+        "responses",
+        response(
+            {
+                "type": "computer_call_output",
+                "call_id": "c",
+                "output": {
+                    "type": "computer_screenshot",
+                    "image_url": "https://x/y.png",
+                    "detail": "high",
+                    "prompt_cache_breakpoint": {"mode": "explicit"},
+                },
+            },
+            previous_response_id="resp_1",
+        ),
+        {},
+    ),
     # reasoning
     ("responses", response(USER, REASONING, ANSWER), {}),
     ("responses", response(USER, REASONING, REASONING | {"id": "rs_2"}, CALL | {"id": "fc_1"}, OUTPUT), {}),
@@ -750,6 +776,12 @@ def test_every_call_of_the_client_needs_its_output_and_every_output_its_call(kin
     assert rules("responses", response(item, output, output | {"id": "c"})) == ["duplicate-output"]
 
 
+def test_each_reasoning_of_a_chain_wants_the_same_follower():
+    chain = [REASONING, REASONING | {"id": "rs_2"}]
+    assert rules("responses", response(*chain, ANSWER)) == []
+    assert rules("responses", response(*chain, USER)) == ["reasoning-without-follower"] * 2
+
+
 def test_a_shell_in_a_container_is_run_by_the_server():
     call = {"type": "shell_call", "call_id": "c", "action": {}, "environment": {"type": "container_reference"}}
     assert rules("responses", response(USER, call)) == []
@@ -882,9 +914,10 @@ def test_the_judge_knows_the_parameters_of_the_package(api, shape, body):
             assert rules(api, body | {name: value}) == [], name
             if nullable:
                 assert rules(api, body | {name: None}) == [], name
-    for name in ("tools", "metadata", "stream", "instructions", "previous_response_id", "model"):
-        if name in get_type_hints(shape):
-            assert rules(api, body | {name: 4.5}) == ["wrong-type"], name
+    typed = {"tools", "metadata", "instructions", "previous_response_id", "model", "input", "conversation", "prompt"}
+    typed |= {"store", "background", "include", "stream_options", "context_management", "truncation"}
+    for name in (typed & {*get_type_hints(shape)}) - ({"store", "stream_options"} if api == "chat" else set()):
+        assert rules(api, body | {name: 4.5}) == ["wrong-type"], name
 
 
 @pytest.mark.parametrize(
@@ -903,6 +936,13 @@ def test_the_fields_of_a_chat_message_are_typed(message, field):
     before = [ASKS] if message is TELLS else []
     assert rules("chat", chat(*before, message)) == []
     assert "wrong-type" in rules("chat", chat(*before, message | {field: 4.5}))
+
+
+@pytest.mark.parametrize(("kind", "field"), [("function", "name"), ("custom", "name"), ("custom", "input")])
+def test_the_fields_of_a_chat_call_are_typed(kind, field):
+    inner = {"name": "look", "arguments": "", "input": ""} | {field: 4}
+    (found,) = refusals("chat", chat(ASKS | {"tool_calls": [{"id": "call_1", "type": kind, kind: inner}]}, TELLS))
+    assert (found.rule, found.param) == ("wrong-type", f"messages[0].tool_calls[0].{kind}.{field}")
 
 
 @pytest.mark.parametrize("kind", ["text", "image_url", "input_audio", "file", "refusal"])

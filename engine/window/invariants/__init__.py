@@ -1,7 +1,7 @@
 """What makes a window valid, one small unit each; together they hold for every history.
 
-Each looks at one unit and may leave items of it out, take its ids away, or ask for a stand-in output. Their order matters:
-what an API does not take goes first, pairs are completed next, and reasoning and ids follow from what is left.
+Each looks at one unit and may leave items of it out, take its ids away, or ask for a stand-in output. Their order
+matters: what an API does not take goes first, pairs are completed next, and reasoning and ids follow from what is left.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _OPTIONAL: Final = frozenset({"mcp_approval_request"})
 """Calls that may stand without an answer."""
 
 
-def calls_and_outputs_in_pairs(unit: Unit, scene: Scene) -> None:
+def calls_and_outputs_in_pairs(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
     """Leave outputs without a call out, all but the first of several, and complete calls that have none."""
     answered: dict[tuple[str, str], int] = {}
     for entry in unit.group.entries:
@@ -55,5 +55,4 @@ def _outputs(unit: Unit, answered: dict[tuple[str, str], int]) -> None:
                 chosen[key] = entry.seq
             else:
                 unit.leave_out(entry, f"superseded by the first output, at {first.seq}")
-    for key, seq in chosen.items():
-        answered[key] = seq
+    answered.update(chosen)

@@ -1,12 +1,14 @@
 """Reasoning stays with what it led to, both ways; else none of its response's reasoning goes.
 
 Reasoning with nothing behind it is refused ("provided without its required following item"), and so is an item with its
-id but without the reasoning it was born with. A response that is not whole is therefore sent without any reasoning, and
+id but without the reasoning it was born with. What follows must be what the model made, under the id that it was given:
+a message written without one does not count. A response that is not whole is therefore sent without any reasoning, and
 `identity` takes the ids from the rest.
 """
 
 from __future__ import annotations
 
+from ...events import NAMED
 from ..units import Scene, Unit
 
 __all__ = ("reasoning_with_what_it_led_to",)
@@ -18,7 +20,7 @@ def reasoning_with_what_it_led_to(unit: Unit, scene: Scene) -> None:  # noqa: AR
     thoughts = [entry for entry in made if entry.reading.shape == "reasoning"]
     if not thoughts:
         return
-    whole = not any(entry.seq in unit.out for entry in made)
+    whole = all(entry.seq not in unit.out and entry.flags & NAMED for entry in made)
     if whole and made[-1].reading.shape != "reasoning":
         return
     rule = "nothing follows it" if whole else "its response is not sent whole"

@@ -1,0 +1,308 @@
+"""The `turnlog` command: look into a log, move conversations in and out of it, talk to a model.
+
+With `--json`, standard output carries one JSON document and nothing else; messages go to standard error. Exit status:
+0; 1, a check has failed; 2, wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+
+from turnlog.adapters.cli import show
+from turnlog.adapters.cli.importing import Report, import_file
+from turnlog.engine.engine import Engine, open_engine
+from turnlog.engine.errors import Invalid, NotFound, TurnlogError
+from turnlog.engine.replay import Report as Verified
+from turnlog.engine.window.budget import Budget
+
+__all__ = ("app", "main")
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="turnlog",
+    help="Look into a turnlog database, move conversations in and out of it, talk to a model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Db = Annotated[Path, typer.Option("--db", envvar="TURNLOG_DB", help="The database file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The conversation's id.")]
+DEFAULT = Path("turnlog.db")
+
+
+def main() -> NoReturn:
+    """Run the command; the entry point."""
+    try:
+        app(standalone_mode=True)
+    except TurnlogError as error:
+        errors.print(f"turnlog: {error}", style="red", markup=False)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever read the output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    raise SystemExit(0)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's work."""
+    return anyio.run(work)
+
+
+@asynccontextmanager
+async def existing(db: Path) -> AsyncIterator[Engine]:
+    """Open a database that must be there already."""
+    if not await anyio.Path(db).exists():
+        raise NotFound(f"database {db} (name it with --db)")
+    async with open_engine(db, migrate=False) as engine:
+        yield engine
+
+
+def put(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return msgspec.to_builtins(value)
+
+
+# -- in and out
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files of conversations; .gz is unpacked.")],
+    db: Db = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Import recorded exchanges, arrays of items or messages, or turnlog's own exports; again, nothing changes."""
+    report = Report()
+
+    async def work() -> None:
+        async with open_engine(db) as engine:
+            with show.progress("importing", sum(_size(file) for file in files), shown=not as_json) as advance:
+                for file in files:
+                    await import_file(engine, file, report, advance)
+
+    run(work)
+    if as_json:
+        put(
+            {
+                "imported": [msgspec.to_builtins(one) for one in report.imported],
+                "rejected": [msgspec.to_builtins(one) for one in report.rejected],
+            }
+        )
+    else:
+        show.imported(report)
+    if report.malformed:
+        raise typer.Exit(2)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise Invalid(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@app.command()
+def export(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Conversations to export.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; .gz is packed.")],
+    db: Db = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Write conversations to a file of JSON Lines; importing it gives the same events."""
+    from turnlog.adapters.cli.exporting import export_file  # noqa: PLC0415
+
+    async def work() -> list[dict[str, Any]]:
+        async with existing(db) as engine:
+            return await export_file(engine, ids, output)
+
+    exported = run(work)
+    if as_json:
+        put({"exported": exported, "file": str(output)})
+    else:
+        show.exported(exported, output)
+
+
+# -- looking
+
+
+@app.command("list")
+def list_(
+    db: Db = DEFAULT,
+    limit: Annotated[int, typer.Option(help="Conversations at most.")] = 50,
+    after: Annotated[str | None, typer.Option(help="The `next` of the page before.")] = None,
+    order: Annotated[str, typer.Option(help="-updated, -created or created.")] = "-updated",
+    as_json: Json = False,
+) -> None:
+    """List conversations."""
+
+    async def work() -> Any:
+        async with existing(db) as engine:
+            return await engine.list(order=order, limit=limit, after=after)  # type: ignore[arg-type]
+
+    page = run(work)
+    if as_json:
+        put({"conversations": [show.info(one) for one in page.data], "next": page.next})
+    else:
+        show.conversations(page)
+
+
+@app.command("show")
+def show_(
+    id: Id,
+    db: Db = DEFAULT,
+    at: Annotated[int | None, typer.Option(help="Only up to this seq.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a conversation's events."""
+
+    async def work() -> tuple[Any, list[Any]]:
+        async with existing(db) as engine:
+            conversation = await engine.get(id)
+            return conversation, [one async for one in conversation.events() if at is None or one.seq <= at]
+
+    conversation, events = run(work)
+    if as_json:
+        put(
+            {
+                "id": conversation.id,
+                "version": conversation.version,
+                "metadata": conversation.metadata,
+                "events": [show.event(one) for one in events],
+            }
+        )
+    else:
+        show.events(conversation, events)
+
+
+@app.command()
+def window(
+    id: Id,
+    context: Annotated[int, typer.Option(help="Tokens that the model takes.")],
+    db: Db = DEFAULT,
+    reserve: Annotated[int, typer.Option(help="Tokens kept free for the answer.")] = 0,
+    api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
+    at: Annotated[int | None, typer.Option(help="As it was at this version.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model would be sent: the items or messages, without instructions and tools."""
+    if api not in ("responses", "chat"):
+        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
+    shape: Literal["responses", "chat"] = "chat" if api == "chat" else "responses"
+
+    async def work() -> Any:
+        async with existing(db) as engine:
+            return await (await engine.get(id)).window(Budget(context, reserve), at=at, api=shape)
+
+    made = run(work)
+    if as_json:
+        put(show.window_document(made, shape))
+    else:
+        show.window(made, shape)
+
+
+@app.command()
+def request(
+    id: Id,
+    response: Annotated[int | None, typer.Option(help="The response's seq; default: the latest.")] = None,
+    db: Db = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Show a recorded request, rebuilt from the log and checked against the digest of what was sent."""
+
+    async def work() -> Any:
+        async with existing(db) as engine:
+            calls = (await engine.get(id)).responses(order="desc", limit=200)
+            async for call in calls:
+                if response is None or call.seq == response:
+                    return await call.request()
+        raise NotFound(f"{id}: response {response if response is not None else '(none was ever requested)'}")
+
+    body = run(work)
+    if as_json:
+        put(body)
+    else:
+        show.document(body)
+
+
+@app.command()
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
+    db: Db = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Rebuild every recorded request from the log and compare it with the digest of what was sent."""
+    from turnlog.adapters.cli.verifying import verify_all  # noqa: PLC0415
+
+    async def work() -> Verified:
+        async with existing(db) as engine:
+            return await verify_all(engine, ids or [], shown=not as_json)
+
+    report = run(work)
+    if as_json:
+        put(msgspec.to_builtins(report))
+    else:
+        show.verified(report)
+    if report.diverged:
+        raise typer.Exit(1)
+
+
+# -- talking
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="The model's name.")],
+    db: Db = DEFAULT,
+    id: Annotated[str | None, typer.Option(help="A conversation to go on with; default: a new one.")] = None,
+    api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
+    base_url: Annotated[str | None, typer.Option(help="Of another backend than OpenAI's.")] = None,
+    context: Annotated[int | None, typer.Option(help="The model's context window, if it is not known.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Talk to a model: each line of standard input is a turn. The key is taken from OPENAI_API_KEY."""
+    from turnlog.adapters.cli.chatting import talk  # noqa: PLC0415
+
+    if api not in ("responses", "chat"):
+        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
+    ended = run(lambda: talk(db, model, id, api, base_url, None if context is None else Budget(context), quiet=as_json))
+    if as_json:
+        put(ended)
+
+
+@app.command()
+def demo(
+    db: Annotated[Path | None, typer.Option("--db", help="Keep the database here; default: it is thrown away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the main job from nothing: no key, no network, a scripted model on this machine."""
+    try:
+        from turnlog.adapters.cli.demo import demonstrate  # noqa: PLC0415
+    except ImportError as error:
+        raise Invalid(f'the demo needs more packages ({error}): pip install "turnlog[demo]"') from error
+    told = run(lambda: demonstrate(db, quiet=as_json))
+    if as_json:
+        put(told)
+    if told["diverged"]:
+        raise typer.Exit(1)

@@ -1,0 +1,235 @@
+"""`turnlog import`: files of conversations into a log."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events, shifted
+from turnlog.engine.canonical import canonical, digest, parse
+from turnlog.engine.codec import event
+from turnlog.engine.engine import Engine
+from turnlog.engine.errors import Conflict, Invalid, InvalidItem
+from turnlog.engine.events import ConversationCreated
+from turnlog.engine.ids import NO_STREAM
+from turnlog.engine.log import Key
+from turnlog.engine.portable import Package, restore
+
+__all__ = ("Imported", "Rejected", "Report", "import_file", "lines_in")
+
+_AT_ONCE: Final = 64
+"""Conversations that are appended at the same time."""
+_CHAT_ONLY: Final = frozenset({"tool", "function"})
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A conversation that is in the log now, whether this import or an earlier one brought it."""
+
+    id: str
+    events: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line that made no conversation, and why."""
+
+    source: str
+    line: int
+    error: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What an import did."""
+
+    imported: list[Imported] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    malformed: bool = False
+    """Whether a rejected line was bad input, rather than a record that simply holds no conversation."""
+
+
+def lines_in(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file that are not blank, with their numbers; a `.gz` file is unpacked on the way.
+
+    Raises:
+        Invalid: it cannot be read.
+    """
+    try:
+        with cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError, zlib.error) as error:
+        raise Invalid(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+async def import_file(engine: Engine, path: Path, report: Report, progress: Callable[[int], None]) -> None:
+    """Import one file; *progress* is told of bytes read.
+
+    Raises:
+        Invalid: it cannot be read at all.
+        StoreError: the log cannot be written.
+    """
+    async with anyio.create_task_group() as group:
+        importing = _Importing(engine, path, report, group)
+        async for number, value, error in _values(path, progress):
+            await importing.take(number, value, error)
+        await importing.finish()
+    importing.report_in_order()
+
+
+class _Importing:
+    """One file on its way in. Conversations are appended side by side, so that they share flushes."""
+
+    def __init__(self, engine: Engine, path: Path, report: Report, group: TaskGroup) -> None:
+        self.engine = engine
+        self.path = path
+        self.report = report
+        self._group = group
+        self._slots = anyio.Semaphore(_AT_ONCE)
+        self._package: Package | None = None
+        self._begun = 0
+        self._done: list[tuple[int, Imported | Rejected]] = []
+
+    async def take(self, number: int, value: Any, error: InvalidItem | None) -> None:
+        """Take the next value in."""
+        try:
+            if error is not None:
+                raise error
+            if isinstance(value, dict) and "turnlog" in value:
+                await self.finish()
+                self._begun, self._package = number, Package(value)
+            elif self._package is not None:
+                self._package.add(_object(value))
+                if len(self._package.records) == self._package.version:
+                    await self.finish()
+            else:
+                await self._append(number, value)
+        except Unusable as reason:
+            self._rejected(number, reason)
+        except Invalid as reason:
+            self._malformed(number, reason)
+            self._package = None
+
+    def _rejected(self, number: int, reason: Exception) -> None:
+        self._done.append((number, Rejected(str(self.path), number, str(reason))))
+
+    def _malformed(self, number: int, reason: Exception) -> None:
+        self.report.malformed = True
+        self._rejected(number, reason)
+
+    async def finish(self) -> None:
+        """Restore the export that was being read, if there is one."""
+        package, self._package = self._package, None
+        if package is None:
+            return
+        try:
+            await restore(self.engine.store, package)
+        except (Invalid, Conflict) as error:
+            self._malformed(self._begun, error)
+            return
+        self._done.append((self._begun, Imported(package.id, len(package.records), f"{self.path}:{self._begun}")))
+
+    async def _append(self, number: int, value: Any) -> None:
+        """Append one value's conversation: of a recorded exchange, or of an array of items or messages."""
+        if isinstance(value, dict) and "api" in value:
+            made = await record_events(self.engine.intake, value)
+        else:
+            made = await _array(self.engine, value)
+        await self._slots.acquire()
+        self._group.start_soon(self._appended, number, made, Key("import", digest(canonical(value))))
+
+    async def _appended(self, number: int, made: Made, key: Key) -> None:
+        try:
+            appended = await self.engine.writer.append(
+                made.id, made.events, expected=NO_STREAM, key=key, bodies=made.bodies
+            )
+        except Conflict as error:
+            self._malformed(number, error)
+            return
+        finally:
+            self._slots.release()
+        events = appended.last - appended.first + 1
+        self._done.append((number, Imported(made.id, events, f"{self.path}:{number}")))
+
+    def report_in_order(self) -> None:
+        """Hand in what was done, in the order of the file."""
+        for _, one in sorted(self._done, key=lambda entry: entry[0]):
+            if isinstance(one, Imported):
+                self.report.imported.append(one)
+            else:
+                self.report.rejected.append(one)
+
+
+async def _values(path: Path, progress: Callable[[int], None]) -> AsyncIterator[tuple[int, Any, InvalidItem | None]]:
+    """Yield a file's JSON values with the lines that they begin at: one a line, else the whole file as one."""
+    lines = lines_in(path)
+    for number, line in lines:
+        progress(len(line))
+        try:
+            value, error = parse(line), None
+        except InvalidItem as failed:
+            value, error = None, failed
+        if error is not None and line.lstrip()[:1] in (b"[", b"{"):
+            # Not JSON Lines, it seems: a document that spreads over lines is read whole.
+            whole = line + b"".join(rest for _, rest in lines)
+            progress(len(whole) - len(line))
+            if whole != line:
+                try:
+                    value, error = parse(whole), None
+                except InvalidItem:
+                    yield number, None, error
+                    for later, one in _again(path, number):
+                        yield later, *_parsed(one)
+                    return
+        yield number, value, error
+
+
+def _again(path: Path, after: int) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in lines_in(path) if number > after)
+
+
+def _parsed(line: bytes) -> tuple[Any, InvalidItem | None]:
+    try:
+        return parse(line), None
+    except InvalidItem as error:
+        return None, error
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidItem("$", f"an object is expected here, this is a {type(value).__name__}")
+    return value
+
+
+async def _array(engine: Engine, value: Any) -> Made:
+    """Return the conversation of an array, or of an object that holds one as `messages` or `input`."""
+    field_ = None
+    given = value
+    if isinstance(value, dict):
+        field_ = next((name for name in ("messages", "input", "items") if isinstance(value.get(name), list)), None)
+        given = value.get(field_) if field_ else None
+    if not isinstance(given, list):
+        raise InvalidItem(
+            "$",
+            "a recorded exchange, an export of turnlog, an array of items or messages, or an object with such an "
+            "array as messages or input is needed",
+        )
+    chat = field_ == "messages" or any(
+        isinstance(one, dict) and (one.get("role") in _CHAT_ONLY or "tool_calls" in one) for one in given
+    )
+    path = f"$.{field_}" if field_ else "$"
+    items = await items_of(engine.intake, given, chat=chat, origin=None, path=path)
+    if not items:
+        raise InvalidItem(path, "there are no items in it")
+    created = event(ConversationCreated())
+    return Made(f"in_{digest(canonical(value))[:24]}", [created, *shifted(items, 1)], {})

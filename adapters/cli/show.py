@@ -1,0 +1,264 @@
+"""What the command prints for people: tables, and a bar for what takes long. JSON documents are made here too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rich.console import Console
+from rich.json import JSON
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from turnlog.adapters.cli.importing import Report as Imports
+from turnlog.engine.conversation import Conversation
+from turnlog.engine.engine import Info
+from turnlog.engine.items import parts, read
+from turnlog.engine.listing import Event
+from turnlog.engine.manifest import SENT, Manifest, stored
+from turnlog.engine.pages import Page
+from turnlog.engine.replay import Report as Verified
+from turnlog.engine.window.window import Window
+
+__all__ = (
+    "console",
+    "conversations",
+    "document",
+    "event",
+    "events",
+    "exported",
+    "imported",
+    "info",
+    "manifest_rows",
+    "progress",
+    "verified",
+    "window",
+    "window_document",
+)
+
+console = Console(highlight=False)
+_STYLES: Final[Mapping[str, str]] = {
+    "kept": "green",
+    "pinned": "cyan",
+    "excerpted": "yellow",
+    "dropped": "red",
+    "compacted": "magenta",
+}
+_WIDE: Final = frozenset({"what", "why", "reason"})
+_REJECTED_SHOWN: Final = 20
+
+
+@contextmanager
+def progress(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while something goes on; yield what is told of each step."""
+    if not shown:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total or None)
+        yield lambda step: bar.advance(task, step)
+
+
+def table(*columns: str, title: str | None = None, right: Sequence[str] = ()) -> Table:
+    """Return an empty table."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        expand=True,
+    )
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        if name in _WIDE:
+            # The last column takes what the others leave.
+            folds = name != "what"
+            made.add_column(name, ratio=1, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
+        else:
+            made.add_column(name, justify=justify, no_wrap=True)
+    return made
+
+
+# -- listings
+
+
+def info(one: Info) -> dict[str, Any]:
+    """Return a conversation's row as JSON."""
+    return {
+        "id": one.id,
+        "version": one.version,
+        "items": one.items,
+        "last_item": one.last_item,
+        "created": one.created.isoformat(),
+        "updated": one.updated.isoformat(),
+        "metadata": one.metadata,
+        "busy": one.busy,
+    }
+
+
+def conversations(page: Page[Info]) -> None:
+    """Print a page of conversations."""
+    rows = table("id", "version", "items", "updated", "what", right=("version", "items"))
+    for one in page.data:
+        about = json.dumps(one.metadata, ensure_ascii=False) if one.metadata else ""
+        rows.add_row(
+            one.id, str(one.version), str(one.items), f"{one.updated:%Y-%m-%d %H:%M:%S}", escape(_short(about))
+        )
+    console.print(rows)
+    if page.next is not None:
+        console.print(f"more: --after '{page.next}'", style="dim")
+
+
+def event(one: Event) -> dict[str, Any]:
+    """Return an event as JSON."""
+    return {
+        "seq": one.seq,
+        "type": one.type,
+        "time": one.time.isoformat(),
+        "response": one.response,
+        "tokens": one.tokens,
+        "item": one.item,
+        "data": one.data,
+    }
+
+
+def events(conversation: Conversation, found: Sequence[Event]) -> None:
+    """Print a conversation's events."""
+    title = f"{conversation.id}, version {conversation.version}"
+    rows = table("seq", "time", "event", "of", "tokens", "what", title=title, right=("seq", "of", "tokens"))
+    for one in found:
+        of = "" if one.response is None else str(one.response)
+        tokens = str(one.tokens) if one.tokens else ""
+        rows.add_row(str(one.seq), f"{one.time:%H:%M:%S.%f}"[:-3], one.type, of, tokens, escape(_short(_told(one))))
+    console.print(rows)
+
+
+def _told(one: Event) -> str:
+    """Return what an event says, in a line."""
+    if one.item is not None:
+        return said(one.item)
+    data = dict(one.data)
+    if isinstance(data.get("manifest"), dict):
+        tokens, context = data["manifest"].get("tokens", 0), data["manifest"].get("context", 0)
+        target = data.get("target") or {}
+        window_ = f"{tokens:,} of {context:,} tokens" if context else f"{tokens:,} tokens"
+        return (
+            f"{target.get('model', '')} over {target.get('api', '')}: {window_}, digest {str(data.get('digest'))[:12]}…"
+        )
+    return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in data.items())
+
+
+def said(item: Mapping[str, Any]) -> str:
+    """Return what an item says, in a line."""
+    form = read(item)
+    if form.shape in ("function_call", "custom_tool_call"):
+        return f"calls {item.get('name')}({item.get('arguments', item.get('input', ''))})"
+    texts = [str(part.get("text", part.get("refusal", f"[{part.get('type')}]"))) for part in parts(item)]
+    text = " ".join(" ".join(texts).split())
+    return f"{form.shape}: {text}" if text else f"{form.shape}"
+
+
+def _short(text: str, width: int = 110) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# -- windows
+
+
+def window_document(made: Window, api: Literal["responses", "chat"]) -> dict[str, Any]:
+    """Return a window as JSON."""
+    content = {"messages": made.messages} if api == "chat" else {"items": made.items}
+    return {
+        "version": made.version,
+        "tokens": made.tokens.total,
+        "budget": made.budget.context - made.budget.reserve,
+        **content,
+        "manifest": {**stored(made.manifest), "measured": made.tokens.measured, "bound": made.tokens.bound},
+    }
+
+
+def window(made: Window, api: Literal["responses", "chat"]) -> None:
+    """Print a window, and why it is as it is."""
+    content = made.messages if api == "chat" else made.items
+    told = made.tokens
+    exact = "counted" if told.measured else "estimated"
+    left = made.budget.context - made.budget.reserve
+    what = "messages" if api == "chat" else "items"
+    title = f"{len(content)} {what}, {told.total:,} of {left:,} tokens ({exact}, ± {told.bound:,})"
+    rows = table("seq", "tokens", "what", title=title, right=("seq", "tokens"))
+    for one in made.rendered:
+        tokens = made.manifest.weights.get(one.seq)
+        rows.add_row(str(one.seq), "" if tokens is None else str(tokens), escape(_short(said(one.item))))
+    console.print(rows)
+    console.print()
+    console.print(manifest_rows(made.manifest))
+
+
+def manifest_rows(manifest: Manifest) -> Table:
+    """Return a manifest's runs as a table."""
+    rows = table("seqs", "fate", "why", title=f"{manifest.policy}, as of {manifest.as_of}")
+    for run in manifest.runs:
+        seqs = f"{run.first}" if run.first == run.last else f"{run.first}-{run.last}"
+        style = _STYLES.get(run.fate, "dim")
+        rows.add_row(seqs, f"[{style}]{run.fate}[/]", escape(manifest.rules[run.rule]))
+    if manifest.sealed:
+        rows.add_row(", ".join(map(str, manifest.sealed)), "sealed", "no output in the log: the window says so")
+    return rows
+
+
+def sent(manifest: Manifest) -> int:
+    """Return how many seqs a manifest sends."""
+    return sum(run.last - run.first + 1 for run in manifest.runs if run.fate in SENT)
+
+
+def document(value: Any) -> None:
+    """Print a JSON document for people."""
+    console.print(JSON(json.dumps(value, ensure_ascii=False)))
+
+
+# -- reports
+
+
+def imported(report: Imports) -> None:
+    """Print what an import did."""
+    count = sum(one.events for one in report.imported)
+    console.print(f"{len(report.imported):,} conversations with {count:,} events are in the log")
+    if not report.rejected:
+        return
+    rows = table("where", "reason", title=f"{len(report.rejected):,} lines made none")
+    for one in report.rejected[:_REJECTED_SHOWN]:
+        rows.add_row(f"{one.source}:{one.line}", escape(one.error))
+    console.print(rows)
+    if len(report.rejected) > _REJECTED_SHOWN:
+        console.print(f"and {len(report.rejected) - _REJECTED_SHOWN:,} more; --json lists all", style="dim")
+
+
+def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Print what an export did."""
+    count = sum(one["events"] for one in done)
+    console.print(f"{len(done):,} conversations with {count:,} events are in {path}")
+
+
+def verified(report: Verified) -> None:
+    """Print what verifying found."""
+    style = "red" if report.diverged else "green"
+    console.print(f"{report.verified:,} of {report.responses:,} requests verified", style=style)
+    if report.erased:
+        console.print(f"{report.erased:,} held an item that was erased since")
+    if report.diverged:
+        rows = table("where", "path", "reason", title=f"{len(report.diverged):,} diverged")
+        for one in report.diverged:
+            rows.add_row(f"{one.conversation}/{one.response}", one.path, escape(one.reason))
+        console.print(rows)

@@ -1,0 +1,30 @@
+"""Checks of arguments, at run time: callers are not all type-checked."""
+
+from __future__ import annotations
+
+from .errors import Invalid
+
+__all__ = ("seconds", "whole")
+
+
+def whole(name: str, value: object, least: int, most: int | None = None, *, of: str = "") -> int:
+    """Return *value* if it is a whole number from *least* to *most*.
+
+    Raises:
+        Invalid: it is not; the message has *name* and, if given, what it is a number *of*.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        span = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise Invalid(f"{name}={value!r}: a whole number{f' of {of}' if of else ''} is needed, {span}")
+    return value
+
+
+def seconds(name: str, value: object, least: float, most: float) -> float:
+    """Return *value* if it is a number of seconds from *least* to *most*.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise Invalid(f"{name}={value!r}: seconds are needed, {least:g} to {most:g}")
+    return float(value)

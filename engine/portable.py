@@ -1,0 +1,188 @@
+"""Conversations as JSON Lines: everything that the log has of them, and back.
+
+A conversation is a header line, then the bodies that its events refer to, then its events in seq order. Reading it into
+another store gives the same events: same seqs, times, checksums; only positions are the new store's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final
+
+from .canonical import digest, encode, loads
+from .codec import REQUESTED, body, renewed
+from .errors import Conflict, InvalidItem, NotFound
+from .events import NewEvent, Record, ResponseRequested
+from .ids import Position, check_id
+from .log import Query, Store
+
+__all__ = ("FORMAT", "Package", "dump", "restore")
+
+FORMAT: Final = 1
+_PAGE: Final = 500
+_BATCH: Final = 20_000
+"""Events that are appended at once: what fits is restored whole or not at all."""
+
+_PLAIN: Final = ("schema", "response", "shape", "link", "tokens", "excerpt", "flags")
+_DEFAULTS: Final[Mapping[str, Any]] = {"schema": 1, "tokens": 0, "flags": 0}
+
+
+async def dump(store: Store, name: str) -> AsyncIterator[tuple[bytes, bool]]:
+    """Yield a conversation line by line, and of each line whether it is an event; in memory bounded by a page.
+
+    Raises:
+        NotFound: there is no such conversation.
+    """
+    snapshot = await store.read(name)
+    if snapshot is None:
+        raise NotFound(f"conversation {name}")
+    version = snapshot.head.version
+    yield _line({"turnlog": "conversation", "format": FORMAT, "id": name, "version": version}), False
+    seen: set[str] = set()
+    async for record in _records(store, name, version):
+        said = body(record) if record.kind == REQUESTED else None
+        if isinstance(said, ResponseRequested) and said.settings not in seen:
+            seen.add(said.settings)
+            content = await store.body(said.settings)
+            if content is not None:
+                yield _line({"body": said.settings, "value": loads(content)}), False
+        yield _line(_written(record)), True
+
+
+async def _records(store: Store, name: str, version: int) -> AsyncIterator[Record]:
+    after = 0
+    while after < version:
+        snapshot = await store.read(name, Query(after=after, before=version + 1, limit=_PAGE))
+        page = snapshot.records[0] if snapshot else ()
+        if not page:
+            return
+        for record in page:
+            yield record
+        after = page[-1].seq
+
+
+def _line(value: Any) -> bytes:
+    return encode(value) + b"\n"
+
+
+def _written(record: Record) -> dict[str, Any]:
+    made: dict[str, Any] = {"seq": record.seq, "time": record.time, "kind": record.kind, "sum": record.sum}
+    for name in _PLAIN:
+        value = getattr(record, name)
+        if value != _DEFAULTS.get(name):
+            made[name] = value
+    for name in ("item", "data"):
+        content = getattr(record, name)
+        if content is not None:
+            made[name] = loads(content)
+    return made
+
+
+class Package:
+    """One conversation read from lines, before it is restored."""
+
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        """Begin with a header line.
+
+        Raises:
+            InvalidItem: it is no header of a format that is known here.
+        """
+        if header.get("format") != FORMAT:
+            raise InvalidItem(
+                "$.format", f"{header.get('format')!r} is not known here; this turnlog reads format {FORMAT}"
+            )
+        self.id = check_id(str(header.get("id")))
+        self.version = header.get("version")
+        self.bodies: dict[str, bytes] = {}
+        self.records: list[Record] = []
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take the next line in.
+
+        Raises:
+            InvalidItem: it is neither a body nor the next event.
+        """
+        if "body" in line:
+            content = encode(line.get("value"))
+            if digest(content) != line["body"]:
+                raise InvalidItem("$.value", "the body is not what its digest says; the file was changed")
+            self.bodies[str(line["body"])] = content
+            return
+        seq = line.get("seq")
+        if seq != len(self.records) + 1:
+            raise InvalidItem("$.seq", f"{seq!r}: event {len(self.records) + 1} is expected here")
+        self.records.append(_read(self.id, line))
+
+    def check(self) -> None:
+        """See to it that it is whole.
+
+        Raises:
+            InvalidItem: events are missing at its end, or settings that they refer to.
+        """
+        if len(self.records) != self.version:
+            raise InvalidItem(
+                "$", f"{self.id}: {len(self.records)} of {self.version} events are here; the file is not whole"
+            )
+
+
+def _read(name: str, line: Mapping[str, Any]) -> Record:
+    values = {key: line[key] for key in _PLAIN if key in line}
+    numbers = ("seq", "time", "sum", "schema", "tokens", "flags")
+    for key in numbers:
+        value = line.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidItem(f"$.{key}", f"{value!r} is no whole number")
+    if not isinstance(line.get("kind"), str):
+        raise InvalidItem("$.kind", "an event needs a kind")
+    return Record(
+        conversation=name,
+        position=Position(""),
+        seq=line["seq"],
+        time=line["time"],
+        kind=line["kind"],
+        item=encode(line["item"]) if "item" in line else None,
+        data=encode(line["data"]) if "data" in line else None,
+        sum=line.get("sum", 0),
+        **values,
+    )
+
+
+async def restore(store: Store, package: Package) -> int:
+    """Append a conversation's events to a store that does not have them; return how many there were to append.
+
+    What is there already, from an earlier time or an import that was stopped, is compared and left alone.
+
+    Raises:
+        Conflict: the store has a conversation of that id with other events.
+        StoreError: it cannot be written; what was is whole up to a batch's end, and the same import goes on from there.
+    """
+    package.check()
+    there = await _same(store, package)
+    for start in range(there, len(package.records), _BATCH):
+        events: list[NewEvent] = [renewed(record) for record in package.records[start : start + _BATCH]]
+        await store.append(package.id, events, expected=start, bodies=package.bodies)
+    return len(package.records) - there
+
+
+async def _same(store: Store, package: Package) -> int:
+    """Return how many of the events are there already."""
+    snapshot = await store.read(package.id)
+    if snapshot is None:
+        return 0
+    version = snapshot.head.version
+    ours: Iterable[Record] = package.records
+    theirs = [record async for record in _records(store, package.id, version)]
+    for mine, other in zip(ours, theirs, strict=False):
+        if (mine.kind, mine.time, mine.sum, mine.item, mine.data) != (
+            other.kind,
+            other.time,
+            other.sum,
+            other.item,
+            other.data,
+        ):
+            raise Conflict(
+                f"conversation {package.id}: event {mine.seq} is another one here; import it under another id"
+            )
+    if version > len(package.records):
+        return len(package.records)
+    return version
