@@ -205,10 +205,10 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
                 message[one.extra["field"]] = "".join(str(part.get("text", "")) for part in parts(item))
             case _:
                 pass
-    if len(contents) == 1:
-        message["content"] = contents[0]
-    elif contents:
-        message["content"] = [part for content in contents for part in _as_parts(content)]
+    if contents:
+        message["content"] = (
+            contents[0] if len(contents) == 1 else [part for one in contents for part in _as_parts(one)]
+        )
     if calls:
         message.setdefault("content", None)
         message["tool_calls"] = calls
