@@ -11,7 +11,7 @@ Source: the message params of `POST /chat/completions`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Final, NamedTuple
 
 from .canonical import encode, plain
@@ -195,24 +195,23 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
         match item.get("type", "message"):
             case "message":
                 contents.append(_content_out(item.get("content"), home=recorded or one.home, spoken=True))
-            case "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
-                calls.append({"id": item["call_id"], "type": "function", "function": function})
-            case "custom_tool_call":
-                custom = {"name": item["name"], "input": item["input"]}
-                calls.append({"id": item["call_id"], "type": "custom", "custom": custom})
+            case "function_call" | "custom_tool_call":
+                calls.append(_call_out(item))
             case "reasoning" if recorded and one.extra and "field" in one.extra:
                 message[one.extra["field"]] = "".join(str(part.get("text", "")) for part in parts(item))
             case _:
                 pass
     if contents:
-        message["content"] = (
-            contents[0] if len(contents) == 1 else [part for one in contents for part in _as_parts(one)]
-        )
+        message["content"] = contents[0] if len(contents) == 1 else list(chain(*map(_as_parts, contents)))
     if calls:
         message.setdefault("content", None)
         message["tool_calls"] = calls
     return message
+
+
+def _call_out(item: Mapping[str, Any]) -> dict[str, Any]:
+    kind, text = ("custom", "input") if item["type"] == "custom_tool_call" else ("function", "arguments")
+    return {"id": item["call_id"], "type": kind, kind: {"name": item["name"], text: item[text]}}
 
 
 def _as_parts(content: Any) -> list[Any]:

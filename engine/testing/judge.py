@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+__all__ = ("Api", "Refusal", "judge", "refusals")
+
 Api = Literal["responses", "chat", "compact", "input_tokens"]
 _Json = dict[str, Any]
 _Typed = tuple[str, _Json]  # an item with its type, also where the body leaves the type out

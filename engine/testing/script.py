@@ -11,6 +11,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+__all__ = (
+    "Answer",
+    "Api",
+    "Call",
+    "CustomCall",
+    "Entry",
+    "Fail",
+    "Hang",
+    "Item",
+    "Part",
+    "Raw",
+    "Reason",
+    "Received",
+    "Refuse",
+    "Reply",
+    "Script",
+    "Status",
+    "Text",
+    "as_answer",
+)
+
 Api: TypeAlias = Literal["responses", "chat"]
 Status: TypeAlias = Literal["completed", "incomplete", "failed"]
 

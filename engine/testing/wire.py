@@ -17,6 +17,16 @@ from typing import Any, TypeAlias
 
 from .script import Call, CustomCall, Item, Part, Reason, Received, Refuse, Reply, Text
 
+__all__ = (
+    "JSON",
+    "Count",
+    "births_of",
+    "body_of",
+    "encoded",
+    "frames_of",
+    "rough",
+)
+
 JSON: TypeAlias = dict[str, Any]
 Count: TypeAlias = Callable[[str], int]
 
