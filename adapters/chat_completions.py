@@ -189,26 +189,29 @@ class Decoder:
 
     def _delta(self, delta: Mapping[str, Any], *, whole: bool) -> list[StreamEvent]:
         events: list[StreamEvent] = []
-        for field in _REASONING:
-            if isinstance(delta.get(field), str) and delta[field]:
-                self._field = field
-                events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
-                break
-        if isinstance(delta.get("content"), str) and delta["content"]:
-            events += self._add("message", _message, "response.output_text.delta", delta["content"])
-        elif isinstance(delta.get("content"), list):
-            events += self._add("message", _message, "response.output_text.delta", _texts(delta["content"]))
+        field = next((name for name in _REASONING if isinstance(delta.get(name), str) and delta[name]), None)
+        if field is not None:
+            self._field = field
+            events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
+        content = delta.get("content")
+        text = content if isinstance(content, str) else _texts(content) if isinstance(content, list) else ""
+        if text:
+            events += self._add("message", _message, "response.output_text.delta", text)
         if isinstance(delta.get("refusal"), str) and delta["refusal"]:
             events += self._add("refusal", _message, "response.refusal.delta", delta["refusal"])
         for position, call in enumerate(delta.get("tool_calls") or []):
             if isinstance(call, dict):
                 events += self._call(call, position if whole else call.get("index", position))
-        for key, field_value in delta.items():
-            if key not in _KNOWN and field_value not in (None, "", [], {}):
-                old = self._extra.get(key)
-                joined = isinstance(old, list) and isinstance(field_value, list)
-                self._extra[key] = [*old, *field_value] if joined else field_value  # type: ignore[misc]
+        self._keep(delta)
         return events
+
+    def _keep(self, delta: Mapping[str, Any]) -> None:
+        """Keep what no item has a place for; lists that come in pieces are joined."""
+        for key, value in delta.items():
+            if key in _KNOWN or value in (None, "", [], {}):
+                continue
+            old = self._extra.get(key)
+            self._extra[key] = [*old, *value] if isinstance(old, list) and isinstance(value, list) else value
 
     def _add(self, name: str, make: Any, kind: str, text: str) -> list[StreamEvent]:
         events, part = self._part(name, make())

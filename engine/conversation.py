@@ -11,7 +11,7 @@ from .canonical import canonical, loads
 from .checks import whole
 from .codec import event
 from .errors import AlreadyAnswered, Invalid, VersionConflict
-from .events import SEAL, MetadataUpdated, NewEvent, ResponseCompleted, Usage
+from .events import SEAL, MetadataUpdated, NewEvent, Record, ResponseCompleted, Usage
 from .history import OpenCall
 from .ids import ANY, NO_STREAM, Expected
 from .intake import content_digest, leading
@@ -139,26 +139,16 @@ class Conversation:
 
     async def _checked(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
         """Pin what leads, and refuse a second output for a call."""
+        links = [one.link for one in events if _is_output(one)]
+        snapshot = await self._engine.store.read(self.id, *(Query(link=link) for link in links)) if links else None
+        for records in snapshot.records if snapshot else ():
+            answer = _answer(records)
+            if answer is not None:
+                raise AlreadyAnswered(self.id, answer.link or "", answer.seq)
         if any(one.shape in ("system", "developer") for one in events):
             _, history = await self._engine.reader.fresh(self.id)
             if history.leading and head.items == sum(1 for _ in history.entries()):
-                events = leading(events)
-        queries = [
-            Query(link=one.link)
-            for one in events
-            if one.link is not None and reading(one.shape or "", one.link).is_output
-        ]
-        snapshot = await self._engine.store.read(self.id, *queries) if queries else None
-        for records in snapshot.records if snapshot else ():
-            answer = None
-            for record in records:
-                form = reading(record.shape or "", record.link)
-                if form.is_call:
-                    answer = None
-                elif form.is_output and answer is None and not record.flags & SEAL:
-                    answer = record
-            if answer is not None:
-                raise AlreadyAnswered(self.id, answer.link or "", answer.seq)
+                return leading(events)
         return events
 
     async def update_metadata(self, patch: Mapping[str, object], *, expected: Expected = ANY) -> None:
@@ -402,8 +392,21 @@ class Conversation:
         return total
 
 
+def _is_output(one: NewEvent | Record) -> bool:
+    return one.link is not None and reading(one.shape or "", one.link).is_output
+
+
+def _answer(records: Sequence[Record]) -> Record | None:
+    """Return the output that the last call among records of one link has; a seal is none."""
+    answer = None
+    for record in records:
+        if not _is_output(record):
+            answer = None
+        elif answer is None and not record.flags & SEAL:
+            answer = record
+    return answer
+
+
 def _looks(one: NewEvent) -> bool:
     """Return whether appending an item depends on what is there already."""
-    return one.shape in ("system", "developer") or (
-        one.link is not None and reading(one.shape or "", one.link).is_output
-    )
+    return one.shape in ("system", "developer") or _is_output(one)

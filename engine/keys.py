@@ -82,22 +82,30 @@ class _Attempt:
         }
 
     def known(self, plan: Plan, *, working: bool) -> Known:
+        """Return what became of the attempt; *working* says whether its turn is held."""
         unfinished = Known("running" if working else "again")
-        said = body(self.end) if self.end is not None else None
+        if self.end is None:
+            return unfinished
+        said = body(self.end)
         if not isinstance(said, ResponseCompleted):
-            return unfinished if self.end is None else Known("again")
-        tools = [link for link, record in self.owed.items() if plan.runs(item_of(record))]
+            return Known("again")
         pending = [link for link in self.owed if link not in self.answers]
         sealed = bool(self.owed) and not pending and all(record.flags & SEAL for record in self.answers.values())
-        if tools and not sealed and (not pending or not set(pending).isdisjoint(tools)):
-            return unfinished  # tools were running, or the model was about to be told what they returned
-        status: Status = (
-            "incomplete" if said.status == "incomplete" or sealed else "waiting" if pending else "completed"
-        )
-        reason = said.reason or ("max_rounds" if sealed else None)
-        return Known("done", self._result(plan, status, reason, [link for link in pending if link is not None]))
+        if not sealed and self._goes_on(plan, pending):
+            return unfinished
+        status: Status = "completed"
+        if said.status == "incomplete" or sealed:
+            status = "incomplete"
+        elif pending:
+            status = "waiting"
+        return Known("done", self._result(plan, status, said.reason or ("max_rounds" if sealed else None), pending))
 
-    def _result(self, plan: Plan, status: Status, reason: str | None, pending: Sequence[str]) -> Result:
+    def _goes_on(self, plan: Plan, pending: Sequence[str | None]) -> bool:
+        """Return whether tools were running, or the model was about to be told what they returned."""
+        tools = {link for link, record in self.owed.items() if plan.runs(item_of(record))}
+        return bool(tools) and (not pending or not tools.isdisjoint(pending))
+
+    def _result(self, plan: Plan, status: Status, reason: str | None, pending: Sequence[str | None]) -> Result:
         items: list[dict[str, Any]] = []
         last: list[dict[str, Any]] = []
         links: set[str | None] = set()

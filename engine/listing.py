@@ -324,24 +324,42 @@ class Turns:
         return self._of.get(record.seq, self._start)
 
 
+class _Backwards:
+    """Finds where a turn began while records pass in falling order of seq."""
+
+    def __init__(self) -> None:
+        self._run: int | None = None
+        self._user = False
+
+    def feed(self, record: Record) -> int | None:
+        """Take the next older record in; return the turn's seq once it is known."""
+        if record.item is None or record.flags & ASIDE:
+            return None
+        form = reading(record.shape or "unknown", record.link)
+        if form.maker == "input":
+            if form.shape == "user" or not record.flags & PINNED:
+                self._run, self._user = record.seq, self._user or form.shape == "user"
+        elif form.maker is not None:
+            if found := self.begun():
+                return found
+            self._run, self._user = None, False
+        return None
+
+    def begun(self) -> int:
+        """Return where the run of input that is passing began, 0 if there is none with a user's message in it."""
+        return self._run if self._run is not None and self._user else 0
+
+
 async def turn_at(engine: Engine, name: str, seq: int) -> int:
     """Return the seq that names the turn in which *seq* stands, 0 before the first; it reads back no further."""
+    search = _Backwards()
     before = seq + 1
-    run: int | None = None
-    user = False
     while True:
         snapshot = await engine.store.read(name, Query(before=before, reverse=True, limit=64))
         page = snapshot.records[0] if snapshot else ()
         for record in page:
-            if record.item is None or record.flags & ASIDE:
-                continue
-            form = reading(record.shape or "unknown", record.link)
-            if form.maker == "input" and not (record.flags & PINNED and form.shape != "user"):
-                run, user = record.seq, user or form.shape == "user"
-            elif form.maker in ("model", "output"):
-                if run is not None and user:
-                    return run
-                run, user = None, False
+            if found := search.feed(record):
+                return found
         if len(page) < 64:
-            return run if run is not None and user else 0
+            return search.begun()
         before = page[-1].seq

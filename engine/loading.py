@@ -14,10 +14,10 @@ from .codec import body
 from .errors import NotFound
 from .events import CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
 from .history import History, alive, segments
-from .log import Head, Query, Store
+from .log import Head, Query, Snapshot, Store
 from .manifest import Manifest, Span
 
-__all__ = ("EFFECTS", "deepen", "load", "look_up")
+__all__ = ("EFFECTS", "load", "look_up")
 
 EFFECTS: Final = ("additional_tools", "configuration_update")
 """Positional kinds: the latest of each is in effect wherever the window begins."""
@@ -25,6 +25,25 @@ EFFECTS: Final = ("additional_tools", "configuration_update")
 _PAGE: Final = 512
 _BASES: Final = 4
 """Compactions looked at in the first hop: more are read only when these were all undone or rewound."""
+
+
+class _Outline:
+    """Where things are in a conversation, found by index in one hop."""
+
+    def __init__(self, snapshot: Snapshot, at: int | None) -> None:
+        self.head = snapshot.head
+        self.version = self.head.version if at is None else min(at, self.head.version)
+        rewinds, self.bases, pins, *effects, lines = snapshot.records
+        moves = ((record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound))
+        self.path = segments(moves, self.version)
+        self.last = lines[0] if lines else None
+        self.manifest = _manifest(self.last)
+        early = [record for records in (pins, *effects) for record in records if alive(self.path, record.seq)]
+        self.early = sorted(early, key=_seq)
+
+
+def _seq(record: Record) -> int:
+    return record.seq
 
 
 async def load(
@@ -38,53 +57,46 @@ async def load(
         NotFound: there is no such conversation.
     """
     before = None if at is None else at + 1
-    queries = [
+    snapshot = await store.read(
+        name,
         Query(mark="rewind", before=before),
         Query(mark="base", before=before, reverse=True, limit=_BASES),
         Query(mark="pin", before=before),
         *(Query(mark=f"effect:{kind}", before=before, reverse=True, limit=1) for kind in EFFECTS),
         Query(mark=f"line:{line}", before=before, reverse=True, limit=1),
-    ]
-    snapshot = await store.read(name, *queries)
+    )
     if snapshot is None:
         raise NotFound(f"conversation {name}")
-    head = snapshot.head
-    version = head.version if at is None else min(at, head.version)
-    rewinds, bases, pins, *rest = snapshot.records
-    path = segments(
-        [(record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound)], version
-    )
-    base = _base(bases, path)
-    if base is None and len(bases) == _BASES:
+    outline = _Outline(snapshot, at)
+    base = _base(outline.bases, outline.path)
+    if base is None and len(outline.bases) == _BASES:
         more = await store.read(name, Query(mark="base", before=before, reverse=True))
-        base = _base(more.records[0] if more else (), path)
-    last = rest[-1][0] if rest[-1] else None
-    manifest = _manifest(last)
-    start = base[1].last if base else 0
-    floor = max(start, manifest.cut - 1 if manifest else 0)
-    early = [record for records in (pins, *rest[:-1]) for record in records if alive(path, record.seq)]
-    tail, floor = await _tail(store, name, path, floor, tokens)
-    islands = await _islands(store, name, manifest, start, floor)
-    loaded = {record.seq for record in (*islands, *tail)}
-    history = History(
-        name,
-        floor=floor,
-        path=path,
-        base=base,
-        early=sorted(
-            (record for record in early if record.seq not in loaded and record.seq <= floor), key=lambda one: one.seq
-        ),
-    )
-    history.extend([*islands, *tail])
-    history.version = version
-    history.path = list(path)
-    history.stale = False
+        base = _base(more.records[0] if more else (), outline.path)
+    history = await _filled(store, name, outline, base, tokens)
     if line is not None:
-        history.lines.setdefault(line, manifest)
-        if last is not None:
-            history.line_of.setdefault(line, last.seq)
-    await _report(store, name, history, last)
-    return head, history
+        history.lines.setdefault(line, outline.manifest)
+        if outline.last is not None:
+            history.line_of.setdefault(line, outline.last.seq)
+    await _report(store, name, history, outline.last)
+    return outline.head, history
+
+
+async def _filled(
+    store: Store, name: str, outline: _Outline, base: tuple[Record, ContextCompacted] | None, tokens: int
+) -> History:
+    """Return the history of what an outline leads to."""
+    start = base[1].last if base else 0
+    manifest = outline.manifest
+    tail, floor = await _tail(store, name, outline.path, max(start, manifest.cut - 1 if manifest else 0), tokens)
+    loaded = [*await _islands(store, name, manifest, start, floor), *tail]
+    seqs = {record.seq for record in loaded}
+    early = [record for record in outline.early if record.seq <= floor and record.seq not in seqs]
+    history = History(name, floor=floor, path=outline.path, base=base, early=early)
+    history.extend(loaded)
+    history.version = outline.version
+    history.path = list(outline.path)
+    history.stale = False
+    return history
 
 
 def _manifest(record: Record | None) -> Manifest | None:
@@ -163,12 +175,6 @@ async def _report(store: Store, name: str, history: History, last: Record | None
             usage = getattr(body(record), "usage", None)
             if usage is not None:
                 history.reported[last.seq] = usage
-
-
-async def deepen(store: Store, history: History, tokens: int, line: str) -> History:
-    """Return a history that reaches further back by at least *tokens*, or to the start."""
-    _, deeper = await load(store, history.conversation, line=line, tokens=tokens, at=history.version)
-    return deeper
 
 
 async def look_up(store: Store, history: History, line: str) -> bool:

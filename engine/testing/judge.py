@@ -17,8 +17,26 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from .tables import (
+    CALLS,
+    CHAT_CALL,
+    CHAT_CALLS,
+    CHAT_HOLDS,
+    CHAT_PARTS,
+    CHAT_ROLES,
+    CLIENT_MADE,
+    FITS,
+    FROM_MODEL,
+    HOLDS,
+    ITEMS,
+    NAMES,
+    OUTPUTS,
+    PARAMETERS,
+    PARTS,
+    Field,
+)
 
 __all__ = ("Api", "Refusal", "judge", "refusals")
 
@@ -115,152 +133,7 @@ def judge(
         raise refusal
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
-# An entry is `type name=kinds optional?=kinds …`; a kind is one of _FITS or of _SETS, `x*` for an id that begins with
-# x (where the prefix is known), or a literal.
-# What may be null follows the types of the `openai` package, except where the API took what they do not allow.
-
-_JSON = {"str": str, "bool": bool, "int": int, "list": list, "obj": dict, "null": type(None)}
-_FITS: Mapping[str, type | tuple[type, ...]] = {"any": object, "never": (), **_JSON}
-_NAMES = {"str": "a string", "bool": "a boolean", "int": "an integer", "list": "an array", "obj": "an object"}
-_STATE = ("in_progress", "completed", "incomplete")
-_SETS = {"STATE": _STATE, "HOSTED": (*_STATE, "searching", "interpreting", "generating", "calling", "failed")}
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    kinds: tuple[str, ...]
-    required: bool
-
-
-def _table(text: str) -> dict[str, dict[str, _Field]]:
-    table: dict[str, dict[str, _Field]] = {}
-    for kind, *fields in filter(None, map(str.split, text.split(";"))):
-        table[kind] = {}
-        for name, kinds in (field.split("=") for field in fields):
-            expanded = tuple(kind for part in kinds.split("|") for kind in _SETS.get(part, (part,)))
-            table[kind][name.removesuffix("?")] = _Field(expanded, required=not name.endswith("?"))
-    return table
-
-
-# Against the package's types: a call was taken with a null status, an image with nothing but its id; agents that
-# strip ids send reasoning without one; replayed custom calls carry the status that the API gave them.
-_ITEMS = _table("""
-message role=user|assistant|system|developer content=str|list id?=msg* status?=STATE
-    phase?=commentary|final_answer|null;
-function_call call_id=str name=str arguments=str id?=fc* namespace?=str caller?=obj|null async?=bool
-    status?=STATE|null;
-function_call_output output=str|list call_id?=str|null name?=str|null namespace?=str|null id?=str|null
-    caller?=obj|null status?=STATE|null;
-custom_tool_call call_id=str name=str input=str id?=ctc* namespace?=str caller?=obj|null async?=bool status?=STATE;
-custom_tool_call_output call_id=str output=str|list id?=str caller?=obj|null status?=STATE;
-computer_call id=str call_id=str pending_safety_checks=list status=STATE action?=obj actions?=list;
-computer_call_output call_id=str output=obj id?=str|null acknowledged_safety_checks?=list|null status?=STATE|null;
-local_shell_call id=str call_id=str action=obj status=STATE;
-local_shell_call_output id=str output=str status?=STATE|null;
-shell_call call_id=str action=obj id?=str|null environment?=obj|null caller?=obj|null status?=STATE|null;
-shell_call_output call_id=str output=list id?=str|null max_output_length?=int|null caller?=obj|null status?=STATE|null;
-apply_patch_call call_id=str operation=obj status=in_progress|completed id?=str|null caller?=obj|null;
-apply_patch_call_output call_id=str status=completed|failed output?=str|null id?=str|null caller?=obj|null;
-tool_search_call arguments=any id?=tsc*|null call_id?=str|null execution?=server|client status?=STATE|null;
-tool_search_output tools=list id?=tso*|null call_id?=str|null execution?=server|client status?=STATE|null;
-additional_tools role=developer tools=list id?=str|null;
-configuration_update id?=str|null reasoning?=obj text?=obj;
-reasoning summary=list id?=rs* content?=list encrypted_content?=str|null status?=STATE;
-compaction encrypted_content=str id?=cmp*|null;
-compaction_trigger id?=str|null;
-item_reference id=str;
-program id=str call_id=str code=str fingerprint=str;
-program_output id=str call_id=str result=str status=completed|incomplete;
-file_search_call id=fs* queries=list status=HOSTED results?=list|null;
-web_search_call id=ws* action=obj status=HOSTED;
-code_interpreter_call id=ci* container_id=str status=HOSTED code?=str|null outputs?=list|null;
-image_generation_call id=ig* status?=HOSTED result?=str|null error?=obj action?=str|null background?=str|null
-    output_format?=str|null quality?=str|null revised_prompt?=str|null size?=str|null svg_usage?=obj;
-mcp_list_tools id=mcpl* server_label=str tools=list error?=any;
-mcp_approval_request id=str name=str arguments=str server_label=str;
-mcp_approval_response approval_request_id=str approve=bool reason?=str|null id?=str|null;
-mcp_call id=mcp* name=str arguments=str server_label=str approval_request_id?=str|null output?=str|null error?=any
-    status?=HOSTED;
-""")
-_CLIENT_MADE = frozenset({"configuration_update", "compaction_trigger", "mcp_approval_response"}) | {
-    kind for kind in _ITEMS if kind.endswith("_call_output")
-}
-
-_PARTS = _table("""
-input_text text=str prompt_cache_breakpoint?=obj|null;
-input_image detail?=str|null file_id?=str|null image_url?=str|null prompt_cache_breakpoint?=obj|null;
-input_file detail?=str|null file_id?=str|null file_data?=str|null file_url?=str|null filename?=str|null
-    prompt_cache_breakpoint?=obj|null;
-output_text text=str annotations?=list logprobs?=list;
-refusal refusal=str;
-summary_text text=str;
-reasoning_text text=str;
-computer_screenshot file_id?=str|null image_url?=str|null detail?=str|null prompt_cache_breakpoint?=obj|null;
-untyped stdout=str stderr=str outcome=obj;
-""")
-_FROM_CLIENT = ("input_text", "input_image", "input_file")
-_FROM_MODEL = ("output_text", "refusal")
-_HOLDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "message": {"content": _FROM_CLIENT},  # an assistant's excepted
-    "function_call_output": {"output": _FROM_CLIENT},
-    "custom_tool_call_output": {"output": _FROM_CLIENT},
-    "computer_call_output": {"output": ("computer_screenshot",)},
-    "shell_call_output": {"output": ("untyped",)},
-    "reasoning": {"summary": ("summary_text",), "content": ("reasoning_text",)},
-}
-
-# output -> its call, the key that names the call, the key by which the output names it
-_OUTPUTS = {
-    "function_call_output": ("function_call", "call_id", "call_id"),
-    "custom_tool_call_output": ("custom_tool_call", "call_id", "call_id"),
-    "computer_call_output": ("computer_call", "call_id", "call_id"),
-    "local_shell_call_output": ("local_shell_call", "call_id", "id"),
-    "shell_call_output": ("shell_call", "call_id", "call_id"),
-    "apply_patch_call_output": ("apply_patch_call", "call_id", "call_id"),
-    "tool_search_output": ("tool_search_call", "call_id", "call_id"),
-    "mcp_approval_response": ("mcp_approval_request", "id", "approval_request_id"),
-}
-_CALLS = {call: link for call, link, _ in _OUTPUTS.values()}
-
-_CHAT_PARTS = _table(
-    "text text=str; image_url image_url=obj; input_audio input_audio=obj; file file=obj; refusal refusal=str;"
-)
-_CHAT_CALLS = _table("function name=str arguments=str; custom name=str input=str;")
-_CHAT_CALL = _table("tool_call id=str type=function|custom;")["tool_call"]
-_CHAT_ROLES = _table("""
-developer content=str|list;
-system content=str|list;
-user content=str|list;
-assistant content?=str|list|null refusal?=str|null audio?=obj|null function_call?=obj|null tool_calls?=list|null;
-tool tool_call_id=str content=str|list;
-function name=str content=str|null;
-""")
-_CHAT_HOLDS: Mapping[str, tuple[str, ...]] = {
-    "user": ("text", "image_url", "input_audio", "file"),
-    "assistant": ("text", "refusal"),
-}
-
-_PARAMETERS = _table("""
-responses model?=str instructions?=str|null previous_response_id?=str|null conversation?=str|obj|null
-    input?=str|list|null prompt?=obj|null store?=bool|null stream?=bool|null background?=bool|null include?=list|null
-    tools?=list|null metadata?=obj|null truncation?=auto|disabled|null stream_options?=obj|null
-    context_management?=list|null
-    messages?=never functions?=never function_call?=never max_tokens?=never max_completion_tokens?=never
-    response_format?=never reasoning_effort?=never n?=never stop?=never seed?=never modalities?=never;
-compact model=str|null instructions?=str|null previous_response_id?=str|null conversation?=str|obj|null
-    input?=str|list|null
-    messages?=never store?=never stream?=never stream_options?=never background?=never include?=never
-    max_output_tokens?=never metadata?=never tools?=never tool_choice?=never text?=never reasoning?=never
-    truncation?=never;
-input_tokens model?=str|null instructions?=str|null previous_response_id?=str|null conversation?=str|obj|null
-    input?=str|list|null tools?=list|null truncation?=auto|disabled|null
-    messages?=never store?=never stream?=never stream_options?=never background?=never include?=never
-    max_output_tokens?=never metadata?=never;
-chat model=str messages=list tools?=list|null metadata?=obj|null stream?=bool|null
-    input?=never instructions?=never previous_response_id?=never conversation?=never max_output_tokens?=never
-    max_tool_calls?=never truncation?=never include?=never background?=never context_management?=never;
-""")
+# --- limits -----------------------------------------------------------------------------------------------------------
 
 _LONGEST_ID = 64
 _ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -296,8 +169,8 @@ def _unsupported(param: str, value: object, supported: Iterable[str], rule: str 
 
 
 def _wrong_type(param: str, value: object, kinds: Iterable[str]) -> Refusal:
-    expected = " or ".join(_NAMES.get(kind, f"'{kind}'") for kind in kinds if kind != "null")
-    got = next((name for kind, name in _NAMES.items() if _fits(value, kind)), "null" if value is None else "a number")
+    expected = " or ".join(NAMES.get(kind, f"'{kind}'") for kind in kinds if kind != "null")
+    got = next((name for kind, name in NAMES.items() if _fits(value, kind)), "null" if value is None else "a number")
     message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     return Refusal("wrong-type", message, param=param, code="invalid_type")
 
@@ -306,7 +179,7 @@ def _in_input(rule: str, message: str) -> Refusal:
     return Refusal(rule, message, param="input")
 
 
-def _checked(where: str, value: _Json, fields: Mapping[str, _Field], *, strict: bool) -> Iterator[Refusal]:
+def _checked(where: str, value: _Json, fields: Mapping[str, Field], *, strict: bool) -> Iterator[Refusal]:
     """Hold an object against its fields; `strict` refuses other keys, and nulls in optional fields."""
     if strict:
         yield from (_unknown(f"{where}.{name}") for name in value if name not in fields and name != "type")
@@ -322,11 +195,11 @@ def _checked(where: str, value: _Json, fields: Mapping[str, _Field], *, strict: 
 def _fits(value: object, kind: str) -> bool:
     if kind.endswith("*"):
         return isinstance(value, str) and value.startswith(kind[:-1])
-    return isinstance(value, _FITS[kind]) if kind in _FITS else value == kind
+    return isinstance(value, FITS[kind]) if kind in FITS else value == kind
 
 
-def _misfit(param: str, name: str, value: object, field: _Field, *, strict: bool) -> Refusal:
-    literals = [kind for kind in field.kinds if kind not in _FITS]
+def _misfit(param: str, name: str, value: object, field: Field, *, strict: bool) -> Refusal:
+    literals = [kind for kind in field.kinds if kind not in FITS]
     if field.kinds == ("never",) or (strict and value is None and not field.required):
         return _unknown(param)  # this is how the API words a field that a client dumped as null
     if field.kinds[0].endswith("*") and isinstance(value, str):
@@ -338,7 +211,7 @@ def _misfit(param: str, name: str, value: object, field: _Field, *, strict: bool
 
 
 def _parts(
-    where: str, held: object, allowed: tuple[str, ...], table: Mapping[str, Mapping[str, _Field]]
+    where: str, held: object, allowed: tuple[str, ...], table: Mapping[str, Mapping[str, Field]]
 ) -> Iterator[Refusal]:
     """Judge the parts of a content; Chat Completions tolerates keys that it does not know, Responses does not."""
     single = isinstance(held, dict)
@@ -347,7 +220,7 @@ def _parts(
         if not isinstance(part, dict):
             yield _wrong_type(at, part, ["obj"])
         elif (kind := part.get("type", "untyped")) in allowed:
-            yield from _checked(at, part, table[kind], strict=table is _PARTS)
+            yield from _checked(at, part, table[kind], strict=table is PARTS)
         elif "type" not in part:
             yield _missing(f"{at}.type")
         else:
@@ -355,7 +228,7 @@ def _parts(
 
 
 def _parameters(api: Api, body: _Json) -> Iterator[Refusal]:
-    yield from _checked("", body, _PARAMETERS[api], strict=False)
+    yield from _checked("", body, PARAMETERS[api], strict=False)
     unnamed = api == "responses" and "model" not in body and not body.get("prompt")  # a template may name the model
     if unnamed or body.get("model") == "":
         yield _missing("model")
@@ -405,12 +278,12 @@ def _tools(where: str, tools: object, *, nested: bool) -> Iterator[Refusal]:
             yield _wrong_type(at, tool, ["obj"])
         elif not isinstance(kind := tool.get("type"), str):
             yield _absent(f"{at}.type", kind)
-        elif kind in _CHAT_CALLS:
+        elif kind in CHAT_CALLS:
             holder = tool.get(kind) if nested else tool
             inside = f"{at}.{kind}" if nested else at
             yield from _named(inside, holder) if isinstance(holder, dict) else [_missing(inside, "tool-shape")]
         elif nested and not _VENDOR.fullmatch(kind):
-            yield _unsupported(f"{at}.type", kind, _CHAT_CALLS)
+            yield _unsupported(f"{at}.type", kind, CHAT_CALLS)
         elif kind == "namespace":
             yield from _tools(f"{at}.tools", tool.get("tools"), nested=False)
 
@@ -419,16 +292,9 @@ def _tools(where: str, tools: object, *, nested: bool) -> Iterator[Refusal]:
 
 
 def _responses(api: Api, body: _Json, born: Mapping[str, str], *, stored: bool) -> Iterator[Refusal]:
-    previous, conversation, given = (body.get(name) for name in ("previous_response_id", "conversation", "input"))
-    if previous is not None and conversation is not None:
-        message = "Only one of 'previous_response_id' and 'conversation' can be given: they are mutually exclusive."
-        yield Refusal("two-states", message, param="previous_response_id", code="mutually_exclusive_parameters")
-    if isinstance(conversation, dict) and not isinstance(conversation.get("id"), str):
-        yield _missing("conversation.id")
-    state = previous is not None or conversation is not None
-    if given in (None, "", []) and not state and not body.get("prompt") and api != "input_tokens":
-        message = "One of 'input', 'previous_response_id', 'conversation' or 'prompt' must be provided."
-        yield Refusal("nothing-to-answer", message, param="input", code="missing_required_parameter")
+    state = body.get("previous_response_id") is not None or body.get("conversation") is not None
+    given = body.get("input")
+    yield from _before(api, body, given, state=state)
     if not isinstance(given, list):
         return
     items: list[_Typed] = []
@@ -446,6 +312,19 @@ def _responses(api: Api, body: _Json, born: Mapping[str, str], *, stored: bool) 
         yield from _births(items, born)
 
 
+def _before(api: Api, body: _Json, given: object, *, state: bool) -> Iterator[Refusal]:
+    """Judge what the input is added to: a response or a conversation at the server, or nothing."""
+    previous, conversation = body.get("previous_response_id"), body.get("conversation")
+    if previous is not None and conversation is not None:
+        message = "Only one of 'previous_response_id' and 'conversation' can be given: they are mutually exclusive."
+        yield Refusal("two-states", message, param="previous_response_id", code="mutually_exclusive_parameters")
+    if isinstance(conversation, dict) and not isinstance(conversation.get("id"), str):
+        yield _missing("conversation.id")
+    if given in (None, "", []) and not state and not body.get("prompt") and api != "input_tokens":
+        message = "One of 'input', 'previous_response_id', 'conversation' or 'prompt' must be provided."
+        yield Refusal("nothing-to-answer", message, param="input", code="missing_required_parameter")
+
+
 def _kind(item: _Json) -> str:
     """Return an item's type; messages and references may leave it out."""
     kind = item.get("type")
@@ -459,16 +338,25 @@ def _kind(item: _Json) -> str:
 def _item(where: str, kind: str, item: _Json, *, last: bool, stored: bool) -> Iterator[Refusal]:
     if not kind:
         yield _absent(f"{where}.type", item.get("type"))
-    if kind not in _ITEMS:
+    if kind not in ITEMS:
         if kind and not _VENDOR.fullmatch(kind):
-            yield _unsupported(f"{where}.type", kind, _ITEMS, "item-type")
+            yield _unsupported(f"{where}.type", kind, ITEMS, "item-type")
         return
-    yield from _checked(where, item, _ITEMS[kind], strict=True)
+    yield from _checked(where, item, ITEMS[kind], strict=True)
     if kind != "local_shell_call_output":  # its id is the call's
         yield from _identity(f"{where}.id", item.get("id"))
     said = kind == "message" and item.get("role") == "assistant"
-    for name, allowed in ({"content": _FROM_MODEL} if said else _HOLDS.get(kind, {})).items():
-        yield from _parts(f"{where}.{name}", item.get(name), allowed, _PARTS)
+    for name, allowed in ({"content": FROM_MODEL} if said else HOLDS.get(kind, {})).items():
+        yield from _parts(f"{where}.{name}", item.get(name), allowed, PARTS)
+    yield from _particular(where, kind, item, last=last)
+    looked_up = kind in ("reasoning", "item_reference") and not item.get("encrypted_content")
+    if looked_up and not stored and isinstance(item.get("id"), str):
+        message = f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
+        yield Refusal("not-persisted", message, param="input", status=404)
+
+
+def _particular(where: str, kind: str, item: _Json, *, last: bool) -> Iterator[Refusal]:
+    """Judge what only one kind has."""
     if kind in ("function_call", "custom_tool_call") and isinstance(item.get("name"), str):
         yield from _name(f"{where}.name", item["name"])
     if kind in ("additional_tools", "tool_search_output"):
@@ -476,10 +364,6 @@ def _item(where: str, kind: str, item: _Json, *, last: bool, stored: bool) -> It
     if kind == "compaction_trigger" and not last:
         message = f"Invalid '{where}': a 'compaction_trigger' must be the last item of the input."
         yield Refusal("trigger-not-last", message, param=where, code="invalid_value")
-    looked_up = kind in ("reasoning", "item_reference") and not item.get("encrypted_content")
-    if looked_up and not stored and isinstance(item.get("id"), str):
-        message = f"Item with id '{item['id']}' not found. Items are not persisted when `store` is set to false."
-        yield Refusal("not-persisted", message, param="input", status=404)
 
 
 def _identity(param: str, value: object) -> Iterator[Refusal]:
@@ -521,29 +405,35 @@ def _pairs(items: Iterable[_Typed], *, elsewhere: bool) -> Iterator[Refusal]:
     waiting: dict[tuple[str, str | None], deque[_Json]] = {}
     answered: set[tuple[str, str | None]] = set()
     for kind, item in items:
-        call, _, name = _OUTPUTS.get(kind, (kind, "", _CALLS.get(kind, "")))
+        call, _, name = OUTPUTS.get(kind, (kind, "", CALLS.get(kind, "")))
         link = item.get(name)
-        if call not in _CALLS or not (isinstance(link, str) or (link is None and call == "tool_search_call")):
+        if call not in CALLS or not (isinstance(link, str) or (link is None and call == "tool_search_call")):
             continue  # not of a pair, or its link was refused with its field
         key = (call, link)
-        if kind in _CALLS:
+        if kind in CALLS:
             waiting.setdefault(key, deque()).append(item)
             continue
         if kind == "function_call_output" and not waiting.get(key) and waiting.get(("tool_search_call", link)):
             key = ("tool_search_call", link)  # the API takes a plain output as the answer to a client's search
-        words = f"{kind.replace('_', ' ')} with {name} {link}"
         if queue := waiting.get(key):
             queue.popleft()
-        elif kind == "tool_search_output" and item.get("execution") != "client":
-            pass  # the server's own
-        elif key in answered:
-            yield _in_input("duplicate-output", f"Duplicate tool output: there is another {words}.")
-        elif not elsewhere:
-            yield _in_input("output-without-call", f"No tool call found for {words}.")
+        else:
+            yield from _unpaired(kind, item, name, again=key in answered, elsewhere=elsewhere)
         answered.add(key)
     for (kind, link), queue in waiting.items():
         for _ in (call for call in queue if _owes(kind, call)):
             yield _in_input("call-without-output", f"No tool output found for {kind.replace('_', ' ')} {link}.")
+
+
+def _unpaired(kind: str, output: _Json, name: str, *, again: bool, elsewhere: bool) -> Iterator[Refusal]:
+    """Judge an output that no call is waiting for; a search that was the server's own has none."""
+    if kind == "tool_search_output" and output.get("execution") != "client":
+        return
+    words = f"{kind.replace('_', ' ')} with {name} {output.get(name)}"
+    if again:
+        yield _in_input("duplicate-output", f"Duplicate tool output: there is another {words}.")
+    elif not elsewhere:
+        yield _in_input("output-without-call", f"No tool call found for {words}.")
 
 
 def _reasoning(items: list[_Typed]) -> Iterator[Refusal]:
@@ -557,7 +447,7 @@ def _reasoning(items: list[_Typed]) -> Iterator[Refusal]:
 
 
 def _follows(reasoning: _Json, follower: _Typed | None) -> bool:
-    if follower is None or follower[0] in _CLIENT_MADE:
+    if follower is None or follower[0] in CLIENT_MADE:
         return False
     kind, item = follower
     if kind == "tool_search_output":
@@ -604,12 +494,12 @@ def _message(where: str, message: _Json, i: int) -> Iterator[Refusal]:
     if not isinstance(role, str):
         yield _absent(f"{where}.role", role)
         return
-    if role not in _CHAT_ROLES:
-        yield _unsupported(f"{where}.role", role, _CHAT_ROLES, "role")
+    if role not in CHAT_ROLES:
+        yield _unsupported(f"{where}.role", role, CHAT_ROLES, "role")
         return
-    yield from _checked(where, message, _CHAT_ROLES[role], strict=False)
+    yield from _checked(where, message, CHAT_ROLES[role], strict=False)
     content = message.get("content")
-    yield from _parts(f"{where}.content", content, _CHAT_HOLDS.get(role, ("text",)), _CHAT_PARTS)
+    yield from _parts(f"{where}.content", content, CHAT_HOLDS.get(role, ("text",)), CHAT_PARTS)
     calls = message.get("tool_calls")
     if role != "assistant":
         if calls is not None:
@@ -628,15 +518,15 @@ def _tool_call(where: str, call: object) -> Iterator[Refusal]:
     if not isinstance(call, dict):
         yield _wrong_type(where, call, ["obj"])
         return
-    yield from _checked(where, call, _CHAT_CALL, strict=False)
+    yield from _checked(where, call, CHAT_CALL, strict=False)
     kind = call.get("type")
-    if not isinstance(kind, str) or kind not in _CHAT_CALLS:
+    if not isinstance(kind, str) or kind not in CHAT_CALLS:
         return
     inner = call.get(kind)
     if not isinstance(inner, dict):
         yield _missing(f"{where}.{kind}")
         return
-    yield from _checked(f"{where}.{kind}", inner, _CHAT_CALLS[kind], strict=False)
+    yield from _checked(f"{where}.{kind}", inner, CHAT_CALLS[kind], strict=False)
     if isinstance(inner.get("name"), str):
         yield from _name(f"{where}.{kind}.name", inner["name"])
 
