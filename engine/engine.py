@@ -35,6 +35,7 @@ from .plan import Plan, plan
 from .reader import Reader
 from .shield import finish
 from .stores.memory import MemoryStore
+from .stores.sqlite import SqliteStore
 from .streams import Channel
 from .tokens import Counter, overhead
 from .turns import KeyTaken, Turn, interruption
@@ -401,8 +402,6 @@ async def _opened(
     if path is None:
         store = MemoryStore(clock)
     else:
-        from .stores.sqlite import SqliteStore  # noqa: PLC0415 - who works in memory needs no SQLite
-
         store = await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
     crew = Crew()
     try:

@@ -120,9 +120,14 @@ class Package:
             InvalidItem: events are missing at its end, or settings that they refer to.
         """
         if len(self.records) != self.version:
-            raise InvalidItem(
-                "$", f"{self.id}: {len(self.records)} of {self.version} events are here; the file is not whole"
-            )
+            there = f"{len(self.records)} of {self.version} events are here"
+            raise InvalidItem("$", f"{self.id}: {there}; the file is not whole")
+        for record in self.records:
+            said = body(record) if record.kind == REQUESTED else None
+            if isinstance(said, ResponseRequested) and said.settings not in self.bodies:
+                raise InvalidItem(
+                    "$", f"{self.id}: the settings of event {record.seq} are missing; the file is not whole"
+                )
 
 
 def _read(name: str, line: Mapping[str, Any]) -> Record:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Final, Protocol, TypeAlias
 
+import anyio
 import msgspec
 
 from .canonical import canonical, digest, loads
@@ -43,6 +43,8 @@ Encoders: TypeAlias = Mapping[tuple[str, int], Encoder]
 @cache
 def encoders() -> Encoders:
     """Return the encoders of all installed adapters: of the entry points `turnlog.encoders`."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - it takes long, and few processes replay
+
     found: dict[tuple[str, int], Encoder] = {}
     for point in entry_points(group="turnlog.encoders"):
         for version, encode in point.load().items():
@@ -104,7 +106,9 @@ async def rebuild(
     said = body(request)
     if not isinstance(said, ResponseRequested):
         raise TurnlogError(f"{request.conversation}/{request.seq}: this is no request but a {request.kind}")
-    encode = (encoders() if known is None else known).get((said.adapter, said.encoder))
+    if known is None:
+        known = await anyio.to_thread.run_sync(encoders)  # the first time, it looks around on the disk
+    encode = known.get((said.adapter, said.encoder))
     if encode is None:
         raise TurnlogError(f"no encoder {said.adapter}@{said.encoder} is installed")
     raw = await store.body(said.settings)
@@ -199,7 +203,7 @@ async def _records(store: Store, name: str, progress: Callable[[int], None] | No
     after = 0
     while True:
         snapshot = await store.read(name, Query(after=after, limit=_PAGE))
-        page = snapshot.records[0] if snapshot else ()
+        page: Sequence[Record] = snapshot.records[0] if snapshot else ()
         for record in page:
             yield record
         if progress is not None:

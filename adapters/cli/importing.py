@@ -79,29 +79,32 @@ async def import_file(engine: Engine, path: Path, report: Report, progress: Call
         Invalid: it cannot be read at all.
         StoreError: the log cannot be written.
     """
-    async with anyio.create_task_group() as group:
-        importing = _Importing(engine, path, report, group)
-        async for number, value, error in _values(path, progress):
-            await importing.take(number, value, error)
-        await importing.finish()
+    importing = _Importing(engine, path, report)
+    try:
+        async with anyio.create_task_group() as group:
+            async for number, value, error in _values(path, progress):
+                await importing.take(number, value, error, group)
+            await importing.finish()
+    except ExceptionGroup as errors:
+        # Several appends meet the same full disk; one of them tells enough.
+        raise errors.exceptions[0] from None
     importing.report_in_order()
 
 
 class _Importing:
     """One file on its way in. Conversations are appended side by side, so that they share flushes."""
 
-    def __init__(self, engine: Engine, path: Path, report: Report, group: TaskGroup) -> None:
+    def __init__(self, engine: Engine, path: Path, report: Report) -> None:
         self.engine = engine
         self.path = path
         self.report = report
-        self._group = group
         self._slots = anyio.Semaphore(_AT_ONCE)
         self._package: Package | None = None
         self._begun = 0
         self._done: list[tuple[int, Imported | Rejected]] = []
 
-    async def take(self, number: int, value: Any, error: InvalidItem | None) -> None:
-        """Take the next value in."""
+    async def take(self, number: int, value: Any, error: InvalidItem | None, group: TaskGroup) -> None:
+        """Take the next value in; appends run in *group*."""
         try:
             if error is not None:
                 raise error
@@ -113,7 +116,7 @@ class _Importing:
                 if len(self._package.records) == self._package.version:
                     await self.finish()
             else:
-                await self._append(number, value)
+                await self._append(number, value, group)
         except Unusable as reason:
             self._rejected(number, reason)
         except Invalid as reason:
@@ -139,14 +142,14 @@ class _Importing:
             return
         self._done.append((self._begun, Imported(package.id, len(package.records), f"{self.path}:{self._begun}")))
 
-    async def _append(self, number: int, value: Any) -> None:
+    async def _append(self, number: int, value: Any, group: TaskGroup) -> None:
         """Append one value's conversation: of a recorded exchange, or of an array of items or messages."""
         if isinstance(value, dict) and "api" in value:
             made = await record_events(self.engine.intake, value)
         else:
             made = await _array(self.engine, value)
         await self._slots.acquire()
-        self._group.start_soon(self._appended, number, made, Key("import", digest(canonical(value))))
+        group.start_soon(self._appended, number, made, Key("import", digest(canonical(value))))
 
     async def _appended(self, number: int, made: Made, key: Key) -> None:
         try:

@@ -1,0 +1,62 @@
+"""The README's code runs, as a newcomer would run it, against the scripted server."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from turnlog.engine.testing.server import Call, Received, Reply, Text, scripted_server
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def answer(request: Received) -> Reply:
+    if request.api == "responses":
+        asked = [item["content"] for item in request.body["input"] if item.get("role") == "user"]
+        return Reply(Text(f"You have asked {len(asked)} times."))
+    if request.body["messages"][-1]["role"] == "user":
+        return Reply(Call("weather", {"city": "Paris"}))
+    return Reply(Text("Paris has a clear sky."))
+
+
+async def run(code: str, url: str, folder: Path) -> str:
+    (folder / "example.py").write_text(code)
+    environment = {**os.environ, "OPENAI_API_KEY": "test", "OPENAI_BASE_URL": url}
+    command = [sys.executable, "example.py"]
+    told = await anyio.run_process(command, cwd=folder, env=environment, stderr=subprocess.STDOUT)
+    return told.stdout.decode()
+
+
+@pytest.mark.anyio
+async def test_the_first_example_knows_what_was_asked_before(tmp_path):
+    async with scripted_server(answer) as server:
+        assert await run(BLOCKS[0], server.base_url, tmp_path) == "You have asked 1 times.\n"
+        assert await run(BLOCKS[0], server.base_url, tmp_path) == "You have asked 2 times.\n"
+    assert not server.refused
+
+
+@pytest.mark.anyio
+async def test_the_second_example_streams_and_explains(tmp_path):
+    async with scripted_server(answer) as server:
+        told = await run(BLOCKS[1], server.base_url, tmp_path)
+    assert '{"city":' in told
+    assert "Paris has a clear sky." in told
+    assert "kept it fits" in told
+    assert not server.refused
+
+
+def test_the_first_example_is_about_ten_lines():
+    body = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(body) <= 12
+
+
+def test_what_the_readme_links_to_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target and not os.environ.get("TURNLOG_WHEEL"):
+            assert (ROOT / target).exists(), target

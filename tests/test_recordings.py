@@ -1,0 +1,154 @@
+"""Recorded traffic: every exchange becomes a conversation, and every request is rebuilt from the log alone."""
+
+import gzip
+import json
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from turnlog import open_engine
+from turnlog.adapters.cli.recordings import Unusable, record_events
+from turnlog.engine.canonical import canonical
+from turnlog.engine.portable import Package, dump, restore
+from turnlog.engine.replay import rebuild, verify
+
+pytestmark = pytest.mark.anyio
+
+
+def records(corpus) -> Iterator[dict]:
+    for path in sorted(corpus.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
+async def import_all(engine, corpus) -> tuple[dict[str, dict], list[str]]:
+    made, refused = {}, []
+    for record in records(corpus):
+        try:
+            events = await record_events(engine.intake, record)
+        except Unusable as reason:
+            refused.append(str(reason))
+            continue
+        await engine.store.append(events.id, events.events, expected=0, bodies=events.bodies)
+        made[events.id] = record
+    return made, refused
+
+
+async def test_every_record_is_a_conversation_but_token_counts(engine, corpus):
+    made, refused = await import_all(engine, corpus)
+    apis = Counter(record["api"] for record in records(corpus))
+    assert len(made) == sum(apis.values()) - apis["input_tokens"]
+    assert len(refused) == apis["input_tokens"]
+
+
+async def test_every_request_is_rebuilt_as_it_was(engine, corpus):
+    made, _ = await import_all(engine, corpus)
+    requests = 0
+    for name, record in made.items():
+        async for call in (await engine.get(name)).responses():
+            assert canonical(await call.request()) == canonical(record["request"]), name
+            requests += 1
+        report = await verify(engine.store, name)
+        assert report.verified == report.responses
+    assert requests == sum(record["api"] in ("responses", "chat", "compact") for record in made.values())
+
+
+async def test_answers_are_what_was_recorded(engine, corpus):
+    made, _ = await import_all(engine, corpus)
+    checked = 0
+    for name, record in made.items():
+        if record["api"] != "responses" or record["status"] != 200:
+            continue
+        events = [event async for event in (await engine.get(name)).events()]
+        request = next(event.seq for event in events if event.type == "response.requested")
+        items = [event.item for event in events if event.response == request and event.item is not None]
+        answer = record["response"]
+        if record["sse"]:
+            answer = next(e["response"] for e in reversed(record["sse"]) if isinstance(e, dict) and "response" in e)
+        assert canonical(items) == canonical(answer["output"]), name
+        usage = answer.get("usage") or {}
+        for event in events:
+            if event.type == "response.completed" and usage:
+                assert event.data["usage"].get("input_tokens", 0) == usage["input_tokens"]
+                assert event.data["usage"].get("output_tokens", 0) == usage["output_tokens"]
+                checked += 1
+    assert checked > 250
+
+
+async def test_chat_answers_say_what_was_recorded(engine, corpus):
+    made, _ = await import_all(engine, corpus)
+    for name, record in made.items():
+        if record["api"] != "chat" or not (record["response"] or {}).get("choices"):
+            continue
+        message = record["response"]["choices"][0]["message"]
+        entries = [entry async for entry in (await engine.get(name)).items()]
+        answer = [entry.item for entry in entries if entry.response is not None][
+            -3 - len(message.get("tool_calls") or []) :
+        ]
+        text = message.get("content")
+        if isinstance(text, str) and text:
+            assert any(item.get("content") == text for item in answer), name
+        for call in message.get("tool_calls") or []:
+            assert any(item.get("arguments") == call["function"].get("arguments", "") for item in answer), name
+
+
+async def test_no_request_body_is_stored(corpus, db, seed):
+    """A change of one item's row makes exactly the requests diverge that hold it, at its path."""
+    async with open_engine(db) as engine:
+        made, _ = await import_all(engine, corpus)
+    chance = random.Random(seed)
+    names = sorted(name for name, record in made.items() if record["api"] == "responses" and record["status"] == 200)
+    for name in chance.sample(names, 20):
+        request = made[name]["request"]
+        if not isinstance(request["input"], list):
+            continue
+        index = chance.randrange(len(request["input"]))
+        seq = index + 2  # behind the conversation's creation
+        with closing(sqlite3.connect(db, isolation_level=None)) as log:
+            where = "conversation = (SELECT key FROM conversations WHERE id = ?) AND seq = ?"
+            (old,) = log.execute(f"SELECT item FROM events WHERE {where}", (name, seq)).fetchone()
+            log.execute(f"UPDATE events SET item = ? WHERE {where}", (old[:-1] + b',"zzz":1}', name, seq))
+            async with open_engine(db) as engine:
+                report = await verify(engine.store, name)
+                assert [one.path for one in report.diverged] == [f"$.input[{index}]"]
+                other = chance.choice([one for one in names if one != name])
+                assert not (await verify(engine.store, other)).diverged
+            log.execute(f"UPDATE events SET item = ? WHERE {where}", (old, name, seq))
+    async with open_engine(db) as engine:
+        assert sum([(await verify(engine.store, name)).verified for name in names]) == len(names)
+
+
+async def test_export_and_import_give_the_same_events(engine, corpus, tmp_path):
+    made, _ = await import_all(engine, corpus)
+    async with open_engine(tmp_path / "other.db") as other:
+        for name in made:
+            lines = [json.loads(line) async for line, _ in dump(engine.store, name)]
+            package = Package(lines[0])
+            for line in lines[1:]:
+                package.add(line)
+            await restore(other.store, package)
+            ours = [event async for event in (await engine.get(name)).events()]
+            theirs = [event async for event in (await other.get(name)).events()]
+            assert [(e.seq, e.time, e.type, e.response, e.item, e.data, e.tokens) for e in ours] == [
+                (e.seq, e.time, e.type, e.response, e.item, e.data, e.tokens) for e in theirs
+            ]
+
+
+async def test_a_conversation_that_goes_on_is_still_verified(engine, corpus):
+    made, _ = await import_all(engine, corpus)
+    for name in list(made)[:50]:
+        conversation = await engine.get(name)
+        await conversation.append("And now?", {"role": "assistant", "content": "Now this."})
+        assert (await verify(engine.store, name)).diverged == []
+
+
+async def test_rebuilding_names_what_is_missing(engine, corpus):
+    made, _ = await import_all(engine, corpus)
+    name = next(name for name, record in made.items() if record["api"] == "chat")
+    async for call in (await engine.get(name)).responses():
+        with pytest.raises(Exception, match="no encoder chat@1"):
+            await rebuild(engine.store, call._record, known={})
