@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
-from turnlog.adapters.wire import Said, label, receive, said_error
+import msgspec
+
+from turnlog.adapters.wire import DONE, Said, drain, label, receive, said_error
+from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
@@ -30,15 +34,15 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     messages = to_messages(items)
     if settings.get("instructions") is not None:
         messages.insert(0, {"role": "system", "content": settings["instructions"]})
-    body: dict[str, Any] = {
-        "model": settings["model"],
-        "messages": messages,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True}
     if settings.get("tools"):
         body["tools"] = [_tool(tool) for tool in settings["tools"]]
-    return {**body, **settings.get("params", {})}
+    params = settings.get("params", {})
+    # Without this a stream tells no usage; the caller's own options come beside it.
+    options = {"include_usage": True}
+    if isinstance(params.get("stream_options"), Mapping):
+        params = {**params, "stream_options": {**options, **params["stream_options"]}}
+    return {**body, "stream_options": options, **params}
 
 
 ENCODERS: Final = {1: encode}
@@ -114,15 +118,22 @@ class ChatCompletions:
             model=request["model"], messages=[], extra_body=dict(request), **transport
         )
         decoder = Decoder()
-        async for said in receive(opening):
-            for event in decoder.feed(said):
+        async with aclosing(receive(opening)) as answer:
+            async for said in answer:
+                for event in decoder.feed(said):
+                    yield event
+                if decoder.ended:
+                    await drain(answer)
+                    break
+            for event in decoder.finish():
                 yield event
-        for event in decoder.finish():
-            yield event
 
 
 _REASONING: Final = ("reasoning_content", "reasoning")
-_KNOWN: Final = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *_REASONING})
+_KNOWN: Final = frozenset({"role", "content", "refusal", "tool_calls", *_REASONING})
+_CALL: Final = frozenset({"id", "type", "index", "function", "custom"})
+_GROWING: Final = frozenset({"arguments", "data", "transcript"})
+"""What comes in pieces inside of a field that no item has a place for."""
 _LIMITS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -133,12 +144,16 @@ class _Part:
         self.index = index
         self.item = item
         self.text: list[str] = []
+        self.beside: dict[str, Any] = {}
+        """Fields of a call for which an item has no place."""
 
 
 class Decoder:
     """Puts the fragments of a Chat answer together as items, and tells of them as the Responses API would. Sans I/O."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether nothing of meaning can follow."""
         self._created = False
         self._parts: dict[str, _Part] = {}
         self._extra: dict[str, Any] = {}
@@ -146,7 +161,6 @@ class Decoder:
         self._finish: str | None = None
         self._usage: Any = None
         self._response: dict[str, Any] = {}
-        self._done = False
         self._repaired: list[str] = []
         self._retries = 0
 
@@ -158,13 +172,13 @@ class Decoder:
         """
         value = said.value
         self._retries = said.retries
-        if value == "[DONE]":
-            self._done = True
+        if value == DONE:
+            self.ended = True
             return []
         if not isinstance(value, dict):
             raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
         if value.get("error"):
-            raise said_error(value["error"])
+            raise said_error(value["error"], said.retries)
         self._repaired += said.repaired
         events = self._begin(value)
         if isinstance(value.get("usage"), dict):
@@ -175,7 +189,7 @@ class Decoder:
             message = choice.get("delta" if said.streamed else "message")
             events += self._delta(message if isinstance(message, dict) else {}, whole=not said.streamed)
             self._finish = choice.get("finish_reason") or self._finish
-        self._done = self._done or (not said.streamed and bool(choice))
+        self.ended = self.ended or (not said.streamed and bool(choice))
         return events
 
     def _begin(self, value: Mapping[str, Any]) -> list[StreamEvent]:
@@ -206,12 +220,11 @@ class Decoder:
         return events
 
     def _keep(self, delta: Mapping[str, Any]) -> None:
-        """Keep what no item has a place for; lists that come in pieces are joined."""
+        """Keep what no item has a place for; lists and audio that come in pieces are joined."""
         for key, value in delta.items():
             if key in _KNOWN or value in (None, "", [], {}):
                 continue
-            old = self._extra.get(key)
-            self._extra[key] = [*old, *value] if isinstance(old, list) and isinstance(value, list) else value
+            self._extra[key] = _joined(self._extra[key], value) if key in self._extra else value
 
     def _add(self, name: str, make: Any, kind: str, text: str) -> list[StreamEvent]:
         events, part = self._part(name, make())
@@ -229,22 +242,36 @@ class Decoder:
         custom = None if call.get("type") == "function" else call.get("custom")
         told = custom if isinstance(custom, dict) else call.get("function")
         told = told if isinstance(told, dict) else {}
+        name = f"call {index}"
+        known = self._parts.get(name)
+        if known is not None and told.get("name") and call.get("id") not in (None, "", known.item["call_id"]):
+            # Some backends number every call 0; a new id with a name is a new call.
+            name = f"call {index} {call['id']}"
         item = {
             "type": "custom_tool_call" if isinstance(custom, dict) else "function_call",
-            "call_id": call.get("id") or f"call_{index}",
+            "call_id": call.get("id") or self._call_id(index),
             "name": told.get("name") or "",
         }
-        events, part = self._part(f"call {index}", item)
+        events, part = self._part(name, item)
         if told.get("name") and not part.item["name"]:
             part.item["name"] = told["name"]
-        text = told.get("input" if "input" in told else "arguments")
+        part.beside |= {key: value for key, value in call.items() if key not in _CALL and value is not None}
+        return events + self._argued(part, told.get("input" if "input" in told else "arguments"))
+
+    def _argued(self, part: _Part, text: Any) -> list[StreamEvent]:
+        """Take in more of a call's arguments; some backends give them as an object."""
         if text is not None and not isinstance(text, str):
-            text = str(text)
-        if text:
-            part.text.append(text)
-            kind = "custom_tool_call_input" if part.item["type"] == "custom_tool_call" else "function_call_arguments"
-            events.append(_said(f"response.{kind}.delta", part, delta=text))
-        return events
+            text = encoded(text).decode()
+        if not text:
+            return []
+        part.text.append(text)
+        kind = "custom_tool_call_input" if part.item["type"] == "custom_tool_call" else "function_call_arguments"
+        return [_said(f"response.{kind}.delta", part, delta=text)]
+
+    def _call_id(self, index: Any) -> str:
+        """Return an id for a call that came without one: of this answer's own, so that the next one's is another."""
+        own = "".join(letter for letter in str(self._response.get("id", "")) if letter.isascii() and letter.isalnum())
+        return "_".join(filter(None, ("call", own[-40:], str(index))))
 
     def finish(self) -> list[StreamEvent]:
         """Return the finished items and the end.
@@ -252,20 +279,14 @@ class Decoder:
         Raises:
             ModelFailure: there was no end: the stream broke off, or there never was one.
         """
-        if self._finish is None and not self._done:
+        if self._finish is None and not self.ended:
             what = "broke off before its end" if self._created else "is empty"
             raise ModelFailure("stream", f"the answer {what}", retryable=True, retries=self._retries)
         events = [
             _said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()
         ]
         if self._repaired and events:
-            events[0] = StreamEvent(
-                type=events[0].type,
-                item=events[0].item,
-                raw=events[0].raw,
-                extra=events[0].extra,
-                repaired=self._repaired,
-            )
+            events[0] = msgspec.structs.replace(events[0], repaired=self._repaired)
         reason = _LIMITS.get(self._finish or "")
         status = "incomplete" if reason else "completed"
         response = {
@@ -287,7 +308,9 @@ class Decoder:
             self._parts.setdefault("message", _Part(refusal.index, _message()))
         if not self._parts and self._finish is not None:
             self._parts["message"] = _Part(0, _message())
-        made: list[tuple[_Part, dict[str, Any], Any]] = []
+        made: list[tuple[_Part, dict[str, Any], dict[str, Any]]] = []
+        beside: list[Any] = [[[key], value] for key, value in self._extra.items()]
+        calls = 0
         for name, part in sorted(self._parts.items(), key=lambda entry: entry[1].index):
             text = "".join(part.text)
             extra: dict[str, Any] = {}
@@ -298,10 +321,26 @@ class Decoder:
                 part.item["content"] = _content(text, "".join(refusal.text) if refusal else "")
             else:
                 part.item["input" if part.item["type"] == "custom_tool_call" else "arguments"] = text
+                beside += [[["tool_calls", calls, key], value] for key, value in part.beside.items()]
+                calls += 1
             made.append((part, part.item, extra))
-        if made and self._extra:
-            made[0][2]["set"] = [[[key], value] for key, value in self._extra.items()]
+        if made and beside:
+            made[0][2]["set"] = beside
         return [(part, item, extra or None) for part, item, extra in made]
+
+
+def _joined(old: Any, new: Any) -> Any:
+    """Return what two pieces of one field make together."""
+    if isinstance(old, list) and isinstance(new, list):
+        return [*old, *new]
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    grown = {
+        key: old[key] + value
+        for key, value in new.items()
+        if key in _GROWING and isinstance(value, str) and isinstance(old.get(key), str)
+    }
+    return {**old, **new, **grown}
 
 
 def _thought() -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final, Literal
 
-from turnlog.adapters.wire import Said, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, drain, label, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
@@ -35,8 +36,10 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
         if name in settings:
             body[name] = settings[name]
     params = settings.get("params", {})
-    include = list(params.get("include") or [])
-    return {**body, **params, "include": include if _ENCRYPTED in include else [*include, _ENCRYPTED]}
+    include = params.get("include") or []
+    if isinstance(include, list) and _ENCRYPTED not in include:
+        include = [*include, _ENCRYPTED]
+    return {**body, **params, "include": include}
 
 
 ENCODERS: Final = {1: encode}
@@ -100,15 +103,23 @@ class Responses:
             model=request["model"], extra_body=dict(request), **transport
         )
         decoder = Decoder()
-        async for said in receive(opening):
-            for event in decoder.feed(said):
-                yield event
+        async with aclosing(receive(opening)) as answer:
+            async for said in answer:
+                events = decoder.feed(said)
+                if decoder.ended:
+                    await drain(answer)
+                for event in events:
+                    yield event
+                if decoder.ended:
+                    return
 
 
 class Decoder:
     """Turns what the API says into stream events. Sans I/O."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """Whether nothing of meaning can follow."""
         self._done: set[int] = set()
 
     def feed(self, said: Said) -> list[StreamEvent]:
@@ -118,7 +129,8 @@ class Decoder:
             ModelFailure: it says that something went wrong.
         """
         value = said.value
-        if value == "[DONE]":
+        if value == DONE:
+            self.ended = True
             return []
         if not isinstance(value, dict):
             raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
@@ -126,47 +138,51 @@ class Decoder:
             return self._whole(value, said)
         kind = value.get("type")
         if kind == "error" or (value.get("error") and not isinstance(kind, str)):
-            raise said_error(value["error"] if isinstance(value.get("error"), dict) else value)
+            raise said_error(value.get("error") or value, said.retries)
         if not isinstance(kind, str):
             return []
         if kind == "response.output_item.done":
-            index = value.get("output_index")
-            self._done.add(index if isinstance(index, int) else len(self._done))
-            return [StreamEvent(type=kind, item=_item(value.get("item")), raw=value, repaired=said.repaired)]
-        if kind in ("response.completed", "response.incomplete", "response.failed"):
-            return [*self._missed(value, said), _end(kind, value, said)]
+            return [self._finished(value, said)]
+        if kind in _ENDS:
+            return self._end(kind, value, said)
         delta = value.get("delta")
         return [StreamEvent(type=kind, delta=delta if isinstance(delta, str) else "", raw=value)]
 
-    def _missed(self, value: Mapping[str, Any], said: Said) -> list[StreamEvent]:
-        """Return the items of the end that no event of their own has brought."""
+    def _finished(self, value: dict[str, Any], said: Said) -> StreamEvent:
+        item, index = value.get("item"), value.get("output_index")
+        if not isinstance(item, dict):
+            return StreamEvent(type="response.output_item.done", raw=value)
+        self._done.add(index if isinstance(index, int) else len(self._done))
+        return StreamEvent(type="response.output_item.done", item=item, raw=value, repaired=said.repaired)
+
+    def _end(self, kind: str, value: dict[str, Any], said: Said) -> list[StreamEvent]:
+        self.ended = True
+        return [*self._missed(value, said), StreamEvent(type=kind, raw=value, extra={"retries": said.retries})]
+
+    def _missed(self, value: Mapping[str, Any], said: Said) -> Iterator[StreamEvent]:
+        """Yield the items of the end that no event of their own has brought."""
         response = value.get("response")
         output = response.get("output") if isinstance(response, dict) else None
-        return [
-            StreamEvent(
-                type="response.output_item.done",
-                item=item,
-                raw={"type": "response.output_item.done", "output_index": index, "item": item},
-                repaired=said.repaired,
-            )
-            for index, item in enumerate(output if isinstance(output, list) else [])
-            if index not in self._done and isinstance(item, dict)
-        ]
+        for index, item in enumerate(output if isinstance(output, list) else []):
+            if index in self._done or not isinstance(item, dict):
+                continue
+            # What was replaced elsewhere in the answer is not said of this item.
+            place = f"output[{index}]"
+            repaired = [one for one in said.repaired if place in one or one.startswith("$:")]
+            raw = {"type": "response.output_item.done", "output_index": index, "item": item}
+            yield StreamEvent(type="response.output_item.done", item=item, raw=raw, repaired=repaired)
 
     def _whole(self, value: dict[str, Any], said: Said) -> list[StreamEvent]:
         """Read an answer that came in one piece, although a stream was asked for."""
-        if value.get("error") and not isinstance(value.get("status"), str):
-            raise said_error(value["error"])
         status = value.get("status")
-        kind = f"response.{status}" if status in ("incomplete", "failed") else "response.completed"
+        if value.get("error") and not isinstance(status, str):
+            raise said_error(value["error"], said.retries)
+        if not isinstance(value.get("output"), list) and status != "failed":
+            raise ModelFailure("answer", "the answer is JSON, but no response", retryable=True, retries=said.retries)
+        kind = "response.completed" if status in ("completed", None) else f"response.{status}"
         created = StreamEvent(type="response.created", raw={"type": "response.created", "response": value})
         end = {"type": kind, "response": value}
-        return [created, *self._missed(end, said), _end(kind, end, said)]
+        return [created, *self._end(kind if kind in _ENDS else "response.failed", end, said)]
 
 
-def _item(item: Any) -> dict[str, Any] | None:
-    return item if isinstance(item, dict) else None
-
-
-def _end(kind: str, value: dict[str, Any], said: Said) -> StreamEvent:
-    return StreamEvent(type=kind, raw=value, extra={"retries": said.retries})
+_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from typing import Any, Final, NamedTuple, Protocol
 
+import anyio
 import openai
 
 from turnlog.engine.canonical import salvage
-from turnlog.engine.model import ModelFailure
+from turnlog.engine.model import ModelFailure, helps
 
-__all__ = ("Answer", "Said", "ServerSentEvents", "failure", "label", "receive")
+__all__ = ("DONE", "Answer", "Said", "ServerSentEvents", "drain", "failure", "label", "receive", "said_error")
+
+DONE: Final = "[DONE]"
+"""What stands for the end of a stream in place of JSON."""
+_LINGER: Final = 0.5
+"""Seconds that a server has to end its answer properly behind the last event."""
+_LONGEST: Final = 2000
+"""Characters of an error's message: some servers answer with a whole page."""
+_MARK: Final = b"\xef\xbb\xbf"
 
 
 class Answer(Protocol):
@@ -36,12 +45,17 @@ class Said(NamedTuple):
 
 
 class ServerSentEvents:
-    """Splits bytes into the data of server-sent events, wherever the bytes were cut. Sans I/O."""
+    """Splits bytes into the data of server-sent events, wherever the bytes were cut. Sans I/O.
+
+    As the HTML standard says: lines end in CR, LF or both, a first byte order mark is skipped, several data lines of
+    one event are joined by LF. Of the fields only the data is read: OpenAI's events name themselves in it.
+    """
 
     def __init__(self) -> None:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._after_return = False
+        self._begun = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the data of each event that *chunk* completes."""
@@ -66,76 +80,100 @@ class ServerSentEvents:
     def _end_of_line(self) -> Iterator[bytes]:
         line = bytes(self._line)
         self._line.clear()
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(_MARK)
         if not line:
             if self._data:
                 yield b"\n".join(self._data)
                 self._data.clear()
-        elif line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
+            return
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._data.append(value.removeprefix(b" "))
 
 
-async def receive(opening: AbstractAsyncContextManager[Any]) -> AsyncIterator[Said]:
+async def receive(opening: AbstractAsyncContextManager[Any]) -> AsyncGenerator[Said, None]:
     """Send a request; yield the JSON of its answer, event by event, or whole where the server does not stream.
 
-    `[DONE]` is yielded as the string that it is.
+    `[DONE]` is yielded as the string that it is. Closing the iterator closes the connection.
 
     Raises:
         ModelFailure: there is no answer, it broke off, or it cannot be read.
     """
+    begun = False
     try:
         async with opening as answer:
-            async for said in _said(answer):
-                yield said
+            begun = True
+            async with aclosing(_said(answer)) as told:
+                async for said in told:
+                    yield said
     except openai.OpenAIError as error:
         raise failure(error) from error
-    except (ModelFailure, GeneratorExit):
+    except ModelFailure:
         raise
     except Exception as error:
         # The client hands bytes on as its HTTP library reads them, with that library's errors.
-        raise ModelFailure(
-            "stream", f"the answer broke off: {str(error) or type(error).__name__}", retryable=True
-        ) from error
+        raise _broken(error, begun=begun) from error
 
 
-async def _said(answer: Answer) -> AsyncIterator[Said]:
+async def drain(answer: AsyncIterator[Said]) -> None:
+    """Read what is behind the last event, so that the connection may serve again; a server that lingers is left."""
+    with suppress(ModelFailure), anyio.move_on_after(_LINGER):
+        async for _ in answer:
+            pass
+
+
+async def _said(answer: Answer) -> AsyncGenerator[Said, None]:
     kind = answer.headers.get("content-type", "")
     retries = int(getattr(answer, "retries_taken", 0) or 0)
     if "text/event-stream" not in kind and "json" in kind:
         body = b"".join([chunk async for chunk in answer.iter_bytes()])
-        yield Said(*_parsed(body), streamed=False, retries=retries)
+        yield Said(*_parsed(body, retries), streamed=False, retries=retries)
         return
     events = ServerSentEvents()
     async for chunk in answer.iter_bytes():
         for data in events.feed(chunk):
-            yield _event(data, retries)
+            if data.strip():
+                yield _event(data, retries)
     for data in events.finish():
-        yield _event(data, retries)
+        if data.strip():
+            yield _event(data, retries)
 
 
 def _event(data: bytes, retries: int) -> Said:
-    if data.strip() == b"[DONE]":
-        return Said("[DONE]", [], streamed=True, retries=retries)
-    return Said(*_parsed(data), streamed=True, retries=retries)
+    if data.strip() == DONE.encode():
+        return Said(DONE, [], streamed=True, retries=retries)
+    return Said(*_parsed(data, retries), streamed=True, retries=retries)
 
 
-def _parsed(data: bytes) -> tuple[Any, list[str]]:
+def _parsed(data: bytes, retries: int) -> tuple[Any, list[str]]:
     try:
         return salvage(data)
     except ValueError as error:
-        raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True) from error
+        raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True, retries=retries) from error
+
+
+def _broken(error: Exception, *, begun: bool) -> ModelFailure:
+    """Return what an error of the HTTP library says, or of the client while it made the request."""
+    what = str(error) or type(error).__name__
+    if not begun:
+        return ModelFailure("client", f"the request cannot be sent: {what}")
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return ModelFailure("timeout", f"the answer stopped: {what}", retryable=True)
+    return ModelFailure("stream", f"the answer broke off: {what}", retryable=True)
 
 
 def failure(error: openai.OpenAIError) -> ModelFailure:
     """Return what an error of openai's client says."""
-    message = str(getattr(error, "message", None) or error)
+    message = str(getattr(error, "message", None) or error)[:_LONGEST]
     if isinstance(error, openai.APIStatusError):
-        status = error.status_code
         return ModelFailure(
             "http",
             message,
             code=error.code or None,
-            status_code=status,
-            retryable=status in (408, 409, 429) or status >= 500,
+            status_code=error.status_code,
+            retryable=_again(error),
             retries=_retries(error.request),
         )
     if isinstance(error, openai.APITimeoutError):
@@ -145,21 +183,36 @@ def failure(error: openai.OpenAIError) -> ModelFailure:
     return ModelFailure("client", message)
 
 
+def _again(error: openai.APIStatusError) -> bool:
+    """Return whether the same request may be answered later: the server's own word first, as in openai's client."""
+    word = error.response.headers.get("x-should-retry")
+    if word in ("true", "false"):
+        return bool(word == "true")
+    status = error.status_code
+    return (status in (408, 409, 429) or status >= 500) and error.code != "insufficient_quota"
+
+
 def _retries(request: Any) -> int:
     headers: Mapping[str, str] = getattr(request, "headers", {})
     count = headers.get("x-stainless-retry-count", "0")
     return int(count) if count.isdigit() else 0
 
 
-def said_error(error: Any) -> ModelFailure:
-    """Return what an error inside an answer says."""
-    told = error if isinstance(error, Mapping) else {}
-    code = told.get("code") or told.get("type")
-    message = str(told.get("message") or "the server reported an error")
-    status = told.get("status") if isinstance(told.get("status"), int) else None
-    lasting = code in ("invalid_request_error", "context_length_exceeded", "invalid_prompt")
+def said_error(error: Any, retries: int = 0) -> ModelFailure:
+    """Return what an error inside an answer says: an object, nested or flat, or a mere text."""
+    told = error if isinstance(error, Mapping) else {"message": error}
+    kind = told.get("type")
+    code = told.get("code") or (kind if kind != "error" else None)
+    message = told.get("message") or "the server reported an error"
+    status = next((told[key] for key in ("status", "status_code") if type(told.get(key)) is int), None)
+    name = None if code is None else str(code)
     return ModelFailure(
-        "model", message, code=None if code is None else str(code), status_code=status, retryable=not lasting
+        "model",
+        str(message)[:_LONGEST],
+        code=name,
+        status_code=status,
+        retryable=helps(name),
+        retries=retries,
     )
 
 

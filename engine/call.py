@@ -1,30 +1,46 @@
-"""One model call: its answer received, and logged as it comes."""
+"""One model call: its answer received, logged as it comes, and ended in the log whatever becomes of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
 
 from .codec import event
-from .events import ItemAppended, NewEvent, ResponseCompleted, ResponseFailed, ResponseStarted, Usage
+from .errors import Fenced
+from .events import (
+    ItemAppended,
+    NewEvent,
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseInterrupted,
+    ResponseStarted,
+    Usage,
+)
+from .history import Call, History
 from .items import read
 from .log import Appended, LeaseChange, Release
 from .logs import Log
-from .model import Ending, ModelFailure, StreamEvent
+from .model import Ending, ModelFailure, StreamEvent, helps
+from .outcome import NEVER_RAN, UNKNOWN
 from .recorder import Finished, Recorder
+from .shield import finish
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .plan import Plan
 
-__all__ = ("Emit", "Hold", "ModelCall")
+__all__ = ("Emit", "Hold", "ModelCall", "interruption", "seals")
 
 _log = Log("turnlog.turn")
 
 Emit: TypeAlias = Callable[[StreamEvent], None]
 
 _BROKEN: Final = "the answer broke off before its end"
+_LONGEST: Final = 2000
+"""Characters of a failure's message that are logged."""
 
 
 class Hold:
@@ -35,16 +51,48 @@ class Hold:
         self.name = name
         self.generation = 0
         self.version = 0
+        """The version right after the turn's own last append."""
+        self.held = False
 
-    async def append(self, events: Sequence[NewEvent], lease: LeaseChange | None = None) -> Appended:
-        """Append under the lease.
+    def taken(self, appended: Appended) -> None:
+        """Learn that the lease has been taken."""
+        self.generation, self.version, self.held = appended.generation, appended.version, True
+        self.engine.keep_lease(self.name, self.generation)
+
+    def dropped(self) -> None:
+        """Stop renewing the lease; what is not given up runs out."""
+        self.engine.drop_lease(self.name, self.generation)
+
+    async def append(
+        self,
+        events: Sequence[NewEvent],
+        lease: LeaseChange | None = None,
+        *,
+        then: Callable[[Appended], None] = lambda _: None,
+        **more: Any,
+    ) -> None:
+        """Append under the lease, and do *then* what follows from it, even if the caller is cancelled meanwhile.
+
+        So the turn always knows what it has written.
 
         Raises:
             Fenced: somebody else has taken the turn over.
         """
-        appended = await self.engine.writer.append(self.name, events, fence=self.generation, lease=lease)
-        self.version = appended.version
-        return appended
+
+        async def work() -> None:
+            try:
+                appended = await self.engine.writer.append(
+                    self.name, events, fence=self.generation, lease=lease, **more
+                )
+            except Fenced:
+                self.held = False
+                raise
+            self.version = appended.version
+            if isinstance(lease, Release):
+                self.held = False
+            then(appended)
+
+        await finish(work())
 
 
 class ModelCall:
@@ -57,10 +105,13 @@ class ModelCall:
         """The seq of its `response.requested`, which names it."""
         self.body = body
         self.ended = False
-        self.items: list[dict[str, Any]] = []
+        self.items: dict[int, dict[str, Any]] = {}
+        """What is logged of the answer, by seq."""
         self.calls: dict[str, tuple[dict[str, Any], int]] = {}
         """Logged calls that the caller owes an output for, with their seqs, by link."""
         self.recorder = Recorder()
+        self._due: list[Finished] = []
+        """What the recorder has let go of and is not in the log yet."""
         self._announced = False
         self._last: StreamEvent | None = None
         self._began = time.monotonic()
@@ -73,40 +124,51 @@ class ModelCall:
         Raises:
             ModelFailure: the model did not answer.
         """
-        stream = self.plan.send(self.body)
+        stream = self._said()
         try:
             async for said in stream:
-                due = self.recorder.feed(said)
-                if due:
-                    await self._log(due, emit)
+                self._due += self.recorder.feed(said)
+                if self._due:
+                    await self._log(emit)
                 if self.recorder.ending is not None:
                     self._last = said
                     break
                 if said.type != "response.output_item.done":
                     emit(StreamEvent(type=said.type, delta=said.delta, response=self.seq, raw=said.raw))
         finally:
-            close: Callable[[], Awaitable[None]] | None = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+            await stream.aclose()
         end = self.recorder.ending
         if end is None:
             raise ModelFailure("stream", _BROKEN, retryable=True)
         if end.status == "failed":
-            raise ModelFailure(
-                "model", end.message or "the model said that it failed", code=end.code, retries=end.retries
-            )
+            message = end.message or "the model said that it failed"
+            raise ModelFailure("model", message, code=end.code, retryable=helps(end.code), retries=end.retries)
         return end
 
-    async def _log(self, finished: Sequence[Finished], emit: Emit) -> None:
-        events = [*self.started(), *[await self.event(one) for one in finished]]
-        appended = await self.hold.append(events)
-        self._logged(finished, appended.last - len(finished) + 1, emit)
+    async def _said(self) -> AsyncGenerator[StreamEvent, None]:
+        """Yield what the model says; whatever goes wrong in its adapter is its failure, not the turn's."""
+        stream: Any = self.plan.send(self.body)
+        try:
+            async for said in stream:
+                yield said
+        except ModelFailure:
+            raise
+        except Exception as error:
+            raise ModelFailure("adapter", f"{type(error).__name__}: {error}") from error
+        finally:
+            close: Callable[[], Awaitable[None]] | None = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _log(self, emit: Emit) -> None:
+        due = list(self._due)
+        events = [*self.started(), *[await self.event(one) for one in due]]
+        await self.hold.append(events, then=lambda appended: self._logged(due, appended.last - len(due) + 1, emit))
 
     def started(self) -> list[NewEvent]:
-        """Return the response's start the first time it is asked for: it shares an append with what comes first."""
+        """Return the response's start, unless it is logged: it shares an append with what comes first."""
         if self._announced:
             return []
-        self._announced = True
         said = ResponseStarted(id=self.recorder.provider_id, model=self.recorder.provider_model)
         return [event(said, response=self.seq)]
 
@@ -117,8 +179,10 @@ class ModelCall:
         return await self.plan.engine.intake.item(finished.item, said=said, response=self.seq)
 
     def _logged(self, finished: Sequence[Finished], first: int, emit: Emit) -> None:
+        self._announced = True
+        del self._due[: len(finished)]
         for seq, one in enumerate(finished, first):
-            self.items.append(one.item)
+            self.items[seq] = one.item
             form = read(one.item)
             if form.is_call and form.link is not None:
                 self.calls[form.link] = (one.item, seq)
@@ -135,28 +199,40 @@ class ModelCall:
 
     # -- ending
 
+    def rest(self) -> list[Finished]:
+        """Return what is finished and not in the log."""
+        self._due += self.recorder.rest()
+        return list(self._due)
+
     def owed(self) -> dict[str, dict[str, Any]]:
         """Return the calls of the whole answer, logged or about to be, by link."""
-        rest = {form.link: one.item for one in self.recorder.held if (form := read(one.item)).is_call and form.link}
+        rest = {form.link: one.item for one in self.rest() if (form := read(one.item)).is_call and form.link}
         return {**{link: item for link, (item, _) in self.calls.items()}, **rest}
 
-    async def complete(self, end: Ending, more: Sequence[NewEvent], lease: LeaseChange | None, emit: Emit) -> None:
-        """Log the last items, the response's end, and what follows from it, in one append."""
-        rest = self.recorder.rest()
+    async def complete(
+        self, end: Ending, more: Sequence[NewEvent], lease: LeaseChange | None, emit: Emit, *, reason: str | None
+    ) -> None:
+        """Log the last items, the response's end, and what follows from it, in one append.
+
+        *reason* says why the turn ends with it, where the model was not done.
+        """
+        rest = self.rest()
         events = [*self.started(), *[await self.event(one) for one in rest]]
-        first = len(events) - len(rest)
         said = ResponseCompleted(
             status="incomplete" if end.status == "incomplete" else "completed",
-            reason=end.reason,
+            reason=reason,
             usage=end.usage,
             retries=end.retries,
             removed=end.removed,
         )
-        appended = await self.hold.append([*events, event(said, response=self.seq), *more], lease)
-        self.ended = True
-        self._logged(rest, appended.first + first, emit)
-        if self._last is not None:
-            emit(StreamEvent(type=self._last.type, response=self.seq, raw=self._last.raw))
+
+        def logged(appended: Appended) -> None:
+            self.ended = True
+            self._logged(rest, appended.first + len(events) - len(rest), emit)
+            if self._last is not None:
+                emit(StreamEvent(type=self._last.type, response=self.seq, raw=self._last.raw))
+
+        await self.hold.append([*events, event(said, response=self.seq), *more], lease, then=logged)
         usage = end.usage or Usage()
         _log.info(
             "turnlog.response",
@@ -174,13 +250,18 @@ class ModelCall:
         said = ResponseFailed(
             kind=failure.kind,
             code=failure.code,
-            message=failure.message[:2000],
+            message=failure.message[:_LONGEST],
             status_code=failure.status_code,
             retryable=failure.retryable,
             retries=failure.retries,
         )
-        await self.hold.append([event(said, response=self.seq)], Release())
-        self.ended = True
+
+        def logged(_: Appended) -> None:
+            self.ended = True
+
+        # The provider's id of what failed is what its support asks for.
+        events = self.started() if self.recorder.provider_id is not None else []
+        await self.hold.append([*events, event(said, response=self.seq)], Release(), then=logged)
         _log.warning(
             "turnlog.response.failed",
             conversation=self.hold.name,
@@ -188,5 +269,73 @@ class ModelCall:
             kind=failure.kind,
             code=failure.code,
             status_code=failure.status_code,
+            retries=failure.retries,
             seconds=round(time.monotonic() - self._began, 3),
         )
+
+    async def cut(self) -> tuple[list[NewEvent], ResponseInterrupted, dict[str, Any] | None]:
+        """Return what is to be logged of an answer that goes no further.
+
+        That is its finished items; the event that names the unfinished ones; and their text, as one message.
+        """
+        partial, items = self.recorder.unfinished()
+        events: list[NewEvent] = []
+        for one in self.rest():
+            if read(one.item).is_call:
+                items.append(one.item)  # nobody was told of it, so it needs no output
+            else:
+                events.append(await self.event(one))
+        if events or self.recorder.provider_id is not None:
+            events = [*self.started(), *events]
+        return events, ResponseInterrupted(cause="cancelled", items=items), partial
+
+
+async def seals(engine: Engine, calls: Iterable[tuple[Mapping[str, Any], str]]) -> list[NewEvent]:
+    """Return outputs that say what became of calls, in words; of those calls that such an output can answer."""
+    readings = [(item, read(item), words) for item, words in calls]
+    return await engine.intake.seals(
+        [
+            (item, form.shape, words)
+            for item, form, words in readings
+            if form.kind is not None and form.kind.sealed_by is not None
+        ]
+    )
+
+
+async def interruption(
+    engine: Engine,
+    history: History,
+    response: int,
+    cause: Literal["cancelled", "left", "crashed"],
+    call: ModelCall | None = None,
+) -> list[NewEvent]:
+    """Return the events that end a response, or the tools that it called: what came of it, and seals for its calls.
+
+    Once a response has ended, only its started calls were its worker's to answer; others wait for the client.
+    """
+    events: list[NewEvent] = []
+    said, partial = ResponseInterrupted(cause=cause), None
+    if call is not None and not call.ended:
+        events, said, partial = await call.cut()
+    unfinished = history.open == response
+    left = [
+        one
+        for one in history.unanswered()
+        if one.at == response and (unfinished or _link(one) in history.started) and _sealable(one)
+    ]
+    said = msgspec.structs.replace(said, cause=cause, sealed=[_link(one) for one in left])
+    if partial is None:
+        events.append(event(said, response=response))
+    else:
+        events.append(await engine.intake.partial(said, partial, response))
+    words = [UNKNOWN if _link(one) in history.started else NEVER_RAN for one in left]
+    return [*events, *await seals(engine, zip((one.entry.value() for one in left), words, strict=True))]
+
+
+def _link(call: Call) -> str:
+    return call.entry.reading.link or ""
+
+
+def _sealable(call: Call) -> bool:
+    kind = call.entry.reading.kind
+    return kind is not None and kind.sealed_by is not None

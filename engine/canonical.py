@@ -5,7 +5,8 @@ form, integral floats below 2**53 as integers (so `1.0`, `1` and `-0.0` meet wha
 
 Three doors, by who speaks. `plain` takes values from callers and refuses what has no JSON meaning. `parse` does the
 same for JSON text. `salvage` takes text from a provider and refuses nothing that can be read at all: what JSON cannot
-carry is replaced, and the replacements are reported.
+carry is replaced, and the replacements are reported. Whatever has passed one of them can be encoded, and read again
+at any depth of the stack.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TypeAlias
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -28,6 +30,9 @@ JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | flo
 MAX_DEPTH: Final = 100
 MAX_BYTES: Final = 64 * 1024 * 1024
 _INTEGRAL: Final = 2.0**53
+_DIGITS: Final = 4000
+"""Of an integer, about: Python writes and reads no more than 4,300 of them."""
+_BITS: Final = 10_000 * _DIGITS // 3_011
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -43,14 +48,14 @@ def encode(value: Any) -> bytes:
 def canonical(value: Any, path: str = "$") -> bytes:
     """Return the canonical bytes of a caller's value.
 
+    >>> from turnlog.engine.canonical import canonical
+    >>> canonical({"b": 1.0, "a": [True, None]})
+    b'{"a":[true,null],"b":1}'
+
     Raises:
         InvalidItem: see `plain`; also when the bytes would exceed 64 MiB.
     """
-    value = plain(value, path)
-    try:
-        data = encode(value)
-    except UnicodeEncodeError:
-        raise InvalidItem(*_surrogate(value, path)) from None
+    data = encode(plain(value, path))
     if len(data) > MAX_BYTES:
         raise InvalidItem(
             path, f"{len(data):,} bytes of JSON; at most {MAX_BYTES:,} are taken. Store a reference to it."
@@ -77,8 +82,13 @@ def plain(value: Any, path: str = "$") -> Any:
 
     Mappings and sequences of any class are taken. *path* is where the value stands, for the error.
 
+    >>> plain({"scores": (1.0, float("nan"))})
+    Traceback (most recent call last):
+    turnlog.engine.errors.InvalidItem: $.scores[1]: nan has no place in JSON; use null or a string
+
     Raises:
-        InvalidItem: NaN or an infinity, a key that is no string, nesting deeper than 100, a value of another kind.
+        InvalidItem: NaN or an infinity, a lone surrogate, a key that is no string, nesting deeper than 100, an integer
+            of more than some 4,000 digits, a value of another kind.
     """
     try:
         return _plain(value, 0)
@@ -88,32 +98,38 @@ def plain(value: Any, path: str = "$") -> Any:
 
 def _plain(value: Any, depth: int) -> Any:
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if kind is str:
+        return value if value.isascii() else _text(value)
+    if kind is bool or value is None:
         return value
+    if kind is dict:
+        return _object(value, depth + 1)
+    if kind is list:
+        return _array(value, depth + 1)
+    if kind is int:
+        return _whole(value)
     if kind is float:
         return _number(value)
-    if depth >= MAX_DEPTH:
-        raise _Refused(f"nested deeper than {MAX_DEPTH} levels")
-    if kind is dict or isinstance(value, Mapping):
-        return _object(value, depth + 1)
-    if kind is list or kind is tuple:
-        return _array(value, depth + 1)
     return _other(value, depth)
 
 
 def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    if depth > MAX_DEPTH:
+        raise _Refused(f"nested deeper than {MAX_DEPTH} levels")
     made = {}
     key: Any = None
     try:
         for key, part in value.items():
-            made[key if type(key) is str else _key(key)] = _plain(part, depth)
+            made[key if type(key) is str and key.isascii() else _key(key)] = _plain(part, depth)
     except _Refused as refused:
-        refused.place = f".{key}{refused.place}"
+        refused.place = f".{_shown(key)}{refused.place}"
         raise
     return made
 
 
 def _array(value: Sequence[Any], depth: int) -> list[Any]:
+    if depth > MAX_DEPTH:
+        raise _Refused(f"nested deeper than {MAX_DEPTH} levels")
     made: list[Any] = []
     try:
         for part in value:
@@ -126,50 +142,21 @@ def _array(value: Sequence[Any], depth: int) -> list[Any]:
 
 def _key(key: object) -> str:
     if not isinstance(key, str):
-        raise _Refused(f"object key {key!r} is no string")
-    return str.__str__(key)
+        raise _Refused(f"object key {key!r:.100} is no string")
+    return _text(key)
 
 
-def _number(value: float) -> int | float:
-    if not math.isfinite(value):
-        raise _Refused(f"{value} has no place in JSON; use null or a string")
-    return int(value) if value.is_integer() and abs(value) < _INTEGRAL else value
+def _shown(key: object) -> str:
+    """Return a key as part of a path that can be printed, whatever it holds."""
+    return str(key).encode(errors="backslashreplace").decode()
 
 
-def _other(value: Any, depth: int) -> Any:
-    """Take subclasses (enums of str, for one) by their base, and sequences that are not lists."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return _number(float(value))
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return _array(value, depth + 1)
-    raise _Refused(f"a {type(value).__name__} is no JSON value")
-
-
-def _surrogate(value: Any, path: str) -> tuple[str, str]:
-    """Find the string that UTF-8 cannot hold, to name its place."""
-    for place, text in _strings(value, path):
-        if not _is_utf8(text):
-            return (
-                place,
-                "a lone surrogate (half of a character) cannot be stored; decode the text with errors='replace'",
-            )
-    return path, "text that UTF-8 cannot hold"
-
-
-def _strings(value: Any, path: str) -> Iterable[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield f"{path} (a key)", key
-            yield from _strings(part, f"{path}.{key}")
-    elif isinstance(value, list):
-        for index, part in enumerate(value):
-            yield from _strings(part, f"{path}[{index}]")
+def _text(value: str) -> str:
+    """Return a string, of whatever subclass, as a plain one that UTF-8 can hold."""
+    value = str.__str__(value)
+    if not _is_utf8(value):
+        raise _Refused("a lone surrogate (half of a character) cannot be stored; decode the text with errors='replace'")
+    return value
 
 
 def _is_utf8(text: str) -> bool:
@@ -180,31 +167,64 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def _whole(value: int) -> int:
+    if value.bit_length() > _BITS:
+        raise _Refused(f"an integer of more than {_DIGITS:,} digits; use a string")
+    return value
+
+
+def _number(value: float) -> int | float:
+    if not math.isfinite(value):
+        raise _Refused(f"{value} has no place in JSON; use null or a string")
+    return int(value) if value.is_integer() and abs(value) < _INTEGRAL else value
+
+
+def _other(value: Any, depth: int) -> Any:
+    """Take subclasses (enums of str, for one) by their base, mappings and sequences by what they hold."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return _whole(int(value))
+    if isinstance(value, float):
+        return _number(float(value))
+    if isinstance(value, Mapping):
+        return _object(value, depth + 1)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return _array(value, depth + 1)
+    if isinstance(value, _Twice):
+        raise _Refused(f"key {value.key!r} occurs twice in one object")
+    raise _Refused(f"a {type(value).__name__} is no JSON value")
+
+
+class _Twice:
+    """Stands for an object with a key that occurs twice, until its place is known."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _pairs(entries: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
+    value = dict(entries)
+    if len(value) == len(entries):
+        return value
+    return _Twice(Counter(key for key, _ in entries).most_common(1)[0][0])
+
+
+def _int(literal: str) -> int | float:
+    return int(literal) if len(literal) <= _DIGITS else math.inf
+
+
 def parse(text: str | bytes, path: str = "$") -> Any:
     """Return the value of a caller's JSON text, as `plain` does.
 
     Raises:
         InvalidItem: not JSON or not UTF-8, duplicate keys, or anything that `plain` refuses.
     """
-
-    def constant(name: str) -> NoReturn:
-        raise InvalidItem(path, f"{name} has no place in JSON; use null or a string")
-
-    def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(entries)
-        if len(value) != len(entries):
-            keys = [key for key, _ in entries]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise InvalidItem(path, f"key {twice!r} occurs twice in one object")
-        return value
-
     try:
-        value = json.loads(text, parse_constant=constant, object_pairs_hook=pairs)
-    except InvalidItem:
-        raise
+        value = json.loads(text, object_pairs_hook=_pairs, parse_int=_int)
     except RecursionError:
         raise InvalidItem(path, f"nested deeper than {MAX_DEPTH} levels") from None
-    except (UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidItem(path, f"not JSON: {error}") from None
     return plain(value, path)
 
@@ -212,16 +232,22 @@ def parse(text: str | bytes, path: str = "$") -> Any:
 def salvage(text: str | bytes) -> tuple[Any, list[str]]:
     """Return the value of a provider's JSON text and what had to be replaced in it, by JSON path.
 
-    Invalid UTF-8 and lone surrogates become U+FFFD; NaN and infinities (numbers out of range too) become null. Of
-    duplicate keys the last one wins, as in the JSON readers that providers test with.
+    Invalid UTF-8 and lone surrogates become U+FFFD; NaN, infinities, numbers out of range and what is nested deeper
+    than 100 levels become null. Of duplicate keys the last one wins, as in the JSON readers that providers test with.
+
+    >>> salvage('{"score": NaN, "days": 2.0}')
+    ({'score': None, 'days': 2}, ['$.score: a number out of range became null'])
 
     Raises:
         ValueError: it cannot be read as JSON at all.
     """
     try:
-        return _canonical_decoder.decode(text), []
-    except (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError):
+        value = _canonical_decoder.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
+    else:
+        if not _may_be_deep(text):
+            return value, []
     repairs: list[str] = []
     if isinstance(text, bytes):
         data = text
@@ -229,10 +255,19 @@ def salvage(text: str | bytes) -> tuple[Any, list[str]]:
         if text.encode() != data:
             repairs.append("$: invalid UTF-8 became U+FFFD")
     try:
-        value = json.loads(text)
+        value = json.loads(text.removeprefix("\ufeff"), parse_int=_int)
     except RecursionError:
         raise ValueError("nested too deeply to be read") from None
-    return _repaired(value, "$", repairs), repairs
+    return _repaired(value, "$", 0, repairs), repairs
+
+
+def _may_be_deep(text: str | bytes) -> bool:
+    """Return whether a text has enough brackets to be nested too deeply; those inside of strings count too."""
+    if len(text) <= 2 * MAX_DEPTH:
+        return False
+    if isinstance(text, bytes):
+        return text.count(b"[") + text.count(b"{") > MAX_DEPTH
+    return text.count("[") + text.count("{") > MAX_DEPTH
 
 
 def _float(literal: str) -> int | float:
@@ -245,14 +280,19 @@ def _float(literal: str) -> int | float:
 _canonical_decoder = msgspec.json.Decoder(float_hook=_float)
 
 
-def _repaired(value: Any, path: str, repairs: list[str]) -> Any:
+def _repaired(value: Any, path: str, depth: int, repairs: list[str]) -> Any:
+    if isinstance(value, dict | list) and depth >= MAX_DEPTH:
+        repairs.append(f"{path}: what is nested deeper than {MAX_DEPTH} levels became null")
+        return None
     if isinstance(value, dict):
         return {
-            _repaired(key, f"{path} (a key)", repairs): _repaired(part, f"{path}.{key}", repairs)
+            _repaired(key, f"{path} (a key)", depth, repairs): _repaired(
+                part, f"{path}.{_shown(key)}", depth + 1, repairs
+            )
             for key, part in value.items()
         }
     if isinstance(value, list):
-        return [_repaired(part, f"{path}[{index}]", repairs) for index, part in enumerate(value)]
+        return [_repaired(part, f"{path}[{index}]", depth + 1, repairs) for index, part in enumerate(value)]
     if isinstance(value, str) and not _is_utf8(value):
         repairs.append(f"{path}: a lone surrogate became U+FFFD")
         return _SURROGATE.sub("\ufffd", value)

@@ -15,7 +15,7 @@ def whole(name: str, value: object, least: int, most: int | None = None, *, of: 
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise Invalid(f"{name}={value!r}: a whole number{f' of {of}' if of else ''} is needed, {span}")
+        raise Invalid(f"{name}={value!r:.100}: a whole number{f' of {of}' if of else ''} is needed, {span}")
     return value
 
 
@@ -26,5 +26,5 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
         Invalid: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise Invalid(f"{name}={value!r}: seconds are needed, {least:g} to {most:g}")
+        raise Invalid(f"{name}={value!r:.100}: seconds are needed, {least:g} to {most:g}")
     return float(value)

@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from . import events
-from .canonical import canonical, loads
+from .canonical import canonical, encode, loads
 from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
 from .items import Reading, reading
@@ -30,6 +30,8 @@ SCHEMAS: Final[dict[str, int]] = dict.fromkeys(_TYPES, 1)
 
 UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
 """From the data of a kind in one schema version to that of the next; read-side only."""
+
+_DAMAGED: Final = "it was changed after it was written: restore it from a backup or an export"
 
 
 def kind_of(said: EventBody) -> str:
@@ -56,7 +58,7 @@ def event(
         del data["type"]
         if isinstance(said, events.ResponseRequested):
             data["manifest"].pop("weights", None)
-    written = canonical(data, kind) if data else None
+    written = None if data == {} else canonical(data, kind)
     return NewEvent(
         kind=kind,
         schema=SCHEMAS.get(kind, 1),
@@ -124,20 +126,24 @@ def body(record: Record) -> EventBody:
     """Return what a record says.
 
     Raises:
-        CorruptLog: its data cannot be read as what its kind says.
+        CorruptLog: its data cannot be read as what its kind says: it was changed, or a newer turnlog wrote it.
     """
-    decoder = _DECODERS.get(record.kind)
     data = record.data or b"{}"
-    if decoder is None:
-        return events.Unknown(record.kind, loads(data))
+    schema = record.schema
     try:
-        schema = record.schema
         while (upcast := UPCASTERS.get((record.kind, schema))) is not None:
-            data = msgspec.json.encode(upcast(loads(data)))
+            data = encode(upcast(loads(data)))
             schema += 1
-        said: EventBody = decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {error}") from error
+        decoder = _DECODERS.get(record.kind)
+        said: EventBody = events.Unknown(record.kind, loads(data)) if decoder is None else decoder.decode(data)
+    except Exception as error:
+        known = SCHEMAS.get(record.kind, schema)
+        remedy = (
+            f"a newer turnlog wrote it, in schema {schema}, and this one reads {known}; upgrade turnlog"
+            if schema > known
+            else f"{error}; {_DAMAGED}"
+        )
+        raise CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {remedy}") from error
     return said
 
 
@@ -151,5 +157,5 @@ def item_of(record: Record) -> Any:
         return None
     try:
         return loads(record.item)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise CorruptLog(f"{record.conversation}/{record.seq}: the item cannot be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CorruptLog(f"{record.conversation}/{record.seq}: the item cannot be read: {error}; {_DAMAGED}") from error

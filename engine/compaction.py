@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import astuple
+
 from .canonical import digest
 from .events import ContextCompacted, Record, StandIn, Target
 from .items import read
@@ -24,19 +26,29 @@ def references(said: ContextCompacted) -> list[int]:
 def stand_in(said: ContextCompacted, items: Mapping[int, Any], target: Target) -> list[dict[str, Any]]:
     """Return what is sent in place of the covered events; *items* are the logged ones, by seq.
 
-    Encrypted content goes only to the model that made it, ids only to its backend.
+    Encrypted content goes only to the model that made it. Ids mean something only there, and only beside the reasoning
+    that their items were born with; where they go, what the API takes only with its id goes too.
     """
+    given = [items.get(part.seq) if part.seq is not None else part.item for part in said.stand_in]
+    sent: list[dict[str, Any]] = [item for item in given if isinstance(item, dict)]
+    if target.state == "recorded":
+        return sent
     origin = said.origin
-    at_home = origin is not None and (origin.adapter, origin.backend) == (target.api, target.backend)
-    readable = at_home and origin is not None and origin.model == target.model
-    sent: list[dict[str, Any]] = []
-    for part in said.stand_in:
-        item = items.get(part.seq) if part.seq is not None else part.item
-        if not isinstance(item, dict) or ("encrypted_content" in item and not readable):
-            continue
-        plain = at_home and part.seq is None
-        sent.append(item if plain or target.state == "recorded" else {key: item[key] for key in item if key != "id"})
-    return sent
+    own = origin is not None and astuple(origin) == (target.api, target.backend, target.model)
+    if own and any(read(item).shape == "reasoning" for item in sent):
+        return sent
+    return [_nameless(item) for item in sent if (own or not item.get("encrypted_content")) and not _needs_id(item)]
+
+
+def _needs_id(item: Mapping[str, Any]) -> bool:
+    kind = read(item).kind
+    return kind is not None and kind.needs_id
+
+
+def _nameless(item: dict[str, Any]) -> dict[str, Any]:
+    kind = read(item).kind
+    linked = kind is not None and kind.answers is not None and kind.link == "id"
+    return item if linked else {key: value for key, value in item.items() if key != "id"}
 
 
 def stand_in_of(output: Iterable[Mapping[str, Any]], covered: Sequence[tuple[int, Mapping[str, Any]]]) -> list[StandIn]:

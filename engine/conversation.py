@@ -10,20 +10,22 @@ import msgspec
 from .canonical import canonical, loads
 from .checks import whole
 from .codec import event
-from .errors import AlreadyAnswered, Invalid, VersionConflict
-from .events import SEAL, MetadataUpdated, NewEvent, Record, ResponseCompleted, Usage
+from .errors import Invalid, VersionConflict
+from .events import MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
-from .ids import ANY, NO_STREAM, Expected
+from .ids import ANY, Expected
 from .intake import content_digest, leading
 from .items import Input, InputItem, reading
 from .listing import Appended, Call, Entry, Event, Listing
-from .log import Head, Key, Query
+from .log import Appended as Written
+from .log import Head, Key
 from .model import Model
 from .outcome import Options, Result, WhenBusy, open_call
 from .pages import Pages
-from .plan import plan, preview
+from .plan import mapping, one_of, plan, preview, version_of
 from .streams import Opening
 from .tools import Tools
+from .turns import check_answers
 from .window.budget import Budget
 from .window.policies import Policy
 from .window.window import Window
@@ -111,6 +113,7 @@ class Conversation:
         self._engine.check()
         if not items:
             raise Invalid("append: at least one item is needed")
+        version_of(expected)
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
         if expected == ANY and named is None and not any(_looks(one) for one in events):
@@ -120,7 +123,7 @@ class Conversation:
         self.saw(appended.version)
         return Appended(appended.first, appended.last, appended.version, appended.replayed)
 
-    async def _append(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Any:
+    async def _append(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Written:
         """Append what depends on what is there already: at an exact version, again if somebody was faster."""
         for attempt in range(_ATTEMPTS):
             if key is not None and await self._engine.store.key(self.id, key.name) is not None:
@@ -128,7 +131,7 @@ class Conversation:
                 return await self._engine.writer.append(self.id, events, key=key)
             head = await self._engine.reader.head(self.id)
             exact = head.version if expected == ANY else expected
-            if exact in (head.version, 0 if head.version else None, NO_STREAM):
+            if exact == head.version:
                 events = await self._checked(events, head)
             try:
                 return await self._engine.writer.append(self.id, events, expected=exact, key=key)
@@ -139,12 +142,7 @@ class Conversation:
 
     async def _checked(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
         """Pin what leads, and refuse a second output for a call."""
-        links = [one.link for one in events if _is_output(one)]
-        snapshot = await self._engine.store.read(self.id, *(Query(link=link) for link in links)) if links else None
-        for records in snapshot.records if snapshot else ():
-            answer = _answer(records)
-            if answer is not None:
-                raise AlreadyAnswered(self.id, answer.link or "", answer.seq)
+        await check_answers(self._engine.store, self.id, events)
         if any(one.shape in ("system", "developer") for one in events):
             _, history = await self._engine.reader.fresh(self.id)
             if history.leading and head.items == sum(1 for _ in history.entries()):
@@ -159,7 +157,7 @@ class Conversation:
             VersionConflict, NotFound, StoreError: nothing was written.
         """
         self._engine.check()
-        said = event(MetadataUpdated(patch=loads(canonical(patch, "patch"))))
+        said = event(MetadataUpdated(patch=loads(canonical(mapping("patch", patch), "patch"))))
         await self._engine.writer.append(self.id, [said], expected=expected)
         await self.refresh()
 
@@ -226,7 +224,7 @@ class Conversation:
                 a known model.
             policy: what goes first when the window is short of room.
             key: an idempotency key for the input. Done: that result again, `replayed`. Running: it is waited for.
-                Failed: a new attempt.
+                Failed or interrupted: a new attempt, without appending the input again.
             expected: the version that the conversation must have.
             when_busy: what to do while another turn runs.
             open_calls: what to do when calls of the last response wait for outputs that the input does not bring.
@@ -291,6 +289,7 @@ class Conversation:
             rounds=whole("max_rounds", max_rounds, 1, of="model calls"),
             deps=deps,
         )
+        one_of("on_leave", on_leave, ("cancel", "finish"))
         return Opening(lambda: self._engine.start(self, model, input, options), on_leave)
 
     async def _perform(self, model: Model, value: Input | None, options: Options) -> Result:
@@ -306,9 +305,17 @@ class Conversation:
         A worker that is alive after all is refused with `Fenced` at its next append.
         """
         self._engine.check()
-        head, history = await self._engine.reader.fresh(self.id)
-        if head.lease is not None or history.open is not None:
-            await self._engine.take_over(self.id, head, history, force=True)
+        for attempt in range(_ATTEMPTS):
+            head, history = await self._engine.reader.fresh(self.id)
+            if head.lease is None and history.open is None:
+                break
+            try:
+                await self._engine.take_over(self.id, head, history, force=True)
+            except VersionConflict:  # that worker is alive, and was faster
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                break
         await self.refresh()
 
     # -- reading: none of these ever writes
@@ -370,6 +377,14 @@ class Conversation:
         """List the recorded model calls, of one turn or of all."""
         return self._list.responses(turn, limit, order)
 
+    async def response(self, seq: int) -> Call:
+        """Return the recorded model call that *seq* names, the seq of its `response.requested`.
+
+        Raises:
+            NotFound: that is no response.
+        """
+        return await self._list.response(seq)
+
     async def open_calls(self) -> Sequence[OpenCall]:
         """Return the calls of the last response whose outputs are owed."""
         self._engine.check()
@@ -392,21 +407,6 @@ class Conversation:
         return total
 
 
-def _is_output(one: NewEvent | Record) -> bool:
-    return one.link is not None and reading(one.shape or "", one.link).is_output
-
-
-def _answer(records: Sequence[Record]) -> Record | None:
-    """Return the output that the last call among records of one link has; a seal is none."""
-    answer = None
-    for record in records:
-        if not _is_output(record):
-            answer = None
-        elif answer is None and not record.flags & SEAL:
-            answer = record
-    return answer
-
-
 def _looks(one: NewEvent) -> bool:
     """Return whether appending an item depends on what is there already."""
-    return one.shape in ("system", "developer") or _is_output(one)
+    return one.shape in ("system", "developer") or reading(one.shape or "", one.link).is_output

@@ -37,6 +37,9 @@ class Crew:
     async def close(self) -> None:
         """Cancel what still runs and wait until it has cleaned up."""
         while self._tasks:
+            # A task that is cancelled before its first step never begins, and could clean nothing up.
+            await asyncio.sleep(0)
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks)
+            if self._tasks:
+                await asyncio.wait(self._tasks)

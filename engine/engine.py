@@ -5,40 +5,40 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import anyio
+import msgspec
 
+from .call import interruption
 from .canonical import canonical, digest, loads
 from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
 from .crew import Crew
-from .errors import Invalid, VersionConflict
-from .events import ConversationCreated, NewEvent
-from .history import Call, History
+from .errors import Conflict, Invalid, StoreError, VersionConflict
+from .events import ConversationCreated
+from .history import History
 from .ids import NO_STREAM, Clock, Ids, check_id, moment, system_clock, ulid
 from .intake import Intake
 from .items import Input
 from .keys import known
 from .log import Break, Head, Key, Store
 from .logs import Log
-from .model import Model
+from .model import Model, StreamEvent
 from .outcome import Options, Result
 from .pages import Page, Pages
-from .plan import Plan, plan
+from .plan import Plan, mapping, one_of, plan
 from .reader import Reader
 from .shield import finish
 from .stores.memory import MemoryStore
-from .stores.sqlite import SqliteStore
 from .streams import Channel
 from .tokens import Counter, overhead
-from .turns import KeyTaken, Turn, interruption
+from .turns import KeyTaken, Turn
 from .window.budget import Budget
 from .window.policies import OldestTurns, Policy
 from .writer import Writer
@@ -54,8 +54,7 @@ _LIMITS: Final = (0.1, 86_400.0)
 """Seconds that a lease may be set to."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Info:
+class Info(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation in a listing."""
 
     id: str
@@ -94,18 +93,30 @@ class Engine:
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._ids: Ids = ids or ulid
         self._crew = crew
+        self._closed = False
         self._loop = asyncio.get_running_loop()
         self._leases: dict[str, int] = {}
         self._overheads: dict[tuple[str, Counter], int] = {}
 
     def check(self) -> None:
-        """See to it that the engine is used where it was opened.
+        """See to it that the engine is used where it was opened, and while it is.
 
         Raises:
             Invalid: the running event loop is another one.
+            StoreError: the engine is closed.
         """
         if asyncio.get_running_loop() is not self._loop:
             raise Invalid("this engine belongs to another event loop: open one engine in each")
+        if self._closed:
+            raise StoreError("this engine is closed: use it inside of its `async with`")
+
+    async def close(self) -> None:
+        """Cancel what works in the background, wait until it has cleaned up, and close the store."""
+        self._closed = True
+        try:
+            await self._crew.close()
+        finally:
+            await self.store.close()
 
     # -- conversations
 
@@ -137,7 +148,7 @@ class Engine:
             if key is not None
             else self._ids("cv")
         )
-        data = canonical(metadata or {}, "metadata")
+        data = canonical({} if metadata is None else mapping("metadata", metadata), "metadata")
         created = event(ConversationCreated(metadata=loads(data)))
         named = None if key is None else Key(key, digest(data))
         await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named)
@@ -171,8 +182,7 @@ class Engine:
         Raises:
             Invalid: an order that is none of these, a limit that is not 1 to 1000, or a cursor of another listing.
         """
-        if order not in ("-updated", "-created", "created"):
-            raise Invalid(f"order={order!r}: -updated, -created or created is needed")
+        one_of("order", order, ("-updated", "-created", "created"))
         whole("limit", limit, 1, 1000)
 
         async def fetch(cursor: str | None) -> Page[Info]:
@@ -188,57 +198,49 @@ class Engine:
 
     async def perform(self, made: Plan) -> Result:
         """Carry a plan out in the caller's own task; a key that came before is looked at first."""
-        while True:
-            done = await self._keyed(made)
-            if isinstance(done, Result):
-                return done
-            turn = Turn(self, made)
-            try:
-                await turn.open(input_logged=done)
-            except KeyTaken:
-                continue
+        turn = await self._opened(made)
+        if isinstance(turn, Turn):
             return await turn.work(lambda _: None)
-
-    async def _keyed(self, made: Plan) -> Result | bool:
-        """Return an earlier attempt's result, waiting for it if it runs; else whether its input is logged already."""
-        for pause in _pauses():
-            found = await known(self, made)
-            if found is None or found.state == "again":
-                return found is not None
-            if found.result is not None:
-                return found.result
-            await anyio.sleep(pause)
-        raise AssertionError("unreachable")
+        return turn[0]
 
     async def start(self, conversation: Conversation, model: Model, value: Input | None, options: Options) -> Channel:
         """Open a turn and let it work in the background; return the channel that it speaks into."""
         self.check()
         made = await plan(self, conversation, model, value, options)
         channel = Channel()
-        while True:
-            done = await self._keyed(made)
-            if isinstance(done, Result):
-                channel.end(done)
-                return channel
-            turn = Turn(self, made)
-            try:
-                await turn.open(input_logged=done)
-                break
-            except KeyTaken:
-                continue
-
-        def left() -> None:
-            turn.cause = "left"
-
-        channel.leaves = left
-        self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}")
+        turn = await self._opened(made)
+        if isinstance(turn, Turn):
+            channel.on_leave(turn.left)
+            self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}")
+            return channel
+        result, events = turn
+        for said in events:
+            channel.emit(said)
+        channel.end(result)
         return channel
 
-    async def seals(self, calls: Iterable[Call], words: Callable[[Call], str]) -> Sequence[NewEvent]:
-        """Return outputs that say of calls what *words* says."""
-        return await self.intake.seals(
-            [(call.entry.value(), call.entry.reading.shape, words(call)) for call in calls if _sealable(call)]
-        )
+    async def _opened(self, made: Plan) -> Turn | tuple[Result, Sequence[StreamEvent]]:
+        """Open a turn; or return what an earlier one with its key came to, waiting for it while it runs."""
+        for pause in _pauses():
+            found = await known(self, made)
+            if found is not None and found.result is not None:
+                return found.result, found.events
+            if found is not None and found.state == "running":
+                await anyio.sleep(pause)
+                continue
+            turn = Turn(self, made)
+            try:
+                await turn.open(attempt=None if found is None else found.attempt)
+            except KeyTaken:
+                continue
+            except Conflict:
+                # It may be the very turn that the key stands for, on another worker.
+                now = await known(self, made)
+                if now is None or (found is not None and (now.state, now.attempt) == (found.state, found.attempt)):
+                    raise
+            else:
+                return turn
+        raise AssertionError("unreachable")
 
     async def take_over(self, name: str, head: Head, history: History, *, force: bool = False) -> int:
         """End a turn whose worker is gone: the next generation, what became of its response, and seals, in one append.
@@ -264,9 +266,10 @@ class Engine:
         """Renew a lease until it is dropped."""
         self._leases[name] = generation
 
-    def drop_lease(self, name: str) -> None:
-        """Stop renewing a lease."""
-        self._leases.pop(name, None)
+    def drop_lease(self, name: str, generation: int) -> None:
+        """Stop renewing a lease; that of whoever has taken over since is kept alive."""
+        if self._leases.get(name) == generation:
+            del self._leases[name]
 
     async def renew_leases(self) -> None:
         """Keep the leases of working turns alive, for ever."""
@@ -274,7 +277,8 @@ class Engine:
             await anyio.sleep(self.lease / 3)
             for name, generation in list(self._leases.items()):
                 try:
-                    await self.store.renew(name, generation, self.lease)
+                    if not await self.store.renew(name, generation, self.lease):
+                        self.drop_lease(name, generation)
                 except Exception as error:  # noqa: BLE001 - the next round tries again; the fence guards the log
                     _log.warning("turnlog.lease.unrenewed", conversation=name, error=type(error).__name__)
 
@@ -291,29 +295,19 @@ class Engine:
 
 async def _work(turn: Turn, channel: Channel) -> None:
     """Let a turn work, and see to it that its channel learns the end, whatever it is."""
-    error: BaseException | None = None
     result: Result | None = None
+    error: Exception | None = None
     try:
         with channel.scope:
             result = await turn.work(channel.emit)
+            turn.plan.conversation.saw(result.version)
     except Exception as failed:  # noqa: BLE001 - it is raised where the stream is read
         error = failed
-    except BaseException as cancelled:
-        channel.end(None, cancelled)
-        raise
-    if result is not None:
-        turn.plan.conversation.saw(result.version)
-    elif error is None:
-        error = asyncio.CancelledError("the stream was left before its turn was over")
-    channel.end(result, error)
+    finally:
+        channel.end(result, error if result is not None or error is not None else turn.interrupted())
 
 
-def _sealable(call: Call) -> bool:
-    kind = call.entry.reading.kind
-    return kind is not None and kind.sealed_by is not None
-
-
-def _pauses() -> Iterable[float]:
+def _pauses() -> Iterator[float]:
     pause, most = _POLL
     while True:
         yield pause
@@ -359,6 +353,18 @@ def open_engine(
 ) -> AbstractAsyncContextManager[Engine]:
     """Open a log, and an engine on it, for as long as an `async with` lasts.
 
+    >>> import asyncio
+    >>> from turnlog import open_engine
+    >>> async def main() -> None:
+    ...     async with open_engine(":memory:") as engine:
+    ...         chat = await engine.create(id="ada")
+    ...         await chat.append("Hello", {"role": "assistant", "content": "Hi!"})
+    ...         async for entry in chat.items():
+    ...             print(entry.seq, entry.item["role"], entry.item["content"])
+    >>> asyncio.run(main())
+    2 user Hello
+    3 assistant Hi!
+
     Args:
         url: a path, "sqlite:///app.db", or ":memory:" for a log that is forgotten.
         durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last.
@@ -402,18 +408,13 @@ async def _opened(
     if path is None:
         store = MemoryStore(clock)
     else:
+        from .stores.sqlite import SqliteStore  # noqa: PLC0415 - a log in memory needs no database driver
+
         store = await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
     crew = Crew()
+    engine = Engine(store, crew, **options)
+    crew.start(engine.renew_leases(), "turnlog leases")
     try:
-        engine = Engine(store, crew, **options)
-        crew.start(engine.renew_leases(), "turnlog leases")
         yield engine
     finally:
-        await finish(_closed(crew, store))
-
-
-async def _closed(crew: Crew, store: Store) -> None:
-    try:
-        await crew.close()
-    finally:
-        await store.close()
+        await finish(engine.close())

@@ -9,8 +9,8 @@ StoreError   the store cannot serve now (503)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .history import OpenCall
@@ -37,7 +37,15 @@ __all__ = (
 
 
 class TurnlogError(Exception):
-    """The root of every error that turnlog raises on purpose."""
+    """The root of every error that turnlog raises on purpose. They can be copied and pickled, fields and all."""
+
+    def __reduce__(self) -> tuple[Callable[..., TurnlogError], tuple[Any, ...], dict[str, Any]]:
+        # The default would call the class with the finished message, which is not what its __init__ takes.
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[TurnlogError], args: tuple[Any, ...]) -> TurnlogError:
+    return kind.__new__(kind, *args)
 
 
 class Invalid(TurnlogError, ValueError):
@@ -90,10 +98,14 @@ class Conflict(TurnlogError):
 
 
 class VersionConflict(Conflict):
-    """An append expected another version; read on and decide again."""
+    """An append expected another version; read on and decide again.
+
+    >>> str(VersionConflict("ada", expected=4, actual=6))
+    'ada: expected version 4, it is 6; read on and decide again'
+    """
 
     def __init__(self, conversation: str, expected: int, actual: int) -> None:
-        super().__init__(f"{conversation}: expected version {expected}, it is {actual}")
+        super().__init__(f"{conversation}: expected version {expected}, it is {actual}; read on and decide again")
         self.conversation = conversation
         self.expected = expected
         self.actual = actual

@@ -1,16 +1,16 @@
 """The fold: from a conversation's events to what is alive, in the order that a model must see it. Pure.
 
-A history holds the loaded end of the alive path: everything above its `floor`, and from below only what is pinned. It
-grows with each appended record in time independent of its length, and backwards when a window needs more.
+A history holds the loaded end of the alive path: everything above its `floor`, and of what is below only what windows
+still send. It grows with each appended record in time independent of its length.
 
-Order is by group: a response's items, then the outputs of its calls, then what others appended meanwhile. Within a
-group, by seq.
+Order is by group: a response's items, then the outputs of its calls, then what others appended meanwhile.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -33,7 +33,9 @@ from .events import (
 from .items import KINDS, Reading, reading
 from .manifest import Manifest, Span
 
-__all__ = ("Call", "Entry", "Group", "History", "OpenCall", "alive", "segments")
+__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "segments", "turn_starts")
+
+_unlinked = lru_cache(maxsize=256)(reading)
 
 
 class Entry:
@@ -43,7 +45,8 @@ class Entry:
 
     def __init__(self, record: Record, said: ItemAppended | None = None) -> None:
         self.seq = record.seq
-        self.reading: Reading = reading(record.shape or "unknown", record.link)
+        shape = record.shape or "unknown"
+        self.reading: Reading = _unlinked(shape, None) if record.link is None else reading(shape, record.link)
         self.response = record.response
         self.tokens = record.tokens
         self.excerpt = record.excerpt
@@ -78,13 +81,13 @@ class Group:
     Never changed, but replaced: copies of a history share their groups.
     """
 
-    __slots__ = ("at", "attached", "entries", "response", "void")
+    __slots__ = ("at", "attached", "entries", "pinned", "response", "stray", "void")
 
     def __init__(
         self,
         at: int,
         response: int | None,
-        entries: tuple[Entry, ...] = (),
+        entries: tuple[Entry, ...],
         *,
         void: bool = False,
         attached: bool = False,
@@ -93,18 +96,33 @@ class Group:
         """The group's place: the seq of its response, or of its item."""
         self.response = response
         self.entries = entries
+        """The response's items in the order in which they came, then the outputs of its calls."""
         self.void = void
         """Whether its response failed: nothing of it is sent again."""
         self.attached = attached
         """Whether it belongs to the group before it: an item of a kind that the table does not know."""
+        self.stray = entries[0].reading.is_output
+        """Whether it is an output whose call is not here: there is none, or it was dropped long ago."""
+        self.pinned = any(entry.flags & PINNED for entry in entries)
+        """Whether something in it is pinned, and so all of it."""
 
     def with_entry(self, entry: Entry) -> Group:
         """Return the group with one more entry."""
-        return Group(self.at, self.response, (*self.entries, entry), void=self.void, attached=self.attached)
+        end = len(self.entries)
+        if not entry.reading.is_output:
+            while end and self.entries[end - 1].reading.is_output:
+                end -= 1
+        entries = (*self.entries[:end], entry, *self.entries[end:])
+        return Group(self.at, self.response, entries, void=self.void, attached=self.attached)
 
     def voided(self) -> Group:
         """Return the group of a response that failed."""
         return Group(self.at, self.response, self.entries, void=True, attached=self.attached)
+
+    @property
+    def maker(self) -> str | None:
+        """Who made it: "input", "model" or "output"; None for a kind that the table does not know."""
+        return self.entries[0].reading.maker
 
     def __repr__(self) -> str:
         return f"<Group {self.at}: {', '.join(f'{entry.seq} {entry.reading.shape}' for entry in self.entries)}>"
@@ -137,9 +155,12 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 _asked: Final = msgspec.json.Decoder(Asked)
-_interrupted: Final = "response.interrupted"
-_ends: Final = frozenset({"response.completed", "response.failed", _interrupted})
+_COMPLETED: Final = "response.completed"
+ENDS: Final = frozenset({_COMPLETED, "response.failed", "response.interrupted"})
+"""The events that end a response."""
 _structural: Final = frozenset({"context.compacted", "compaction.undone", "history.rewound", "item.erased"})
+_SPOKEN: Final = frozenset({"assistant", "reasoning", "compaction"})
+"""What a model makes without a tool on its provider's side."""
 
 
 def segments(rewinds: Iterable[tuple[int, int]], head: int) -> list[Span]:
@@ -164,6 +185,28 @@ def alive(path: Sequence[Span], seq: int) -> bool:
     return any(first <= seq <= last for first, last in path)
 
 
+def turn_starts(groups: Iterable[Group]) -> list[int]:
+    """Return where turns start among groups in order: at each run of input with a user's message in it.
+
+    A system or developer message alone starts none; pinned ones belong to no turn.
+    """
+    starts: list[int] = []
+    run: int | None = None
+    for group in groups:
+        shape = group.entries[0].reading.shape
+        if group.stray or (group.pinned and shape != "user"):
+            continue
+        if group.maker != "input":
+            if not group.attached:
+                run = None
+            continue
+        if run is None:
+            run = group.at
+        if shape == "user" and (not starts or starts[-1] != run):
+            starts.append(run)
+    return starts
+
+
 class History:
     """The loaded end of one conversation's alive path."""
 
@@ -179,21 +222,22 @@ class History:
         self.conversation = conversation
         self.version = 0
         self.floor = floor
-        """Everything alive above this seq is loaded; of what is below, only `early`."""
+        """Everything alive above this seq is loaded; of what is below, what is pinned and what a window still sends."""
         self.path = list(path)
         """The alive path as spans of seqs, newest first."""
         self.base = base
         """The compaction that windows start from."""
         self.groups: dict[int, Group] = {}
         self.order: list[int] = []
+        """The places of all groups but the early ones, ascending."""
         self.calls: dict[tuple[str, str], Call] = {}
+        self.effects: dict[str, int] = {}
+        """The place of the latest item of each positional kind: it is in effect."""
         self.requests: dict[int, Asked] = {}
-        self.lines: dict[str, Manifest | None] = {}
-        """The last manifest of each line; None: the store was asked and has none."""
-        self.line_of: dict[str, int] = {}
-        """The request that each line's manifest came with."""
+        self.lines: dict[str, Record | None] = {}
+        """The last request of each line; None: the store was asked and has none."""
         self.reported: dict[int, Usage] = {}
-        """What the API reported, by request."""
+        """What the API reported, by request; not of answers that its own tools were part of, whose usage is a sum."""
         self.started: set[str] = set()
         """Links of calls whose tools were started."""
         self.open: int | None = None
@@ -203,7 +247,9 @@ class History:
         self.asides: list[int] = []
         self.stale = False
         """Whether an event changed the path: the history has to be loaded anew."""
-        self.early = [entry for record in early if (entry := self._entry(record)) is not None]
+        for record in early:
+            self._fold(record)
+        self._early, self.order = self.order, []
 
     # -- growing
 
@@ -211,11 +257,6 @@ class History:
     def start(self) -> int:
         """The last seq that the base compaction stands for; 0 without one."""
         return self.base[1].last if self.base else 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of the path back to the base is loaded."""
-        return self.floor <= self.start
 
     def extend(self, records: Iterable[Record]) -> None:
         """Fold records in that follow what is here, in seq order."""
@@ -225,21 +266,16 @@ class History:
         first = self.path[0][0] if self.path else 1
         self.path[:1] = [(first, max(self.version, first))]
 
+    def learn(self, request: Record) -> None:
+        """Learn whom an older request was for, whose answer is here."""
+        if request.kind == REQUESTED:
+            self.requests[request.seq] = _asked.decode(request.data or b"{}")
+
     def copy(self) -> History:
         """Return a history that may grow without this one noticing; it shares entries and groups."""
         twin = object.__new__(History)
-        twin.__dict__.update(self.__dict__)
-        twin.path = list(self.path)
-        twin.groups = dict(self.groups)
-        twin.order = list(self.order)
-        twin.calls = dict(self.calls)
-        twin.requests = dict(self.requests)
-        twin.lines = dict(self.lines)
-        twin.line_of = dict(self.line_of)
-        twin.reported = dict(self.reported)
-        twin.started = set(self.started)
-        twin.provider = dict(self.provider)
-        twin.asides = list(self.asides)
+        for name, value in self.__dict__.items():
+            twin.__dict__[name] = value.copy() if isinstance(value, dict | list | set) else value
         return twin
 
     def _fold(self, record: Record) -> None:
@@ -250,7 +286,7 @@ class History:
                 self._place(entry)
         elif kind == REQUESTED:
             self._request(record)
-        elif kind in _ends:
+        elif kind in ENDS:
             self._end(record)
         elif kind == "response.started":
             if record.response is not None:
@@ -269,10 +305,7 @@ class History:
             return
         self.last_request = self.open = record.seq
         if asked.manifest.line:
-            said = body(record)
-            assert isinstance(said, ResponseRequested)
-            self.lines[asked.manifest.line] = said.manifest
-            self.line_of[asked.manifest.line] = record.seq
+            self.lines[asked.manifest.line] = record
 
     def _end(self, record: Record) -> None:
         response = record.response
@@ -280,9 +313,9 @@ class History:
             return
         if response == self.open:
             self.open = None
-        if record.kind == "response.completed":
+        if record.kind == _COMPLETED:
             said = body(record)
-            if isinstance(said, ResponseCompleted) and said.usage is not None:
+            if isinstance(said, ResponseCompleted) and said.usage is not None and not self._hosted(response):
                 self.reported[response] = said.usage
         elif record.kind == "response.failed":
             group = self.groups.get(response)
@@ -294,8 +327,15 @@ class History:
             if entry is not None:
                 self._place(entry)
 
+    def _hosted(self, response: int) -> bool:
+        """Return whether a response had its provider's own tools run: each of their rounds counts in its usage."""
+        group = self.groups.get(response)
+        made = [entry.reading for entry in group.entries if not entry.reading.is_output] if group else []
+        return any(not one.is_call and one.shape not in _SPOKEN for one in made)
+
     def _entry(self, record: Record) -> Entry | None:
-        if record.flags & ASIDE:
+        asked = self.requests.get(record.response) if record.response is not None else None
+        if record.flags & ASIDE or (asked is not None and asked.purpose == "aside"):
             self.asides.append(record.seq)
             return None
         said = body(record) if record.data is not None and record.kind == ITEM else None
@@ -310,15 +350,19 @@ class History:
         self._add(at, entry)
         if kind.is_call and kind.link is not None:
             self.calls[kind.shape, kind.link] = Call(entry, at)
+        elif kind.kind is not None and kind.kind.positional:
+            self.effects[kind.shape] = at
 
     def _output(self, entry: Entry) -> None:
         kind = KINDS[entry.reading.shape]
-        call = self.calls.get((kind.answers or "", entry.reading.link or ""))
+        key = kind.answers or "", entry.reading.link or ""
+        call = self.calls.get(key)
         if call is None:
             self._add(entry.seq, entry)
+            self.stale |= bool(self.floor and entry.flags & PINNED)  # it pins a group that may be below the floor
             return
         if call.output is None or call.output.flags & SEAL:
-            self.calls[kind.answers or "", entry.reading.link or ""] = Call(call.entry, call.at, entry)
+            self.calls[key] = Call(call.entry, call.at, entry)
         self._add(call.at, entry)
 
     def _add(self, at: int, entry: Entry) -> None:
@@ -326,9 +370,8 @@ class History:
         if group is not None:
             self.groups[at] = group.with_entry(entry)
             return
-        self.groups[at] = Group(
-            at, entry.response, (entry,), attached=entry.reading.maker is None and entry.response is None
-        )
+        alone = entry.reading.maker is None and entry.response is None and not entry.flags & PINNED
+        self.groups[at] = Group(at, entry.response, (entry,), attached=alone)
         if not self.order or at > self.order[-1]:
             self.order.append(at)
         else:
@@ -336,16 +379,24 @@ class History:
 
     # -- asking
 
+    @property
+    def early(self) -> list[Group]:
+        """The pinned groups that the base compaction covers; they are sent in front of its stand-in."""
+        return [self.groups[at] for at in self._early]
+
     def __iter__(self) -> Iterator[Group]:
-        """Yield the loaded groups in order."""
+        """Yield the loaded groups in order, behind the early ones."""
         groups = self.groups
         return (groups[at] for at in self.order)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every loaded entry, in window order."""
-        yield from self.early
-        for group in self:
+        """Yield every loaded entry."""
+        for group in self.groups.values():
             yield from group.entries
+
+    def is_pinned(self, group: Group) -> bool:
+        """Return whether a group stays in every window: it is pinned, or in effect."""
+        return group.pinned or group.at in self.effects.values()
 
     @property
     def leading(self) -> bool:
@@ -367,9 +418,11 @@ class History:
         """Return whether an event lies on the path."""
         return alive(self.path, seq)
 
-    def previous(self, line: str) -> Manifest | None:
-        """Return the last manifest of a line."""
-        return self.lines.get(line)
+    def previous(self, line: str) -> tuple[int, Manifest] | None:
+        """Return the last request of a line, by its seq, and its manifest."""
+        record = self.lines.get(line)
+        said = body(record) if record is not None else None
+        return (record.seq, said.manifest) if record is not None and isinstance(said, ResponseRequested) else None
 
     def last_target(self) -> Target | None:
         """Return whom the latest request was for."""
@@ -377,26 +430,8 @@ class History:
         return asked.target if asked else None
 
     def turns(self) -> list[int]:
-        """Return where turns start, in group order: at each run of input with a user's message in it.
-
-        A system or developer message alone starts none; pinned ones belong to no turn.
-        """
-        starts: list[int] = []
-        run: int | None = None
-        for at in self.order:
-            entry = self.groups[at].entries[0]
-            shape = entry.reading.shape
-            if entry.flags & PINNED and shape != "user":
-                continue
-            if entry.reading.maker != "input":
-                if not self.groups[at].attached:
-                    run = None
-                continue
-            if run is None:
-                run = at
-            if shape == "user" and (not starts or starts[-1] != run):
-                starts.append(run)
-        return starts
+        """Return where turns start, in order; see `turn_starts`."""
+        return turn_starts(self)
 
     def turn_of(self, seq: int) -> int:
         """Return the seq that names the turn in which *seq* stands, 0 before the first."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ __all__ = (
     "Ids",
     "Position",
     "check_id",
+    "check_key",
     "micros",
     "moment",
     "system_clock",
@@ -39,24 +40,39 @@ Ids: TypeAlias = Callable[[str], str]
 """Given a prefix such as "cv", a new id such as "cv_01J…"."""
 
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def check_id(value: str) -> str:
+def check_id(value: object) -> str:
     """Return *value* if it can name a conversation: 1 to 64 of `A-Z a-z 0-9 . _ : -`.
+
+    >>> check_id("tenant-7:ada")
+    'tenant-7:ada'
 
     Raises:
         Invalid: it cannot.
     """
-    if _ID.fullmatch(str(value)) is None:
-        raise Invalid(f"conversation id {value!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : - are needed")
+    if not isinstance(value, str) or _ID.fullmatch(value) is None:
+        raise Invalid(f"conversation id {value!r:.100}: 1 to 64 characters of A-Z a-z 0-9 . _ : - are needed")
+    return value
+
+
+def check_key(value: object) -> str:
+    """Return *value* if it can be an idempotency key: a text of 1 to 255 characters.
+
+    Raises:
+        Invalid: it cannot.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= 255 or _SURROGATE.search(value):
+        raise Invalid(f"key {value!r:.100}: a text of 1 to 255 characters is needed")
     return value
 
 
 def ulid(prefix: str) -> str:
     """Return a new id: *prefix*, an underscore, and a ULID (48 bits of milliseconds, 80 of chance)."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     return f"{prefix}_" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
@@ -74,5 +90,9 @@ def micros(when: datetime) -> int:
 
 
 def moment(time_us: int) -> datetime:
-    """Return the time of integer microseconds since 1970, UTC."""
+    """Return the time of integer microseconds since 1970, UTC.
+
+    >>> moment(1_500_000).isoformat()
+    '1970-01-01T00:00:01.500000+00:00'
+    """
     return _EPOCH + timedelta(microseconds=time_us)

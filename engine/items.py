@@ -10,13 +10,16 @@ Source of the kinds and their links: the Responses API reference (input and outp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
 
 from .canonical import canonical, loads
 from .errors import InvalidItem
 
 __all__ = (
+    "KINDS",
+    "ROLES",
     "Input",
     "InputItem",
     "Item",
@@ -51,8 +54,7 @@ Maker: TypeAlias = Literal["input", "model", "output"]
 """Who makes items of a kind: the caller as input, the model (its hosted tools too), the caller as a call's output."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """What is true of every item of one kind."""
 
     tag: str
@@ -121,8 +123,7 @@ ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What turnlog needs to know of one item to place it in a window, without its body."""
 
     shape: str
@@ -153,22 +154,28 @@ def reading(shape: str, link: str | None) -> Reading:
     if shape in ROLES:
         return Reading(shape, "model" if shape == "assistant" else "input", None)
     kind = KINDS.get(shape)
-    if kind is None:
-        return Reading(shape, None, link)
+    if kind is None or shape == "message":
+        return Reading(shape, None, link)  # a message of no known role is as unknown as an unknown kind
     if shape in _SERVER and link is None:
         return Reading(shape, "model", None)
     return Reading(shape, kind.maker, link)
 
 
 def read(item: Item) -> Reading:
-    """Return the reading of an item. It never fails: what cannot be read is of an unknown kind."""
+    """Return the reading of an item. It never fails: what cannot be read is of an unknown kind.
+
+    >>> read({"type": "function_call", "call_id": "call_1", "name": "now", "arguments": "{}"})
+    Reading(shape='function_call', maker='model', link='call_1')
+    """
     tag = item.get("type")
     if not isinstance(tag, str):
         # Two shapes may omit their type: a message has a role, a reference has nothing but an id.
         tag = "message" if "role" in item else "item_reference" if "id" in item else "unknown"
     if tag == "message":
         role = item.get("role")
-        return reading(role, None) if isinstance(role, str) and role in ROLES else Reading("message", None, None)
+        return reading(role if isinstance(role, str) and role in ROLES else tag, None)
+    if tag in ROLES:
+        return reading("unknown", None)  # a kind of that name is not a message of that role
     kind = KINDS.get(tag)
     if kind is None or kind.link is None or (tag in _SERVER and item.get("execution") == "server"):
         return reading(tag, None)
@@ -195,10 +202,19 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
 
 
 def _dumped(value: SupportsModelDump, path: str) -> dict[str, Any]:
-    if not isinstance(value, SupportsModelDump):
-        raise InvalidItem(
-            path, f"a {type(value).__name__} is no item; pass a string, a mapping, or an object with model_dump"
-        )
+    # A class has model_dump too; it was meant to be called first.
+    if isinstance(value, type) or not isinstance(value, SupportsModelDump):
+        raise InvalidItem(path, f"{_named(value)} is no item; pass a string, a mapping, or an object with model_dump")
+    try:
+        made = _model_dump(value)
+    except ValueError as error:
+        raise InvalidItem(path, f"{_named(value)} cannot be dumped: {error}") from error
+    if not isinstance(made, dict):
+        raise InvalidItem(path, f"{_named(value)} was dumped as {_named(made)}; an item is a mapping")
+    return made
+
+
+def _model_dump(value: SupportsModelDump) -> Any:
     try:
         # Fields have other names in Python where the wire's name is a keyword ("async").
         return value.model_dump(mode="json", exclude_unset=True, by_alias=True)  # type: ignore[call-arg]
@@ -206,15 +222,19 @@ def _dumped(value: SupportsModelDump, path: str) -> dict[str, Any]:
         return value.model_dump(mode="json", exclude_unset=True)
 
 
+def _named(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
 def _check(item: dict[str, Any], path: str) -> None:
-    if "tool_calls" in item or item.get("role") in ("tool", "function"):
+    tag = item.get("type")
+    if tag in (None, "message") and ("tool_calls" in item or item.get("role") in ("tool", "function")):
         raise InvalidItem(
             path,
             "this is a Chat Completions message; turnlog.engine.messages.to_items(messages) turns such into items",
         )
-    tag = item.get("type")
     if tag is not None and (not isinstance(tag, str) or not tag):
-        raise InvalidItem(f"{path}.type", f"{tag!r} is no item type")
+        raise InvalidItem(f"{path}.type", f"{tag!r:.100} is no item type")
     if tag == "message" or (tag is None and "role" in item):
         _check_message(item, path)
     elif tag is None or tag == "item_reference":
@@ -228,8 +248,9 @@ def _check(item: dict[str, Any], path: str) -> None:
 
 
 def _check_message(item: dict[str, Any], path: str) -> None:
-    if item.get("role") not in ROLES:
-        raise InvalidItem(f"{path}.role", f"{item.get('role')!r} is none of {', '.join(sorted(ROLES))}")
+    role = item.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidItem(f"{path}.role", f"{role!r:.100} is none of {', '.join(sorted(ROLES))}")
     content = item.get("content")
     if isinstance(content, str):
         return

@@ -1,18 +1,24 @@
-"""Idempotency keys of turns: what became of a key that came before, on whatever worker."""
+"""Idempotency keys of turns: what became of a key that came before, on whatever worker.
+
+All of it is read from the log: which calls were run as tools, and whether a limit ended the turn, is written there, so
+that a caller may come back with other tools or another model and still gets what it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from .codec import ITEM, body, item_of
 from .errors import KeyReused
-from .events import PINNED, SEAL, Record, ResponseCompleted, ResponseStarted, Usage
-from .items import reading
+from .events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
+from .items import read, reading
 from .log import Query
-from .outcome import Result, Status, open_call, text_of
+from .model import StreamEvent
+from .outcome import CUT_OFF, TOO_MANY, Result, Status, open_call, text_of
+from .turning import turn_at
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -27,7 +33,11 @@ class Known(msgspec.Struct, frozen=True):
     """What a key stands for: a turn that is done, or is running, or has to be tried again."""
 
     state: State
+    attempt: int = 0
+    """The seq of the last request made for it, 0 for none."""
     result: Result | None = None
+    events: Sequence[StreamEvent] = ()
+    """Of a turn that is done: what a stream of it shows."""
 
 
 async def known(engine: Engine, plan: Plan) -> Known | None:
@@ -45,18 +55,27 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
         return None
     if use.digest != key.digest:
         raise KeyReused(name, key.name)
-    snapshot = await engine.store.read(name, Query(mark=f"key:{key.name}", reverse=True, limit=1))
+    mark = f"key:{key.name}"
+    snapshot = await engine.store.read(
+        name, Query(mark=mark, reverse=True, limit=1), Query(mark="request", reverse=True, limit=1)
+    )
     if snapshot is None or not snapshot.records[0]:
         return Known("again")
-    last = snapshot.records[0][0].seq
-    later = await engine.store.read(name, Query(mark="request", after=last, limit=1))
-    following = later.records[0][0].seq if later and later.records[0] else None
-    turn = await engine.store.read(name, Query(after=use.first - 1, before=following), Query(mark=f"key:{key.name}"))
+    last, latest = (records[0].seq for records in snapshot.records)
+    lease = snapshot.head.lease
+    if last == latest and lease is not None and lease.remaining > 0:
+        return Known("running", last)
+    following = await engine.store.read(name, Query(mark="request", after=last, limit=1))
+    before = following.records[0][0].seq if following and following.records[0] else None
+    turn = await engine.store.read(name, Query(after=use.first - 1, before=before), Query(mark=mark, before=before))
     if turn is None:
-        return Known("again")
-    lease = turn.head.lease
-    working = lease is not None and lease.remaining > 0 and following is None
-    return _Attempt(turn.records[0], [record.seq for record in turn.records[1]]).known(plan, working=working)
+        return Known("again", last)
+    attempt = _Attempt(turn.records[0], [record.seq for record in turn.records[1]])
+    outcome = attempt.outcome()
+    if outcome is None:
+        return Known("again", last)
+    number = await turn_at(engine.store, name, attempt.rounds[0])
+    return Known("done", last, attempt.result(plan, *outcome, turn=number), list(attempt.events()))
 
 
 _COMPLETED = "response.completed"
@@ -67,91 +86,87 @@ class _Attempt:
     """The latest attempt at a key's turn, as the log tells it."""
 
     def __init__(self, records: Sequence[Record], requests: Sequence[int]) -> None:
-        self.records = records
         self.last = requests[-1]
         ends = {record.response: record for record in records if record.kind in _ENDS}
         self.end = ends.get(self.last)
         # An attempt has one request a round; an earlier one ended with a round that did not complete.
         begin = max((seq for seq in requests[:-1] if seq not in ends or ends[seq].kind != _COMPLETED), default=0)
         self.rounds = [seq for seq in requests if seq > begin]
-        self.owed = {record.link: record for record in records if record.response == self.last and _is_call(record)}
-        self.answers = {
-            record.link: record
-            for record in records
-            if record.seq > self.last and record.link in self.owed and _is_output(record)
+        self._rounds = set(self.rounds)
+        said = [record for record in records if record.response in self._rounds]
+        self.tools = {told.call_id for record in said if isinstance(told := body(record), CallStarted)}
+        """Links of the calls that the turn itself answered; later outputs came from the client."""
+        self.owed = {record.link: record for record in said if record.response == self.last and _is_call(record)}
+        self.records = [record for record in records if record.seq > begin and self._is_own(record)]
+        self.sealed = {
+            record.link: record.seq for record in records if record.link in self.owed and _is_own_seal(record)
         }
+        self.answered = {record.link for record in self.records if record.seq > self.last and _is_output(record)}
 
-    def known(self, plan: Plan, *, working: bool) -> Known:
-        """Return what became of the attempt; *working* says whether its turn is held."""
-        unfinished = Known("running" if working else "again")
-        if self.end is None:
-            return unfinished
-        said = body(self.end)
+    def _is_own(self, record: Record) -> bool:
+        if record.response in self._rounds:
+            return True
+        return record.link in self.tools and _is_output(record) and not record.flags & SEAL
+
+    def outcome(self) -> tuple[Status, str | None] | None:
+        """Return the attempt's outcome, None when it came to none."""
+        said = body(self.end) if self.end is not None else None
         if not isinstance(said, ResponseCompleted):
-            return Known("again")
-        pending = [link for link in self.owed if link not in self.answers]
-        sealed = bool(self.owed) and not pending and all(record.flags & SEAL for record in self.answers.values())
-        if not sealed and self._goes_on(plan, pending):
-            return unfinished
-        status: Status = "completed"
-        if said.status == "incomplete" or sealed:
-            status = "incomplete"
-        elif pending:
-            status = "waiting"
-        return Known("done", self._result(plan, status, said.reason or ("max_rounds" if sealed else None), pending))
+            return None
+        if said.status == "incomplete" or said.reason is not None:
+            return "incomplete", said.reason
+        tools = self.tools & self.owed.keys()
+        if tools and (not tools <= self.answered or tools == self.owed.keys()):
+            return None  # they were running, or the model was about to be told what they returned
+        return "waiting" if self.owed else "completed", None
 
-    def _goes_on(self, plan: Plan, pending: Sequence[str | None]) -> bool:
-        """Return whether tools were running, or the model was about to be told what they returned."""
-        tools = {link for link, record in self.owed.items() if plan.runs(item_of(record))}
-        return bool(tools) and (not pending or not tools.isdisjoint(pending))
-
-    def _result(self, plan: Plan, status: Status, reason: str | None, pending: Sequence[str | None]) -> Result:
+    def result(self, plan: Plan, status: Status, reason: str | None, *, turn: int) -> Result:
+        """Return the outcome as it was returned then."""
         items: list[dict[str, Any]] = []
         last: list[dict[str, Any]] = []
-        links: set[str | None] = set()
         usage = Usage()
         provider: str | None = None
-        version = self.last
         for record in self.records:
-            mine = record.response in self.rounds
-            if record.kind == ITEM and (mine or (record.link in links and _is_output(record))):
+            said = body(record)
+            if record.kind == ITEM:
                 items.append(item_of(record))
-                links |= {record.link} - {None}
                 if record.response == self.last:
                     last.append(items[-1])
-            elif mine:
-                said = body(record)
-                if isinstance(said, ResponseCompleted):
-                    usage += said.usage or Usage(requests=1)
-                elif isinstance(said, ResponseStarted) and record.response == self.last:
-                    provider = said.id
-            else:
-                continue
-            version = record.seq
+            elif isinstance(said, ResponseCompleted):
+                usage += said.usage or Usage(requests=1)
+            elif isinstance(said, ResponseStarted) and record.response == self.last:
+                provider = said.id
+        answered = self.answered | self.sealed.keys()
+        waiting = [(item_of(call), call.seq) for link, call in self.owed.items() if link not in answered]
         return Result(
             status=status,
             output_text=text_of(last),
             items=items,
             usage=usage,
-            turn=self._turn(),
-            version=version,
+            turn=turn,
+            version=max(self.records[-1].seq, *self.sealed.values(), 0),
             reason=reason,
             response_id=provider,
-            open_calls=[open_call(item_of(self.owed[link]), self.owed[link].seq) for link in pending],
+            open_calls=[open_call(item, seq) for item, seq in waiting],
             replayed=True,
             conversation=plan.conversation,
         )
 
-    def _turn(self) -> int:
-        """Return the first input of the key's own append; a call's output has no other turn than its call's."""
-        said = (
-            record.seq
-            for record in self.records
-            if record.kind == ITEM
-            and not record.flags & PINNED
-            and reading(record.shape or "", record.link).maker == "input"
-        )
-        return next(said, self.rounds[0])
+    def events(self) -> Iterator[StreamEvent]:
+        """Yield what a stream shows of a turn that is done: its texts, each in one piece, and its items."""
+        response = 0
+        for record in self.records:
+            response = record.response or response
+            said = body(record)
+            if isinstance(said, ResponseCompleted):
+                yield StreamEvent(type=f"response.{said.status}", response=response)
+            elif record.kind == ITEM:
+                item = item_of(record)
+                text = text_of([item])
+                if text:
+                    yield StreamEvent(type="response.output_text.delta", delta=text, response=response)
+                kind = "turnlog.call.output" if _is_output(record) else "response.output_item.done"
+                yield StreamEvent(type=kind, item=item, seq=record.seq, call_id=read(item).link, response=response)
 
 
 def _is_call(record: Record) -> bool:
@@ -160,3 +175,8 @@ def _is_call(record: Record) -> bool:
 
 def _is_output(record: Record) -> bool:
     return record.link is not None and reading(record.shape or "", record.link).is_output
+
+
+def _is_own_seal(record: Record) -> bool:
+    """Return whether the turn sealed a call itself, rather than one that came later."""
+    return bool(record.flags & SEAL) and item_of(record).get("output") in (CUT_OFF, TOO_MANY)

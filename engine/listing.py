@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+import msgspec
+
 from .canonical import loads
 from .checks import whole
-from .codec import ITEM, body, item_of
+from .codec import REQUESTED, body, item_of
 from .errors import CorruptLog, NotFound
 from .events import (
-    ASIDE,
-    PINNED,
     ItemAppended,
     Record,
     ResponseCompleted,
     ResponseFailed,
+    ResponseInterrupted,
     ResponseRequested,
     ResponseStarted,
     Usage,
 )
 from .ids import Position, moment
-from .items import Item, reading
+from .items import Item
 from .log import Query
 from .manifest import Manifest
 from .pages import Page, Pages
+from .plan import one_of
 from .replay import rebuild
+from .turning import turn_end, turns_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -36,10 +39,14 @@ __all__ = ("Appended", "Call", "Entry", "Event", "Listing", "event_of")
 
 T = TypeVar("T")
 _PAGE: Final = 500
+_MORE: Final = 16
+"""Events read beyond twice the items that are asked for: about every second event is one."""
+_LAST: Final = 2**62
+"""No conversation has so many events."""
+_ENDS: Final = frozenset({"response.completed", "response.failed", "response.interrupted"})
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True):
     """Where items were appended: their seqs, and the version right after."""
 
     first: int
@@ -48,8 +55,7 @@ class Appended:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """An event of the log, to look at."""
 
     conversation: str
@@ -63,12 +69,11 @@ class Event:
     metadata: Mapping[str, Any] | None = None
     """The conversation's metadata, where the event says it."""
     tokens: int = 0
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
     """What the event carries beside its item, as it is stored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An item of the transcript."""
 
     seq: int
@@ -82,8 +87,7 @@ class Entry:
     erased: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded model call."""
 
     seq: int
@@ -99,8 +103,11 @@ class Call:
     manifest: Manifest
     digest: str
     error: str | None
-    _engine: Engine = field(repr=False)
-    _record: Record = field(repr=False)
+    _engine: Engine
+    _record: Record
+
+    def __repr__(self) -> str:
+        return f"<Call {self._record.conversation}/{self.seq} of {self.model}, {self.status}>"
 
     async def request(self) -> Item:
         """Return the body as it was sent, rebuilt from the log and checked against its digest.
@@ -141,26 +148,31 @@ class Listing:
         self._engine = engine
         self._name = name
 
-    async def records(self, after: int = 0, *, mark: str | None = None) -> AsyncIterator[Record]:
-        """Yield records behind *after*, page by page.
+    async def records(self, query: Query | None = None) -> AsyncGenerator[Record, None]:
+        """Yield records in the order of *query*, read in pages of its limit.
 
         Raises:
             NotFound: there is no such conversation.
         """
-        self._engine.check()
+        query = query or Query()
+        size = query.limit or _PAGE
+        query = msgspec.structs.replace(query, limit=size)
         while True:
-            snapshot = await self._engine.store.read(self._name, Query(after=after, limit=_PAGE, mark=mark))
+            self._engine.check()
+            snapshot = await self._engine.store.read(self._name, query)
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")
-            for record in snapshot.records[0]:
+            page = snapshot.records[0]
+            for record in page:
                 yield record
-            if len(snapshot.records[0]) < _PAGE:
+            if len(page) < size:
                 return
-            after = snapshot.records[0][-1].seq
+            place = {"before" if query.reverse else "after": page[-1].seq}
+            query = msgspec.structs.replace(query, **place)
 
     async def events(self, after: int) -> AsyncIterator[Event]:
         """Yield events behind *after*."""
-        async for record in self.records(after):
+        async for record in self.records(Query(after=after)):
             yield event_of(record)
 
     async def bodies(self, kind: type[T]) -> AsyncIterator[T]:
@@ -175,75 +187,92 @@ class Listing:
     def items(self, after: int | None, before: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
         whole("limit", limit, 1, 1000)
+        down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Entry]:
-            return await self._items(after, before, limit, order, cursor)
+            query = _from(cursor, Query(after=after or 0, before=before, reverse=down, limit=_MORE + 2 * limit))
+            found: list[Record] = []
+            async with aclosing(self.records(query)) as records:
+                async for record in records:
+                    if record.item is not None:
+                        found.append(record)
+                    if len(found) > limit:
+                        break
+            shown = found[:limit]
+            turns = await turns_of(self._engine.store, self._name, shown)
+            more = len(found) > limit
+            return Page([_entry(one, turns[one.seq]) for one in shown], more, str(shown[-1].seq) if more else None)
 
         return Pages(fetch, None)
-
-    async def _items(
-        self, after: int | None, before: int | None, limit: int, order: str, cursor: str | None
-    ) -> Page[Entry]:
-        low, high = after or 0, before
-        if cursor is not None:
-            low, high = (int(cursor), high) if order == "asc" else (low, int(cursor))
-        found: list[Record] = []
-        while len(found) <= limit:
-            query = Query(after=low, before=high, limit=_PAGE, reverse=order == "desc")
-            snapshot = await self._engine.store.read(self._name, query)
-            if snapshot is None:
-                raise NotFound(f"conversation {self._name}")
-            page = snapshot.records[0]
-            found += [record for record in page if record.item is not None]
-            if len(page) < _PAGE:
-                break
-            low, high = (page[-1].seq, high) if order == "asc" else (low, page[-1].seq)
-        more = len(found) > limit
-        shown = found[:limit]
-        turns = await self._turns(shown)
-        data = [_entry(record, turns[record.seq]) for record in shown]
-        return Page(data, more, str(shown[-1].seq) if more else None)
-
-    async def _turns(self, records: Sequence[Record]) -> dict[int, int]:
-        """Return the turn of each item, reading back to where the first one's began."""
-        if not records:
-            return {}
-        first, last = min(record.seq for record in records), max(record.seq for record in records)
-        start = await turn_at(self._engine, self._name, first)
-        snapshot = await self._engine.store.read(self._name, Query(after=max(start - 1, 0), before=last + 1))
-        turns = Turns(start)
-        for record in snapshot.records[0] if snapshot else ():
-            turns.feed(record)
-        return {record.seq: turns.of(record) for record in records}
 
     # -- model calls
 
     def responses(self, turn: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Call]:
         """List recorded model calls."""
         whole("limit", limit, 1, 1000)
+        down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Call]:
             self._engine.check()
-            low, high = (0, None) if turn is None else (turn, None)
-            if cursor is not None:
-                low, high = (int(cursor), high) if order == "asc" else (low, int(cursor))
-            query = Query(after=low, before=high, mark="request", limit=limit + 1, reverse=order == "desc")
-            snapshot = await self._engine.store.read(self._name, query)
+            bounds = Query()
+            if turn is not None:
+                bounds = Query(after=turn - 1, before=await turn_end(self._engine.store, self._name, turn))
+            query = msgspec.structs.replace(bounds, mark="request", limit=limit + 1, reverse=down)
+            snapshot = await self._engine.store.read(self._name, _from(cursor, query))
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")
             found = list(snapshot.records[0])
-            calls = [await self._call(record) for record in found[:limit]]
-            if turn is not None:
-                calls = [call for call in calls if call.turn == turn]
-            more = len(found) > limit and len(calls) == limit
-            return Page(calls, more, str(found[limit - 1].seq) if more else None)
+            calls = await self._calls(found[:limit])
+            more = len(found) > limit
+            return Page(
+                [call for call in calls if turn is None or call.turn == turn],
+                more,
+                str(found[limit - 1].seq) if more else None,
+            )
 
         return Pages(fetch, None)
 
-    async def _call(self, record: Record) -> Call:
+    async def response(self, seq: int) -> Call:
+        """Return one recorded model call, reading only what lies around it.
+
+        Raises:
+            NotFound: there is no response of that seq.
+        """
+        whole("response", seq, 1, _LAST)
+        self._engine.check()
+        snapshot = await self._engine.store.read(self._name, Query(after=seq - 1, before=seq + 1))
+        if snapshot is None:
+            raise NotFound(f"conversation {self._name}")
+        requests = [record for record in snapshot.records[0] if record.kind == REQUESTED]
+        if not requests:
+            raise NotFound(
+                f"conversation {self._name}, response {seq} (a response is named by the seq of its {REQUESTED}; "
+                "look at the events)"
+            )
+        return (await self._calls(requests))[0]
+
+    async def _calls(self, requests: Sequence[Record]) -> list[Call]:
+        """Return recorded model calls, with what became of them."""
+        if not requests:
+            return []
+        ends: dict[int, list[Record]] = {record.seq: [] for record in requests}
+        following = await self._engine.store.read(self._name, Query(mark="request", after=max(ends), limit=1))
+        before = following.records[0][0].seq if following and following.records[0] else None
+        going = set(ends)
+        async with aclosing(self.records(Query(after=min(ends), before=before))) as records:
+            async for record in records:
+                if record.response in ends and record.kind.startswith("response."):
+                    ends[record.response].append(record)
+                    if record.kind in _ENDS:
+                        going.discard(record.response)
+                if not going:  # what was appended behind the last end may be long
+                    break
+        turns = await turns_of(self._engine.store, self._name, sorted(requests, key=lambda record: record.seq))
+        return [self._call(record, ends[record.seq], turns[record.seq]) for record in requests]
+
+    def _call(self, record: Record, ends: Sequence[Record], turn: int) -> Call:
         said = body(record)
         assert isinstance(said, ResponseRequested)
-        ends = await self._end(record.seq)
         response_id = usage = error = None
         status = "open"
         for end in ends:
@@ -254,12 +283,12 @@ class Listing:
                 status, usage = told.status, told.usage
             elif isinstance(told, ResponseFailed):
                 status, error = "failed", f"{told.code or told.kind}: {told.message}"
-            elif end.kind == "response.interrupted":
+            elif isinstance(told, ResponseInterrupted):
                 status = "interrupted" if status == "open" else status
         return Call(
             seq=record.seq,
             response_id=response_id,
-            turn=await turn_at(self._engine, self._name, record.seq),
+            turn=turn,
             purpose=said.purpose,
             status=status,
             adapter=said.adapter,
@@ -273,13 +302,12 @@ class Listing:
             _record=record,
         )
 
-    async def _end(self, response: int) -> list[Record]:
-        """Return what happened to a response, up to where the next one was requested."""
-        following = await self._engine.store.read(self._name, Query(mark="request", after=response, limit=1))
-        before = following.records[0][0].seq if following and following.records[0] else None
-        snapshot = await self._engine.store.read(self._name, Query(after=response, before=before))
-        records = snapshot.records[0] if snapshot else ()
-        return [record for record in records if record.response == response and record.kind.startswith("response.")]
+
+def _from(cursor: str | None, query: Query) -> Query:
+    """Return a query that goes on behind a page's last entry."""
+    if cursor is None:
+        return query
+    return msgspec.structs.replace(query, **{"before" if query.reverse else "after": int(cursor)})
 
 
 def _entry(record: Record, turn: int) -> Entry:
@@ -292,74 +320,3 @@ def _entry(record: Record, turn: int) -> Entry:
         turn=turn,
         response=record.response,
     )
-
-
-class Turns:
-    """Tells turns apart while records pass in seq order: a run of input with a user's message in it begins one."""
-
-    def __init__(self, start: int = 0) -> None:
-        self._start = start
-        self._run: int | None = None
-        self._of: dict[int, int] = {}
-        self._calls: dict[str, int] = {}
-
-    def feed(self, record: Record) -> None:
-        """Take the next record in."""
-        if record.item is None or record.flags & ASIDE or record.kind not in (ITEM, "response.interrupted"):
-            return
-        form = reading(record.shape or "unknown", record.link)
-        if form.maker == "input" and not (record.flags & PINNED and form.shape != "user"):
-            self._run = record.seq if self._run is None else self._run
-            if form.shape == "user":
-                self._start = self._run
-        elif form.maker in ("model", "output"):
-            self._run = None
-        turn = self._calls.get(form.link or "", self._start) if form.is_output else self._start
-        if form.is_call and form.link is not None:
-            self._calls[form.link] = turn
-        self._of[record.seq] = turn
-
-    def of(self, record: Record) -> int:
-        """Return the turn of a record that has passed."""
-        return self._of.get(record.seq, self._start)
-
-
-class _Backwards:
-    """Finds where a turn began while records pass in falling order of seq."""
-
-    def __init__(self) -> None:
-        self._run: int | None = None
-        self._user = False
-
-    def feed(self, record: Record) -> int | None:
-        """Take the next older record in; return the turn's seq once it is known."""
-        if record.item is None or record.flags & ASIDE:
-            return None
-        form = reading(record.shape or "unknown", record.link)
-        if form.maker == "input":
-            if form.shape == "user" or not record.flags & PINNED:
-                self._run, self._user = record.seq, self._user or form.shape == "user"
-        elif form.maker is not None:
-            if found := self.begun():
-                return found
-            self._run, self._user = None, False
-        return None
-
-    def begun(self) -> int:
-        """Return where the run of input that is passing began, 0 if there is none with a user's message in it."""
-        return self._run if self._run is not None and self._user else 0
-
-
-async def turn_at(engine: Engine, name: str, seq: int) -> int:
-    """Return the seq that names the turn in which *seq* stands, 0 before the first; it reads back no further."""
-    search = _Backwards()
-    before = seq + 1
-    while True:
-        snapshot = await engine.store.read(name, Query(before=before, reverse=True, limit=64))
-        page = snapshot.records[0] if snapshot else ()
-        for record in page:
-            if found := search.feed(record):
-                return found
-        if len(page) < 64:
-            return search.begun()
-        before = page[-1].seq

@@ -1,19 +1,21 @@
 """Reading a conversation's end: as much of the log as its window needs, whatever the length of the rest.
 
 A cold read takes two hops. The first finds, by index, where things are: the head, rewinds, the base compaction, pinned
-items, the line's last request. The second reads the end of the path, from the last cut on, or as many tokens as could
-fit.
+items, the last request and the line's last. The second reads the end of the path, from the last cut on, or as many
+tokens as could fit. A third fetches what windows still send of older events, where there is such.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final
 
 from .codec import body
+from .compaction import references
 from .errors import NotFound
 from .events import CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
-from .history import History, alive, segments
+from .history import ENDS, History, alive, segments
+from .items import reading
 from .log import Head, Query, Snapshot, Store
 from .manifest import Manifest, Span
 
@@ -22,28 +24,67 @@ __all__ = ("EFFECTS", "load", "look_up")
 EFFECTS: Final = ("additional_tools", "configuration_update")
 """Positional kinds: the latest of each is in effect wherever the window begins."""
 
-_PAGE: Final = 512
+_PAGE: Final = 256
 _BASES: Final = 4
 """Compactions looked at in the first hop: more are read only when these were all undone or rewound."""
 
 
 class _Outline:
-    """Where things are in a conversation, found by index in one hop."""
+    """Where things are in a conversation, found by index."""
 
-    def __init__(self, snapshot: Snapshot, at: int | None) -> None:
+    def __init__(self, name: str, snapshot: Snapshot, at: int | None) -> None:
+        self.name = name
         self.head = snapshot.head
         self.version = self.head.version if at is None else min(at, self.head.version)
-        rewinds, self.bases, pins, *effects, lines = snapshot.records
+        rewinds, self.bases, self.pins, *self.latest = snapshot.records
         moves = ((record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound))
         self.path = segments(moves, self.version)
-        self.last = lines[0] if lines else None
-        self.manifest = _manifest(self.last)
-        early = [record for records in (pins, *effects) for record in records if alive(self.path, record.seq)]
-        self.early = sorted(early, key=_seq)
+        self.base: tuple[Record, ContextCompacted] | None = None
+        self.request: Record | None = None
+        self.line: Record | None = None
+        self.pinned: list[Record] = []
+
+    async def settle(self, store: Store, marks: Sequence[str]) -> None:
+        """Find what the first hop did not show, because what it showed lies on a branch that was left."""
+        self.base = _base(self.bases, self.path)
+        if self.base is None and len(self.bases) == _BASES:
+            more = await store.read(self.name, Query(mark="base", before=self.version + 1, reverse=True))
+            self.base = _base(more.records[0] if more else (), self.path)
+        found = [
+            record if record is None or alive(self.path, record.seq) else await _last(store, self.name, mark, self.path)
+            for mark, record in zip(marks, (records[0] if records else None for records in self.latest), strict=True)
+        ]
+        self.request, self.line, *effects = found
+        known = {record.seq: record for record in (*self.pins, *effects) if record is not None}
+        quoted = set(references(self.base[1])) if self.base else set()
+        self.pinned = [known[seq] for seq in sorted(known) if alive(self.path, seq) and seq not in quoted]
+
+    @property
+    def start(self) -> int:
+        return self.base[1].last if self.base else 0
+
+    @property
+    def base_seq(self) -> int:
+        return self.base[0].seq if self.base else 0
+
+    @property
+    def manifest(self) -> Manifest | None:
+        said = body(self.line) if self.line else None
+        return said.manifest if isinstance(said, ResponseRequested) else None
+
+    def alive(self, record: Record) -> bool:
+        return alive(self.path, record.seq)
 
 
 def _seq(record: Record) -> int:
     return record.seq
+
+
+async def _last(store: Store, name: str, mark: str, path: Sequence[Span]) -> Record | None:
+    """Return the latest event with a mark on a path."""
+    queries = [Query(mark=mark, after=first - 1, before=last + 1, reverse=True, limit=1) for first, last in path]
+    snapshot = await store.read(name, *queries)
+    return next((records[0] for records in (snapshot.records if snapshot else ()) if records), None)
 
 
 async def load(
@@ -51,57 +92,53 @@ async def load(
 ) -> tuple[Head, History]:
     """Return a conversation's head and the end of its path: from the line's last cut, else at least *tokens*.
 
-    With *at*, as it was at that version.
+    It reaches back to the last request in any case. With *at*, as it was at that version.
 
     Raises:
         NotFound: there is no such conversation.
     """
     before = None if at is None else at + 1
+    marks = ["request", f"line:{line}", *(f"effect:{kind}" for kind in EFFECTS)]
     snapshot = await store.read(
         name,
         Query(mark="rewind", before=before),
         Query(mark="base", before=before, reverse=True, limit=_BASES),
         Query(mark="pin", before=before),
-        *(Query(mark=f"effect:{kind}", before=before, reverse=True, limit=1) for kind in EFFECTS),
-        Query(mark=f"line:{line}", before=before, reverse=True, limit=1),
+        *(Query(mark=mark, before=before, reverse=True, limit=1) for mark in marks),
     )
     if snapshot is None:
         raise NotFound(f"conversation {name}")
-    outline = _Outline(snapshot, at)
-    base = _base(outline.bases, outline.path)
-    if base is None and len(outline.bases) == _BASES:
-        more = await store.read(name, Query(mark="base", before=before, reverse=True))
-        base = _base(more.records[0] if more else (), outline.path)
-    history = await _filled(store, name, outline, base, tokens)
+    outline = _Outline(name, snapshot, at)
+    await outline.settle(store, marks)
+    history = await _filled(store, outline, tokens)
     if line is not None:
-        history.lines.setdefault(line, outline.manifest)
-        if outline.last is not None:
-            history.line_of.setdefault(line, outline.last.seq)
-    await _report(store, name, history, outline.last)
+        history.lines[line] = outline.line
+    await _report(store, history, outline.line)
     return outline.head, history
 
 
-async def _filled(
-    store: Store, name: str, outline: _Outline, base: tuple[Record, ContextCompacted] | None, tokens: int
-) -> History:
+async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     """Return the history of what an outline leads to."""
-    start = base[1].last if base else 0
     manifest = outline.manifest
-    tail, floor = await _tail(store, name, outline.path, max(start, manifest.cut - 1 if manifest else 0), tokens)
-    loaded = [*await _islands(store, name, manifest, start, floor), *tail]
-    seqs = {record.seq for record in loaded}
-    early = [record for record in outline.early if record.seq <= floor and record.seq not in seqs]
-    history = History(name, floor=floor, path=outline.path, base=base, early=early)
-    history.extend(loaded)
+    end = max(outline.start, manifest.cut - 1 if manifest else 0)
+    least = outline.request.seq - 1 if outline.request else outline.version
+    tail, floor = await _tail(store, outline, end, least, tokens)
+    older = {record.seq: record for record in outline.pinned if record.seq <= floor}
+    older |= {record.seq: record for record in await _islands(store, outline, manifest, floor)}
+    # A pinned output pins its whole group, wherever the call stands.
+    late = {record.seq: record for record in outline.pinned if record.seq > floor and _is_output(record)}
+    older |= await _Groups(store, outline, floor).completed({**older, **late})
+    below = sorted(older.values(), key=_seq)
+    early = [record for record in below if record.seq <= outline.start]
+    history = History(outline.name, floor=floor, path=outline.path, base=outline.base, early=early)
+    asked = sorted({record.response for record in below if record.response is not None} - older.keys())
+    for record in await _spans(store, outline.name, [(seq, seq) for seq in asked]):
+        history.learn(record)
+    history.extend([*below[len(early) :], *tail])
     history.version = outline.version
     history.path = list(outline.path)
     history.stale = False
     return history
-
-
-def _manifest(record: Record | None) -> Manifest | None:
-    said = body(record) if record else None
-    return said.manifest if isinstance(said, ResponseRequested) else None
 
 
 def _base(records: Sequence[Record], path: Sequence[Span]) -> tuple[Record, ContextCompacted] | None:
@@ -118,76 +155,158 @@ def _base(records: Sequence[Record], path: Sequence[Span]) -> tuple[Record, Cont
     return None
 
 
-async def _tail(store: Store, name: str, path: Sequence[Span], floor: int, tokens: int) -> tuple[list[Record], int]:
-    """Return the end of the path above *floor* in seq order, and how far down it reaches.
+async def _tail(store: Store, outline: _Outline, end: int, least: int, tokens: int) -> tuple[list[Record], int]:
+    """Return the end of the path above *end* in seq order, and how far down it reaches.
 
-    It stops early once *tokens* are read, at a place where no response is cut in two.
+    It stops early once *tokens* are read and everything above *least*, at a place where no response is cut in two.
     """
     found: list[Record] = []
     left = tokens
-    for first, last in path:
-        if last <= floor or left <= 0:
+    for first, last in outline.path:
+        if last <= end or (left <= 0 and last <= least):
             break
-        records = await _falling(store, name, max(first - 1, floor), last + 1, left)
-        found += records
-        left -= sum(record.tokens if record.excerpt is None else record.excerpt for record in records)
+        low, before = max(first - 1, end), last + 1
+        records: Sequence[Record] = ()
+        if left > 0:
+            records = await _read(store, outline.name, Query(after=low, before=before, reverse=True, tokens=left))
+            found += records
+            left -= sum(record.tokens if record.excerpt is None else record.excerpt for record in records)
+            before = records[-1].seq if records else low + 1
+        if left <= 0 and max(low, least) + 1 < before:
+            found += await _read(store, outline.name, Query(after=max(low, least), before=before, reverse=True))
     found.reverse()
     if left > 0 or not found:
-        return found, floor
-    whole = await _whole(store, name, found, floor)
-    return whole, max(floor, whole[0].seq - 1)
+        return found, end
+    whole = await _whole(store, outline, found, end)
+    return whole, max(end, whole[0].seq - 1)
 
 
-async def _falling(store: Store, name: str, after: int, before: int, tokens: int | None) -> list[Record]:
-    snapshot = await store.read(name, Query(after=after, before=before, reverse=True, tokens=tokens))
-    return list(snapshot.records[0]) if snapshot else []
+async def _read(store: Store, name: str, query: Query) -> Sequence[Record]:
+    snapshot = await store.read(name, query)
+    return snapshot.records[0] if snapshot else ()
 
 
-async def _whole(store: Store, name: str, found: list[Record], floor: int) -> list[Record]:
+async def _whole(store: Store, outline: _Outline, found: list[Record], end: int) -> list[Record]:
     """Read on to where the earliest response of *found* was requested."""
     first = found[0].seq
     requested = min((record.response for record in found if record.response is not None), default=first)
-    if requested >= first or requested <= floor:
+    if requested >= first or requested <= end:
         return found
-    snapshot = await store.read(name, Query(after=requested - 1, before=first))
-    return [*(snapshot.records[0] if snapshot else ()), *found]
+    more = await _read(store, outline.name, Query(after=requested - 1, before=first))
+    return [*filter(outline.alive, more), *found]
 
 
-async def _islands(store: Store, name: str, manifest: Manifest | None, start: int, floor: int) -> list[Record]:
-    """Return what the line's last window kept below the floor: the input of a turn whose middle was dropped."""
+async def _islands(store: Store, outline: _Outline, manifest: Manifest | None, floor: int) -> list[Record]:
+    """Return the groups that the line's last window sent from below the floor."""
     if manifest is None:
         return []
-    spans = [(max(first, start + 1), min(last, floor)) for first, last in manifest.sent() if first <= floor]
+    covered = [(seq, seq) for seq in manifest.early if seq <= floor] if manifest.base == outline.base_seq else []
+    wanted = [(max(first, outline.start + 1), min(last, floor)) for first, last in manifest.islands()]
+    return [record for record in await _spans(store, outline.name, [*covered, *wanted]) if outline.alive(record)]
+
+
+async def _spans(store: Store, name: str, spans: Iterable[Span]) -> list[Record]:
     queries = [Query(after=first - 1, before=last + 1) for first, last in spans if first <= last]
-    if not queries:
-        return []
-    snapshot = await store.read(name, *queries)
+    snapshot = await store.read(name, *queries) if queries else None
     return [record for records in (snapshot.records if snapshot else ()) for record in records]
 
 
-async def _report(store: Store, name: str, history: History, last: Record | None) -> None:
+class _Groups:
+    """Completes the groups of which some items are loaded from below the floor: outputs by their links, and calls."""
+
+    def __init__(self, store: Store, outline: _Outline, floor: int) -> None:
+        self._store = store
+        self._outline = outline
+        self._floor = floor
+        self._links: dict[str, list[Record]] = {}
+
+    async def completed(self, older: Mapping[int, Record]) -> dict[int, Record]:
+        """Return what belongs to the groups of *older* events, and calls that may be taken for theirs."""
+        await self._look_up(older.values())
+        calls = [call for record in older.values() if (call := self._call(record)) is not None]
+        found = {record.seq: record for record in await self._responses([one for one in calls if one.seq not in older])}
+        await self._look_up(found.values())
+        wanted = {_place(record) for record in (*older.values(), *found.values()) if not _is_output(record)}
+        for records in self._links.values():
+            for record in records:
+                call = record if _is_call(record) else self._call(record)
+                # What a compaction covers is sent only where it belongs to something pinned.
+                if call is not None and (record.seq > self._outline.start or _place(call) in wanted):
+                    found[record.seq] = record
+        return found
+
+    async def _look_up(self, records: Iterable[Record]) -> None:
+        """Learn of all calls and outputs with the links of some."""
+        paired = {record.link for record in records if _is_call(record) or _is_output(record)}
+        links = sorted(link for link in paired if link is not None and link not in self._links)
+        if links:
+            queries = [Query(link=link, before=self._floor + 1) for link in links]
+            snapshot = await self._store.read(self._outline.name, *queries)
+            for link, read in zip(links, snapshot.records if snapshot else (), strict=True):
+                self._links[link] = [*filter(self._outline.alive, read)]
+
+    def _call(self, output: Record) -> Record | None:
+        """Return the call that an output is for: the latest of its link before it."""
+        if not _is_output(output):
+            return None
+        kind = reading(output.shape or "", output.link).kind
+        calls = [one for one in self._links.get(output.link or "", ()) if one.seq < output.seq and _is_call(one)]
+        return next((one for one in reversed(calls) if kind is not None and one.shape == kind.answers), None)
+
+    async def _responses(self, calls: Iterable[Record]) -> list[Record]:
+        """Return all items of the responses that calls are part of."""
+        found: list[Record] = []
+        for place in sorted({_place(call) for call in calls}):
+            async for record in _following(self._store, self._outline.name, place - 1, self._floor):
+                mine = record.response == place
+                if mine and record.item is not None and self._outline.alive(record):
+                    found.append(record)
+                # A model's response has an end; what a caller appended as one stands together.
+                if (mine and record.kind in ENDS) or (not mine and found and found[0].seq == place):
+                    break
+        return found
+
+
+def _place(record: Record) -> int:
+    return record.seq if record.response is None else record.response
+
+
+def _is_output(record: Record) -> bool:
+    return reading(record.shape or "", record.link).is_output
+
+
+def _is_call(record: Record) -> bool:
+    return reading(record.shape or "", record.link).is_call
+
+
+async def _report(store: Store, history: History, last: Record | None) -> None:
     """See to it that what the API reported for the line's last request is known, wherever its end lies."""
     if last is None or last.seq > history.floor or last.seq in history.reported:
         return
-    snapshot = await store.read(name, Query(after=last.seq, limit=_PAGE))
-    for record in snapshot.records[0] if snapshot else ():
-        if record.response == last.seq and record.kind == "response.completed":
-            usage = getattr(body(record), "usage", None)
-            if usage is not None:
-                history.reported[last.seq] = usage
+    answer = History(history.conversation)
+    answer.extend([last])
+    async for record in _following(store, history.conversation, last.seq, history.version):
+        answer.extend([record] if record.response == last.seq else ())
+        if answer.open is None:
+            break
+    history.reported.update(answer.reported)
+
+
+async def _following(store: Store, name: str, after: int, version: int) -> AsyncIterator[Record]:
+    """Yield events behind a seq, up to a version, page by page."""
+    while after < version:
+        page = await _read(store, name, Query(after=after, before=version + 1, limit=_PAGE))
+        for record in page:
+            yield record
+        if not page:
+            return
+        after = page[-1].seq
 
 
 async def look_up(store: Store, history: History, line: str) -> bool:
-    """Find the last manifest of a line that a history has not met; return whether the history reaches its cut."""
+    """Find the last request of a line that a history has not met; return whether the history reaches its cut."""
     if line not in history.lines:
-        before = history.version + 1
-        snapshot = await store.read(
-            history.conversation, Query(mark=f"line:{line}", before=before, reverse=True, limit=1)
-        )
-        found = snapshot.records[0] if snapshot else ()
-        history.lines[line] = _manifest(found[0]) if found else None
-        if found:
-            history.line_of[line] = found[0].seq
-            await _report(store, history.conversation, history, found[0])
-    manifest = history.lines[line]
-    return manifest is None or max(history.start, manifest.cut - 1) >= history.floor
+        history.lines[line] = await _last(store, history.conversation, f"line:{line}", history.path)
+        await _report(store, history, history.lines[line])
+    last = history.previous(line)
+    return last is None or max(history.start, last[1].cut - 1) >= history.floor

@@ -12,7 +12,7 @@ Guarantees (each is a test of `turnlog.engine.testing.contract`, which every sto
    1, 2, 3, … without gaps; the database enforces it, not a lock in Python.
 4. A key is looked up before `expected`: the same content returns the first append's result, after a crash too; other
    content raises `KeyReused`.
-5. A fence that is older than the lease's generation raises `Fenced` and writes nothing.
+5. A fence that is older than the lease's generation raises `Fenced`, whatever is expected, and writes nothing.
 6. Several processes may write one store (when it declares `shared`). Order never comes from a clock.
 
 Non-guarantees: `time` does not grow with `seq` when clocks disagree; positions of neighbouring events may lie apart;
@@ -22,14 +22,14 @@ reads are not linearised with appends of other processes that have not returned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from .canonical import canonical, loads
-from .errors import ConversationBusy, Fenced, KeyReused, NotFound, VersionConflict
+from .errors import ConversationBusy, Fenced, Invalid, KeyReused, NotFound, VersionConflict
 from .events import NewEvent, Record
-from .ids import ANY, NO_STREAM, Expected, Position
+from .ids import ANY, NO_STREAM, Expected, Position, check_key
 
 __all__ = (
     "Append",
@@ -48,15 +48,27 @@ __all__ = (
     "decide",
     "limited",
     "merge_patch",
+    "ordering",
+    "place",
     "record",
 )
 
 
+_CREATED: Final = "conversation.created"
+
+
 class Key(msgspec.Struct, frozen=True):
-    """An idempotency key: its name, and the digest of the content that it stands for."""
+    """An idempotency key: its name, and the digest of the content that it stands for.
+
+    Raises:
+        Invalid: the name is not a text of 1 to 255 characters.
+    """
 
     name: str
     digest: str
+
+    def __post_init__(self) -> None:
+        check_key(self.name)
 
 
 class KeyUse(msgspec.Struct, frozen=True):
@@ -160,7 +172,7 @@ class Store(Protocol):
     """What every store implements. All methods but `close` may be called from many tasks at once."""
 
     durable: bool
-    """Whether an append survives the loss of power once it has returned."""
+    """Whether what was appended is there when the log is opened again, after a crash too."""
     shared: bool
     """Whether several processes may use it at once."""
 
@@ -181,11 +193,12 @@ class Store(Protocol):
 
         Raises:
             NotFound: the conversation is not there and is not being created.
-            VersionConflict: *expected* is not the version.
+            VersionConflict: *expected* is not the version, or what is being created is there already.
             KeyReused: *key* came with other content before.
             Fenced: *fence* is not the generation of the lease that is held.
             ConversationBusy: *lease* wants what somebody else holds.
-            StoreError: the store cannot write: read-only, full, locked by a stranger.
+            Invalid: *expected* is no version, or an event holds what cannot be stored.
+            StoreError: the store cannot write: read-only, full, locked by a stranger, closed.
         """
         ...
 
@@ -208,7 +221,11 @@ class Store(Protocol):
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> Sequence[Head]:
-        """Return heads in *order* ("-updated", "-created", "created"), behind the (time, id) of the last one seen."""
+        """Return heads in *order* ("-updated", "-created", "created"), behind the (time, id) of the last one seen.
+
+        Raises:
+            Invalid: *order* is none of these.
+        """
         ...
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
@@ -264,22 +281,16 @@ def decide(append: Append, head: Head | None, use: KeyUse | None, now: int) -> t
     *use* is what the append's key was used for. The head is None when nothing is to be written (a replay).
     """
     name = append.conversation
+    expected = _version(append.expected)
     if append.key is not None and use is not None:
         if use.digest != append.key.digest:
             raise KeyReused(name, append.key.name)
         return None, Appended(first=use.first, last=use.last, version=use.last, replayed=True)
-    creates = bool(append.events) and append.events[0].kind == "conversation.created"
-    if head is None:
-        if not creates:
-            raise NotFound(f"conversation {name}")
-        head = Head(conversation=name, version=0, created=now, updated=now, last_item=0, items=0)
-    elif creates:
-        raise VersionConflict(name, 0, head.version)
-    expected = 0 if append.expected == NO_STREAM else append.expected
-    if expected not in (ANY, head.version):
-        raise VersionConflict(name, int(expected), head.version)
+    head = _existing(append, head, now)
     if append.fence is not None and (append.fence != head.generation or head.lease is None):
         raise Fenced(name, append.fence, head.generation)
+    if expected is not None and expected != head.version:
+        raise VersionConflict(name, expected, head.version)
     head = _leased(append, head)
     first = head.version + 1
     for offset, event in enumerate(append.events):
@@ -293,17 +304,36 @@ def decide(append: Append, head: Head | None, use: KeyUse | None, now: int) -> t
     )
 
 
+def _version(expected: Expected) -> int | None:
+    """Return the version that is expected, None for any."""
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    if expected not in (ANY, NO_STREAM):
+        raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed")
+    return None if expected == ANY else 0
+
+
+def _existing(append: Append, head: Head | None, now: int) -> Head:
+    """Return the head to append behind: the one that is there, or that of a conversation that begins here."""
+    creates = [place for place, event in enumerate(append.events) if event.kind == _CREATED]
+    if head is None:
+        if creates[:1] != [0]:
+            raise NotFound(f"conversation {append.conversation}")
+        head = Head(conversation=append.conversation, version=0, created=now, updated=now, last_item=0, items=0)
+    elif creates[:1] == [0]:
+        raise VersionConflict(append.conversation, 0, head.version)
+    if any(creates):
+        raise Invalid(f"{append.conversation}: a {_CREATED} can only be the first event of a conversation")
+    return head
+
+
 def _leased(append: Append, head: Head) -> Head:
     change = append.lease
     if change is None:
         return head
     held = head.lease
-    running = held is not None and held.remaining > 0
-    if (
-        held is not None
-        and running
-        and not (isinstance(change, Release) or (isinstance(change, Break) and change.force))
-    ):
+    forced = isinstance(change, Release) or (isinstance(change, Break) and change.force)
+    if held is not None and held.remaining > 0 and not forced:
         raise ConversationBusy(append.conversation, held.turn, held.remaining)
     match change:
         case Take(owner=owner, seconds=seconds, turn=turn):
@@ -317,22 +347,34 @@ def _leased(append: Append, head: Head) -> Head:
 
 def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
     changes: dict[str, object] = {"version": seq}
+    time = now if event.time is None else event.time
     if event.kind == "item.appended":
-        changes |= {"items": head.items + 1, "last_item": seq, "updated": now if event.time is None else event.time}
-    elif event.kind == "conversation.created":
-        time = now if event.time is None else event.time
-        changes |= {"metadata": canonical(_data(event).get("metadata", {})), "created": time, "updated": time}
+        changes |= {"items": head.items + 1, "last_item": seq, "updated": time}
+    elif event.kind == _CREATED:
+        changes |= {"metadata": canonical(_object(event, "metadata")), "created": time, "updated": time}
     elif event.kind == "metadata.updated":
-        changes["metadata"] = canonical(merge_patch(loads(head.metadata), _data(event)["patch"]))
+        changes["metadata"] = canonical(merge_patch(loads(head.metadata), _object(event, "patch")))
     return msgspec.structs.replace(head, **changes)
 
 
-def _data(event: NewEvent) -> Any:
-    return loads(event.data or b"{}")
+def _object(event: NewEvent, field: str) -> dict[str, Any]:
+    """Return an object that an event carries, an empty one where it carries none."""
+    try:
+        said = loads(event.data or b"{}")
+        value = said.get(field, {}) if isinstance(said, dict) else None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Invalid(f"{event.kind}: its data is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Invalid(f"{event.kind}: its {field} is no JSON object")
+    return value
 
 
 def merge_patch(value: Any, patch: Any) -> Any:
-    """Return *value* with a JSON merge patch applied, as RFC 7396 says."""
+    """Return *value* with a JSON merge patch applied, as RFC 7396 says.
+
+    >>> merge_patch({"user": "ada", "tags": {"a": 1, "b": 2}}, {"user": None, "tags": {"b": 3}})
+    {'tags': {'a': 1, 'b': 3}}
+    """
     if not isinstance(patch, dict):
         return patch
     merged = dict(value) if isinstance(value, dict) else {}
@@ -342,6 +384,23 @@ def merge_patch(value: Any, patch: Any) -> Any:
         else:
             merged[key] = merge_patch(merged.get(key), part)
     return merged
+
+
+def ordering(order: str) -> tuple[Literal["updated", "created"], bool]:
+    """Return the field that heads are ordered by, and whether from its greatest value down.
+
+    Raises:
+        Invalid: there is no such order.
+    """
+    match order:
+        case "-updated":
+            return "updated", True
+        case "-created":
+            return "created", True
+        case "created":
+            return "created", False
+        case _:
+            raise Invalid(f"order={order!r:.100}: -updated, -created or created is needed")
 
 
 def limited(records: Iterable[Record], tokens: int | None) -> Iterator[Record]:

@@ -1,7 +1,7 @@
 """Logging: ids, counts and durations; never content, never keys.
 
 A service that has configured structlog gets structlog events; one that has not gets the same through the standard
-library's logging, which says nothing below a warning until it is told to. Nothing is configured here, and structlog,
+library's logging, once that has a handler: by default nothing is printed. Nothing is configured here, and structlog,
 which takes longer to import than the rest of turnlog, is not imported before somebody uses it.
 """
 
@@ -40,6 +40,7 @@ class Log:
             getattr(structlog.get_logger(self._name), level)(event, **values)
             return
         logger = logging.getLogger(self._name)
-        if logger.isEnabledFor(_LEVELS[level]):
+        # Without a handler, logging would print warnings by one of its own.
+        if logger.isEnabledFor(_LEVELS[level]) and logger.hasHandlers():
             said = " ".join(f"{key}={value}" for key, value in values.items())
             logger.log(_LEVELS[level], "%s %s", event, said)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ("SENT", "Fate", "Manifest", "Run", "Span", "Verdict")
+__all__ = ("SENT", "Fate", "Manifest", "Run", "Span", "Verdict", "spans", "stored")
 
 Fate: TypeAlias = Literal[
     "kept",
@@ -65,7 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: int = 0
     """The seq of the compaction that the window starts from; 0: from the first event."""
     cut: int = 0
-    """What is older than this seq was dropped, but for what is pinned; 0: nothing was."""
+    """Groups older than this seq were dropped, but for a few that were kept or pinned; 0: none was."""
+    cut_by: int = 0
+    """Index into `rules` of why; what is below the cut and was not kept has this rule and no other."""
     runs: tuple[Run, ...] = ()
     rules: tuple[str, ...] = ()
     early: tuple[int, ...] = ()
@@ -105,7 +107,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "later" if run is None else run.fate
 
     def why(self, seq: int) -> Verdict:
-        """Return what became of *seq* and why; also for one that is rewound, erased, compacted or later."""
+        """Return what became of *seq* and why; also for one that is rewound, erased, compacted or later.
+
+        >>> runs, rules = (Run(1, 3, "dropped", 0), Run(4, 5, "kept", 1)), ("older than the cut", "in the window")
+        >>> made = Manifest(policy="oldest-turns@1", renderer=1, as_of=5, runs=runs, rules=rules)
+        >>> made.why(2)
+        Verdict(seq=2, fate='dropped', rule='older than the cut', tokens=0)
+        """
         run = self.run(seq)
         if run is None:
             return Verdict(seq, "later", f"the window is as of {self.as_of}", 0)
@@ -118,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for run in self.runs:
             if run.fate not in SENT:
                 continue
-            if run.first == last + 1:
+            if last and run.first == last + 1:
                 last = run.last
                 continue
             if last:
@@ -131,9 +139,45 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return whether *seq* goes without its maker's ids."""
         return any(first <= seq <= last for first, last in self.bare)
 
+    def islands(self) -> Iterator[Span]:
+        """Yield the spans below the cut of groups that were kept all the same."""
+        for run in self.runs:
+            if run.first >= self.cut:
+                return
+            if run.fate not in ("compacted", "rewound") and (run.fate != "dropped" or run.rule != self.cut_by):
+                yield run.first, min(run.last, self.cut - 1)
+
+
+class Fates:
+    """The runs of a manifest, made ready to be asked for one seq after another."""
+
+    __slots__ = ("_firsts", "_runs")
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._runs = manifest.runs
+        self._firsts = [run.first for run in manifest.runs]
+
+    def run(self, seq: int) -> Run | None:
+        """Return the run that *seq* lies in, None beyond the last."""
+        index = bisect_right(self._firsts, seq) - 1
+        return self._runs[index] if index >= 0 and seq <= self._runs[index].last else None
+
+    def of(self, seq: int) -> Fate:
+        """Return what became of *seq*."""
+        run = self.run(seq)
+        return "later" if run is None else run.fate
+
+    def sent(self, seq: int) -> bool:
+        """Return whether the model saw *seq*."""
+        return self.of(seq) in SENT
+
 
 def spans(seqs: list[int]) -> tuple[Span, ...]:
-    """Return ascending seqs as spans."""
+    """Return ascending seqs as spans.
+
+    >>> spans([1, 2, 3, 7])
+    ((1, 3), (7, 7))
+    """
     made: list[Span] = []
     for seq in seqs:
         if made and made[-1][1] == seq - 1:

@@ -37,6 +37,10 @@ class Piece(NamedTuple):
 def to_items(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return Chat Completions messages as items that `Conversation.append` takes.
 
+    >>> from turnlog.engine.messages import to_items
+    >>> to_items([{"role": "tool", "tool_call_id": "call_1", "content": "clear"}])
+    [{'type': 'function_call_output', 'call_id': 'call_1', 'output': 'clear'}]
+
     Raises:
         InvalidItem: a message without a role, or of a role that is none of Chat's.
     """
@@ -73,11 +77,7 @@ def pieces(message: Mapping[str, Any], path: str = "message") -> list[Piece]:
 def _output(message: Mapping[str, Any]) -> dict[str, Any]:
     content = _content_in(message.get("content"), "input_text")
     call_id = message.get("tool_call_id")
-    return {
-        "type": "function_call_output",
-        "call_id": call_id if isinstance(call_id, str) else "",
-        "output": "" if content is None else content,
-    }
+    return {"type": "function_call_output", "call_id": call_id if isinstance(call_id, str) else "", "output": content}
 
 
 def _assistant_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,11 +89,14 @@ def _assistant_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = _content_in(message.get("content"), "output_text")
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal:
-        said = [{"type": "output_text", "text": content}] if isinstance(content, str) and content else content or []
+        said = content if isinstance(content, list) else [{"type": "output_text", "text": content}] if content else []
         content = [*said, {"type": "refusal", "refusal": refusal}]
-    calls = [_call(call, index) for index, call in enumerate(message.get("tool_calls") or []) if isinstance(call, dict)]
+    given = message.get("tool_calls")
+    calls = [
+        _call(call, at) for at, call in enumerate(given if isinstance(given, list) else ()) if isinstance(call, dict)
+    ]
     if content or not (calls or items):
-        items.append({"type": "message", "role": "assistant", "content": content or ""})
+        items.append({"type": "message", "role": "assistant", "content": content})
     return items + calls
 
 
@@ -122,10 +125,16 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else encode(value).decode()
 
 
-def _content_in(content: Any, text_type: str) -> Any:
+def _content_in(content: Any, text_type: str) -> str | list[dict[str, Any]]:
+    """Return a content as an item has it; what is neither a text nor a list of parts stays in the message's extra."""
     if not isinstance(content, list):
-        return content
-    return [_part_in(part, text_type) if isinstance(part, dict) else part for part in content]
+        return content if isinstance(content, str) else ""
+    return [
+        _part_in(part, text_type)
+        if isinstance(part, dict) and isinstance(part.get("type"), str)
+        else {"type": text_type, "text": _text(part)}
+        for part in content
+    ]
 
 
 def _part_in(part: dict[str, Any], text_type: str) -> dict[str, Any]:
@@ -152,6 +161,12 @@ def to_messages(rendered: Sequence[Rendered], *, recorded: bool = False) -> list
     """Return a window's items as Chat messages: one for each response, its tool messages right behind it.
 
     *recorded* writes requests back as they were, with the differences that mean nothing.
+
+    >>> call = {"type": "function_call", "call_id": "call_1", "name": "now", "arguments": "{}"}
+    >>> said = {"role": "assistant", "content": "Let me look."}
+    >>> (message,) = to_messages([Rendered(3, 2, said), Rendered(4, 2, call)])
+    >>> message["content"], message["tool_calls"]
+    ('Let me look.', [{'id': 'call_1', 'type': 'function', 'function': {'name': 'now', 'arguments': '{}'}}])
     """
     messages: list[dict[str, Any]] = []
     for response, group in groupby(rendered, key=_owner):

@@ -6,6 +6,7 @@ types bear the Responses API's names from every adapter; turnlog's own begin wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
@@ -28,10 +29,14 @@ __all__ = (
     "Ending",
     "Model",
     "ModelFailure",
+    "Shape",
     "StreamEvent",
+    "clean",
     "ending",
+    "helps",
     "merged",
     "settings_of",
+    "shape_of",
     "target_of",
     "usage_of",
 )
@@ -93,11 +98,12 @@ class ModelFailure(Exception):
         retryable: bool = False,
         retries: int = 0,
     ) -> None:
-        super().__init__(message)
+        self.message = clean(message)
+        super().__init__(self.message)
         self.kind = kind
-        """connection, timeout, http, stream (it broke off), answer (it cannot be read), model (it said so itself)"""
-        self.message = message
-        self.code = code
+        """client (it could not be asked), connection, timeout, http, stream (it broke off), answer (it cannot be read),
+        model (it said so itself), adapter (its own code failed)"""
+        self.code = None if code is None else clean(code)
         self.status_code = status_code
         self.retryable = retryable
         self.retries = retries
@@ -170,18 +176,25 @@ def merged(base: Mapping[str, Any] | None, over: Mapping[str, Any] | None) -> tu
     """
     params: dict[str, Any] = {}
     transport: dict[str, Any] = {}
-    for source in (base or {}, over or {}):
-        body = source.get("extra_body")
-        for key, value in {**source, **(body if isinstance(body, Mapping) else {})}.items():
-            if key in TRANSPORT:
-                transport[key] = value
-            elif key in OWNED:
+    for source in (base, over):
+        given = _mapping(source, "params")
+        transport |= {key: value for key, value in given.items() if key in TRANSPORT}
+        own = {key: value for key, value in given.items() if key not in TRANSPORT and key != "extra_body"}
+        for key, value in {**own, **_mapping(given.get("extra_body"), "params['extra_body']")}.items():
+            if key in OWNED:
                 raise Invalid(f"params[{key!r}]: turnlog decides it; see the arguments of the adapter and of this call")
-            elif key != "extra_body":
-                params[key] = value
+            params[key] = value
     if params.get("n", 1) not in (1, None):
         raise Invalid(f"params['n'] = {params['n']!r}: one answer is logged; ask again for another")
     return plain(params, "params"), transport
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise Invalid(f"{name}: a mapping is needed, not a {type(value).__name__}")
+    return value
 
 
 def settings_of(
@@ -257,5 +270,24 @@ def usage_of(value: Any) -> Usage | None:
     )
 
 
+_LASTING: Final = re.compile(
+    r"^(invalid|unsupported|unknown|image)_|policy|mismatch|not_found|context_length|insufficient_quota|authentication"
+    r"|permission"
+)
+
+
+def helps(code: str | None) -> bool:
+    """Return whether asking again may help after an answer that is an error of that code.
+
+    Most codes stand for a passing trouble of the server; those that speak of the request itself do not.
+    """
+    return code is None or _LASTING.search(code) is None
+
+
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None if value is None else str(value)
+    return None if value is None else clean(value)
+
+
+def clean(value: Any) -> str:
+    """Return a text that can be logged, whatever the other side sent."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
 
 from .events import Usage
 from .history import OpenCall
@@ -17,15 +18,33 @@ from .window.policies import Policy
 if TYPE_CHECKING:
     from .conversation import Conversation
 
-__all__ = ("Options", "Result", "Status", "WhenBusy", "text_of")
+__all__ = (
+    "CUT_OFF",
+    "NEVER_RAN",
+    "TOO_MANY",
+    "UNANSWERED",
+    "UNKNOWN",
+    "Options",
+    "Result",
+    "Status",
+    "WhenBusy",
+    "open_call",
+    "text_of",
+)
+
+NEVER_RAN: Final = "[interrupted before this call was started: it never ran]"
+UNKNOWN: Final = "[interrupted while this call was running: whether it took effect is unknown]"
+UNANSWERED: Final = "[no output was given: the conversation went on without it]"
+TOO_MANY: Final = "[not run: the turn reached its limit of model calls]"
+CUT_OFF: Final = "[not run: the answer was cut off]"
+"""What a seal says of its call. Logs are full of these words: they are told from one another by them."""
 
 Status: TypeAlias = Literal["completed", "incomplete", "waiting"]
 """completed; incomplete: a limit ended it (see `reason`); waiting: calls are open. Failures are raised."""
 WhenBusy: TypeAlias = Literal["raise", "wait"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of respond, run and stream."""
 
     instructions: str | None = None
@@ -42,8 +61,7 @@ class Options:
     deps: object = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What came of respond, run or stream."""
 
     status: Status
@@ -51,7 +69,7 @@ class Result:
     """The text of the last answer's messages."""
     items: Sequence[Item] = ()
     """What the model made and its tools returned, in order."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     """Summed over the model calls that were made here."""
     turn: int
     """The seq that names the turn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -12,6 +12,7 @@ from .checks import whole
 from .errors import Invalid, UnknownModel
 from .events import NewEvent, Origin, Target
 from .history import History
+from .ids import ANY, NO_STREAM, Expected, check_key
 from .intake import content_digest, inputs
 from .items import Input, Item
 from .log import Key
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .conversation import Conversation
     from .engine import Engine
 
-__all__ = ("Plan", "View", "budget_for", "plan", "preview")
+__all__ = ("Plan", "View", "budget_for", "mapping", "one_of", "plan", "preview", "version_of")
 
 
 class View:
@@ -92,6 +93,11 @@ class Plan(View):
         self._transport = transport
 
     @property
+    def expected(self) -> int | None:
+        """The version that the conversation must have, None for any."""
+        return version_of(self.options.expected)
+
+    @property
     def key(self) -> Key | None:
         """The idempotency key, with the digest of the input that it names."""
         name = self.options.key
@@ -101,11 +107,8 @@ class Plan(View):
         """Return what answers a call here: its tool; None when somebody else must, or this is not a run."""
         if self.options.rounds is None or item.get("type") != "function_call":
             return None
-        return self.toolbox.get(str(item.get("name")))
-
-    def runs(self, item: Mapping[str, Any]) -> bool:
-        """Return whether a call is answered here."""
-        return self.tool(item) is not None
+        # In a namespace a name is another tool's, which only a schema can have declared.
+        return None if item.get("namespace") else self.toolbox.get(str(item.get("name")))
 
     def send(self, body: Item) -> AsyncIterator[StreamEvent]:
         """Send a body to the model."""
@@ -120,7 +123,7 @@ async def plan(engine: Engine, conversation: Conversation, model: Model, value: 
     Raises:
         Invalid: an item, a tool, a parameter or a budget cannot be used; nothing has been read or written.
     """
-    _check_key(options.key)
+    _check(options)
     shape = shape_of(model)
     params, transport = merged(shape.params, options.params)
     toolbox = Toolbox(options.tools)
@@ -177,9 +180,47 @@ async def counter_for(model: Model, shape: Shape) -> Counter | None:
     return None if name == DEFAULT else (await load(name)).count
 
 
-def _check_key(key: str | None) -> None:
-    if key is not None and not 0 < len(str(key)) <= 255:
-        raise Invalid(f"key {key!r}: a text of 1 to 255 characters is needed")
+def one_of(name: str, value: object, choices: Sequence[str]) -> str:
+    """Return *value* if it is one of the choices.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise Invalid(f"{name}={value!r:.100}: {' or '.join(choices)} is needed")
+    return value
+
+
+def mapping(name: str, value: object) -> Mapping[str, Any]:
+    """Return *value* if it is a JSON object, at least outside.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not isinstance(value, Mapping):
+        raise Invalid(f"{name}={value!r:.100}: a mapping is needed")
+    return value
+
+
+def version_of(expected: Expected) -> int | None:
+    """Return the version that is expected, None for any.
+
+    Raises:
+        Invalid: it is no version.
+    """
+    if expected == ANY:
+        return None
+    return 0 if expected == NO_STREAM else whole("expected", expected, 0)
+
+
+def _check(options: Options) -> None:
+    if options.key is not None:
+        check_key(options.key)
+    version_of(options.expected)
+    one_of("when_busy", options.when_busy, ("raise", "wait"))
+    one_of("open_calls", options.open_calls, ("raise", "seal"))
+    if options.instructions is not None and not isinstance(options.instructions, str):
+        raise Invalid(f"instructions={options.instructions!r:.100}: a text is needed")
 
 
 async def preview(

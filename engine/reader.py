@@ -7,9 +7,10 @@ writes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
 
+from .canonical import encode
 from .codec import item_of
 from .compaction import references, stand_in
 from .errors import NotFound
@@ -20,16 +21,48 @@ from .loading import load, look_up
 from .log import Head, Query, Store
 from .manifest import Manifest
 from .tokens import Counter
-from .window.choose import Deeper, choose
-from .window.render import Rendered, render
+from .window.budget import Budget
+from .window.choose import Deeper, Request, choose
+from .window.policies import Policy
+from .window.render import SEALED, Rendered, render, seal
+from .window.units import Weights
 
-if TYPE_CHECKING:
-    from .plan import View
-
-__all__ = ("Reader", "logged")
+__all__ = ("Aim", "Reader", "logged")
 
 _LIVE: Final = 256
 """Conversations whose history is kept in memory."""
+_GROWTH: Final = 1024
+"""Groups by which a live history may outgrow twice what was loaded; then its beginning is let go."""
+_COUNTED: Final = 64
+"""Conversations, by counter, whose items' weights are remembered."""
+
+
+class Aim(Protocol):
+    """What a reader needs to know to make a window: whom it is for, and what fits."""
+
+    @property
+    def target(self) -> Target:
+        """Whom it is for."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """What fits."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """What goes first."""
+        ...
+
+    @property
+    def line(self) -> str:
+        """Whose cut it continues; see `turnlog.engine.window.choose.line_of`."""
+        ...
+
+    async def request(self, history: History) -> Request:
+        """Return what choosing from a history needs to know."""
+        ...
 
 
 class Reader:
@@ -38,8 +71,9 @@ class Reader:
     def __init__(self, store: Store, intake: Intake) -> None:
         self._store = store
         self._intake = intake
-        self._live: OrderedDict[str, History] = OrderedDict()
-        self._weights: dict[str, dict[Counter, dict[int, tuple[int, int | None]]]] = {}
+        self._live: OrderedDict[str, tuple[History, int]] = OrderedDict()
+        """Histories, each with the number of groups that it may grow to."""
+        self._weights: OrderedDict[tuple[str, Counter], _Weighed] = OrderedDict()
 
     async def head(self, name: str) -> Head:
         """Return a conversation's head.
@@ -53,16 +87,22 @@ class Reader:
         return snapshot.head
 
     async def fresh(self, name: str, *, line: str | None = None, tokens: int = 1) -> tuple[Head, History]:
-        """Return a conversation's head and its history up to that head, reaching back to the line's last cut."""
-        history = self._live.get(name)
-        while history is not None:
+        """Return a conversation's head and its history up to that head, reaching back to the line's last cut.
+
+        Raises:
+            NotFound: there is no such conversation.
+        """
+        while (history := self._known(name)) is not None:
             snapshot = await self._store.read(name, Query(after=history.version))
             if snapshot is None:
-                self._live.pop(name, None)
+                self._forget(name)
                 raise NotFound(f"conversation {name}")
             # Another task may have brought the same records in meanwhile.
             history.extend([record for record in snapshot.records[0] if record.seq > history.version])
-            if history.stale or (line is not None and not await look_up(self._store, history, line)):
+            if history.stale:
+                self._forget(name)
+                break
+            if line is not None and not await look_up(self._store, history, line):
                 break
             if history.version == snapshot.head.version:
                 self._live.move_to_end(name)
@@ -71,38 +111,60 @@ class Reader:
         self._keep(history)
         return head, history
 
+    def _known(self, name: str) -> History | None:
+        """Return a live history, unless it has grown far beyond what a window needs."""
+        history, most = self._live.get(name, (None, 0))
+        return history if history is not None and len(history.groups) <= most else None
+
     def _keep(self, history: History) -> None:
-        self._live[history.conversation] = history
+        self._live[history.conversation] = history, 2 * len(history.groups) + _GROWTH
         self._live.move_to_end(history.conversation)
         while len(self._live) > _LIVE:
-            gone, _ = self._live.popitem(last=False)
-            self._weights.pop(gone, None)
+            self._live.popitem(last=False)
+
+    def _forget(self, name: str) -> None:
+        """Let go of what is known of a conversation: its path or one of its items has changed."""
+        self._live.pop(name, None)
+        for place in [place for place in self._weights if place[0] == name]:
+            del self._weights[place]
 
     def appended(self, name: str, records: Sequence[Record]) -> None:
         """Take in what this process has just appended, if it follows what is known."""
-        history = self._live.get(name)
+        history, _ = self._live.get(name, (None, 0))
         if history is not None and records and records[0].seq == history.version + 1 and not history.stale:
             history.extend(records)
 
     async def at(self, name: str, version: int, line: str, tokens: int) -> History:
-        """Return a conversation's history as it was at a version."""
+        """Return a conversation's history as it was at a version.
+
+        Raises:
+            NotFound: there is no such conversation.
+        """
         _, history = await load(self._store, name, line=line, tokens=tokens, at=version)
         return history
 
-    async def chosen(self, view: View, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
-        """Return the manifest of the history with *pending* at its end, and the history that it was chosen from."""
-        tokens = view.budget.context
+    async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
+        """Return the manifest of the history with *pending* at its end, and the history that it was chosen from.
+
+        Raises:
+            BudgetExceeded: what must be sent does not fit.
+        """
+        tokens = aim.budget.context
+        name, version = history.conversation, history.version
         while True:
-            ahead = history
-            if pending:
-                ahead = history.copy()
-                ahead.extend(pending)
+            if history.stale:
+                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
+            # A copy: while items are weighed, other tasks go on appending.
+            ahead = history.copy()
+            ahead.extend(pending)
             try:
-                return ahead, choose(ahead, await view.request(ahead), view.policy)
+                return ahead, choose(ahead, await aim.request(ahead), aim.policy)
             except Deeper:
                 tokens *= 4
-                name, version = history.conversation, history.version
-                _, history = await load(self._store, name, line=view.line, tokens=tokens, at=version)
+                head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
+                known = self._known(name)
+                if head.version == version and (known is None or known.floor > history.floor):
+                    self._keep(history)
 
     async def rendered(self, history: History, manifest: Manifest, target: Target) -> list[Rendered]:
         """Return the items that a manifest names."""
@@ -116,14 +178,36 @@ class Reader:
         records = await logged(self._store, name, references(said))
         return stand_in(said, {record.seq: item_of(record) for record in records}, target)
 
-    async def weights(self, history: History, counter: Counter) -> Mapping[int, tuple[int, int | None]]:
+    async def weights(self, history: History, counter: Counter) -> Weights:
         """Return what the loaded items weigh by another counter than the log's; each item is counted once."""
-        known = self._weights.setdefault(history.conversation, {}).setdefault(counter, {})
-        for entry in history.entries():
-            if entry.seq not in known:
-                count = await self._intake.count(entry.value(), len(entry.item), counter)
-                known[entry.seq] = (count.tokens, count.excerpt)
-        return known
+        place = history.conversation, counter
+        known = self._weights.setdefault(place, _Weighed())
+        self._weights.move_to_end(place)
+        while len(self._weights) > _COUNTED:
+            self._weights.popitem(last=False)
+        new = [entry for entry in history.entries() if entry.seq not in known.items]
+        counts = await self._intake.counts([entry.item for entry in new], counter)
+        known.items |= {entry.seq: count[:2] for entry, count in zip(new, counts, strict=True)}
+        if known.seal is None:
+            call = {"call_id": "call_" + "0" * 24}
+            known.seal = (await self._intake.count(seal(call, "function_call", SEALED), 0, counter)).tokens
+        base = history.base
+        if base is not None and base[0].seq not in known.bases:
+            said = [encode(part.item) for part in base[1].stand_in if part.item is not None]
+            said += [
+                record.item or b"{}" for record in await logged(self._store, base[0].conversation, references(base[1]))
+            ]
+            known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
+        return Weights(known.items, known.seal, known.bases[base[0].seq] if base else None)
+
+
+class _Weighed:
+    """What one counter has counted of one conversation."""
+
+    def __init__(self) -> None:
+        self.items: dict[int, tuple[int, int | None]] = {}
+        self.seal: int | None = None
+        self.bases: dict[int, int] = {}
 
 
 async def logged(store: Store, name: str, seqs: Iterable[int]) -> list[Record]:

@@ -1,18 +1,20 @@
 """The recorder: from the events of one model's answer to appends, as they come. Sans I/O.
 
 An item is appended when something follows it in the stream, so that the last one shares an append with the response's
-end; reasoning waits for the item that it led to, without which it could never be sent again.
+end; reasoning waits for the item that it led to, without which it could never be sent again. Items are appended in the
+order of the answer's output: one that is finished early waits for those announced before it.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from .canonical import canonical, loads, salvage
 from .items import read
-from .model import Ending, StreamEvent, ending
+from .model import Ending, StreamEvent, clean, ending
 
 __all__ = ("Draft", "Finished", "Recorder")
 
@@ -20,10 +22,12 @@ __all__ = ("Draft", "Finished", "Recorder")
 class Finished:
     """A finished item on its way into the log."""
 
-    __slots__ = ("event", "extra", "item", "repaired")
+    __slots__ = ("event", "extra", "item", "place", "repaired")
 
     def __init__(self, event: StreamEvent, item: dict[str, Any], repaired: list[str]) -> None:
         self.event = event
+        self.place = _index(event)
+        """Its place in the answer's output."""
         self.item = item
         self.extra = event.extra
         self.repaired = repaired
@@ -60,6 +64,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.held: list[Finished] = []
+        """What is finished and has not been let go of yet, in order."""
         self.provider_id: str | None = None
         self.provider_model: str | None = None
         self.ending: Ending | None = None
@@ -84,48 +89,58 @@ class Recorder:
         return due
 
     def _due(self) -> Sequence[Finished]:
-        """Let go of what was held, unless it is reasoning that nothing has followed yet."""
-        if not self.held or read(self.held[-1].item).shape == "reasoning":
+        """Let go of what stands before anything unfinished, but not of reasoning that nothing has followed yet."""
+        first = min(self._drafts, default=None)
+        due = [one for one in self.held if first is None or one.place < first]
+        if not due or read(due[-1].item).shape == "reasoning":
             return ()
-        due, self.held = self.held, []
+        del self.held[: len(due)]
         return due
+
+    def rest(self) -> list[Finished]:
+        """Let go of everything that is finished."""
+        held, self.held = self.held, []
+        return held
 
     def _created(self, event: StreamEvent) -> None:
         response = (event.raw or {}).get("response")
         if isinstance(response, dict):
             for name in ("id", "model"):
                 if isinstance(response.get(name), str):
-                    setattr(self, f"provider_{name}", response[name])
+                    setattr(self, f"provider_{name}", clean(response[name]))
 
     def _hold(self, event: StreamEvent) -> None:
         if event.item is None:
             return
-        # Adapters hand on what they parsed; what JSON cannot carry is replaced here, whoever parsed it.
-        try:
-            item, repaired = loads(canonical(event.item)), list(event.repaired)
-        except ValueError:
-            item, more = salvage(_lossy(event.item))
-            repaired = [*event.repaired, *more]
-        self.held.append(Finished(event, item, repaired))
-
-    def rest(self) -> list[Finished]:
-        """Return what is finished and not yet appended."""
-        held, self.held = self.held, []
-        return held
+        item, repaired = _readable(event.item)
+        insort(self.held, Finished(event, item, [*event.repaired, *repaired]), key=lambda one: one.place)
 
     def unfinished(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Return the text of unfinished messages, as one message, and every unfinished item as far as it came."""
-        items = [dict(_written(draft)) for _, draft in sorted(self._drafts.items())]
-        said = [
-            {"type": "output_text", "text": draft.text("text"), "annotations": []}
-            if draft.text("text")
-            else {"type": "refusal", "refusal": draft.text("refusal")}
-            for _, draft in sorted(self._drafts.items())
-            if draft.text("text") or draft.text("refusal")
-        ]
+        drafts = [draft for _, draft in sorted(self._drafts.items())]
+        items = [_readable(dict(_written(draft)))[0] for draft in drafts]
+        said = [part for draft in drafts for part in _said(draft)]
         if not said:
             return None, items
         return {"type": "message", "role": "assistant", "status": "incomplete", "content": said}, items
+
+
+def _readable(item: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return an item as the log can hold it, and what was replaced.
+
+    Adapters hand on what they parsed; what JSON cannot carry is replaced here, whoever parsed it.
+    """
+    try:
+        return loads(canonical(item)), []
+    except ValueError:
+        return salvage(json.dumps(item, default=str))
+
+
+def _said(draft: Draft) -> Iterator[dict[str, Any]]:
+    if text := draft.text("text"):
+        yield {"type": "output_text", "text": clean(text), "annotations": []}
+    if refusal := draft.text("refusal"):
+        yield {"type": "refusal", "refusal": clean(refusal)}
 
 
 def _written(draft: Draft) -> Iterator[tuple[str, Any]]:
@@ -138,7 +153,3 @@ def _written(draft: Draft) -> Iterator[tuple[str, Any]]:
 def _index(event: StreamEvent) -> int:
     index = (event.raw or {}).get("output_index")
     return index if isinstance(index, int) else 0
-
-
-def _lossy(item: Any) -> str:
-    return json.dumps(item, default=str)

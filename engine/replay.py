@@ -203,7 +203,7 @@ async def _records(store: Store, name: str, progress: Callable[[int], None] | No
     after = 0
     while True:
         snapshot = await store.read(name, Query(after=after, limit=_PAGE))
-        page: Sequence[Record] = snapshot.records[0] if snapshot else ()
+        page = snapshot.records[0] if snapshot else []
         for record in page:
             yield record
         if progress is not None:

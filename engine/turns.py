@@ -8,32 +8,41 @@ left behind is sealed by whoever responds next; reading never seals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import anyio
 
-from .call import Emit, Hold, ModelCall
+from .call import Emit, Hold, ModelCall, interruption, seals
 from .canonical import canonical, digest, encode
 from .codec import event
-from .errors import CallsOpen, ConversationBusy, Fenced, Invalid, ResponseFailed, StoreError, VersionConflict
-from .events import CallStarted, NewEvent, ResponseInterrupted, ResponseRequested, Usage
-from .history import Call, History
-from .ids import ANY, NO_STREAM, Position, ulid
+from .errors import (
+    AlreadyAnswered,
+    CallsOpen,
+    ConversationBusy,
+    Invalid,
+    ResponseFailed,
+    VersionConflict,
+)
+from .events import SEAL, CallStarted, NewEvent, Record, ResponseRequested, Usage
+from .history import History
+from .ids import Position, ulid
 from .intake import leading
-from .items import Item, read
-from .log import Head, LeaseChange, Release, Take, record
+from .items import Item, reading
+from .log import Appended, Head, Query, Release, Store, Take, record
 from .logs import Log
 from .model import Ending, ModelFailure, StreamEvent
-from .outcome import Result, Status, open_call, text_of
+from .outcome import CUT_OFF, TOO_MANY, UNANSWERED, Result, Status, open_call, text_of
 from .shield import finish
 from .tools import Runs, ToolContext
+from .turning import turn_at
 from .window.window import Window
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .plan import Plan
 
-__all__ = ("KeyTaken", "Turn", "interruption", "seal_words")
+__all__ = ("KeyTaken", "Turn", "check_answers")
 
 _log = Log("turnlog.turn")
 
@@ -41,49 +50,54 @@ _ATTEMPTS: Final = 8
 _PATIENCE: Final = 10.0
 """Seconds that sealing a cancelled turn may take; after that the lease runs out by itself."""
 
-_NEVER_RAN: Final = "[interrupted before this call was started: it never ran]"
-_UNKNOWN: Final = "[interrupted while this call was running: whether it took effect is unknown]"
-_UNANSWERED: Final = "[no output was given: the conversation went on without it]"
-_TOO_MANY: Final = "[not run: the turn reached its limit of model calls]"
-_CUT_OFF: Final = "[not run: the answer was cut off]"
-
 
 class KeyTaken(Exception):
     """Somebody with the same key was first."""
 
 
-def seal_words(history: History) -> Callable[[Call], str]:
-    """Return what to say of calls that an interruption left without an output."""
-    return lambda call: _UNKNOWN if (call.entry.reading.link or "") in history.started else _NEVER_RAN
+async def check_answers(store: Store, name: str, events: Sequence[NewEvent]) -> None:
+    """See to it that outputs are the first for their calls; a seal counts for none.
+
+    Raises:
+        AlreadyAnswered: one of them is not.
+        Invalid: two of them are for one call.
+    """
+    links = [one.link for one in events if _is_output(one) and one.link is not None]
+    if not links:
+        return
+    snapshot = await store.read(name, *(Query(link=link) for link in links))
+    for index, link in enumerate(links):
+        answer = _answer(snapshot.records[index]) if snapshot else None
+        if answer is not None:
+            raise AlreadyAnswered(name, link, answer.seq)
+        if link in links[:index]:
+            raise Invalid(f"{name}: two outputs for call {link}; a call has one")
 
 
-async def interruption(
-    engine: Engine,
-    history: History,
-    response: int,
-    cause: Literal["cancelled", "left", "crashed"],
-    call: ModelCall | None = None,
-) -> list[NewEvent]:
-    """Return the events that end a response that did not get to its end: what came of it, and seals for its calls."""
-    events: list[NewEvent] = []
-    partial: dict[str, Any] | None = None
-    items: list[dict[str, Any]] = []
-    if call is not None and not call.ended:
-        partial, items = call.recorder.unfinished()
-        for one in call.recorder.rest():
-            if read(one.item).is_call:
-                items.append(one.item)
-            else:
-                events.append(await call.event(one))
-        if events:
-            events = [*call.started(), *events]
-    calls = [one for one in history.unanswered() if one.at == response]
-    said = ResponseInterrupted(cause=cause, items=items, sealed=[one.entry.reading.link or "" for one in calls])
-    if partial is None:
-        events.append(event(said, response=response))
-    else:
-        events.append(await engine.intake.partial(said, partial, response))
-    return [*events, *await engine.seals(calls, seal_words(history))]
+def _is_output(one: NewEvent | Record) -> bool:
+    return one.link is not None and reading(one.shape or "", one.link).is_output
+
+
+def _answer(records: Sequence[Record]) -> Record | None:
+    """Return the output that the last call among records of one link has; a seal is none."""
+    answer = None
+    for entry in records:
+        if not _is_output(entry):
+            answer = None
+        elif answer is None and not entry.flags & SEAL:
+            answer = entry
+    return answer
+
+
+class _Next(NamedTuple):
+    """What follows from the end of a response: tools to run, or the end of the turn."""
+
+    status: Status
+    reason: str | None = None
+    sealing: str = ""
+    """Why its calls will get no output, where the turn ends without them."""
+    tools: Mapping[str, Runs] = MappingProxyType({})
+    """What answers its calls here, by link."""
 
 
 class Turn:
@@ -97,45 +111,50 @@ class Turn:
         self.owner = ulid(engine.owner)
         self.turn = 0
         """The seq that names the turn."""
-        self.cause: Literal["cancelled", "left"] = "cancelled"
+        self.cause: Literal["cancelled", "left", "crashed"] = "cancelled"
+        """What an interruption will be put down to."""
         self.window: Window | None = None
         self._call: ModelCall | None = None
-        self._items: list[dict[str, Any]] = []
+        self._items: dict[int, dict[str, Any]] = {}
+        """What the model made and its tools returned, by seq: appends at the same time may return in any order."""
         self._usage = Usage()
 
     # -- opening
 
-    async def open(self, *, input_logged: bool = False) -> None:
+    async def open(self, *, attempt: int | None = None) -> None:
         """Append the input and the request, and take the lease. Everything that can be refused is refused here.
 
-        With *input_logged*, an earlier attempt has appended the input already.
+        *attempt* is for a key whose input is in the log already: the last request that was made for it, 0 for none.
 
         Raises:
-            VersionConflict, ConversationBusy, CallsOpen, BudgetExceeded, Invalid, NotFound, StoreError: see
-                `Conversation.run`.
+            VersionConflict, ConversationBusy, CallsOpen, AlreadyAnswered, BudgetExceeded, Invalid, NotFound,
+            StoreError: see `Conversation.run`.
             KeyTaken: another worker has opened a turn with the same key.
         """
-        expected = 0 if self.plan.options.expected == NO_STREAM else self.plan.options.expected
+        # An input that is logged already was logged at the version that its caller expected.
+        expected: int | None = None if attempt is not None else self.plan.expected
         conflicts = 0
         while True:
             head, history = await self.engine.reader.fresh(
                 self.name, line=self.plan.line, tokens=self.plan.budget.context
             )
-            if expected not in (ANY, head.version):
-                raise VersionConflict(self.name, int(expected), head.version)
+            if expected is not None and expected != head.version:
+                raise VersionConflict(self.name, expected, head.version)
             try:
                 if head.lease is not None and head.lease.remaining > 0:
                     await self._wait(head)
                 elif head.lease is not None or history.open is not None:
                     version = await self.engine.take_over(self.name, head, history)
-                    expected = expected if expected == ANY else version
+                    expected = None if expected is None else version
                 else:
-                    await self._begin(head, history, input_logged=input_logged)
+                    await self._begin(head, history, attempt)
                     return
-            except (VersionConflict, ConversationBusy) as error:
-                waits = isinstance(error, ConversationBusy) and self.plan.options.when_busy == "wait"
-                conflicts += 0 if waits else 1
-                if conflicts >= _ATTEMPTS or (isinstance(error, ConversationBusy) and not waits):
+            except ConversationBusy:
+                if self.plan.options.when_busy == "raise":
+                    raise
+            except VersionConflict:
+                conflicts += 1
+                if conflicts == _ATTEMPTS:
                     raise
 
     async def _wait(self, head: Head) -> None:
@@ -144,42 +163,47 @@ class Turn:
             raise ConversationBusy(self.name, head.lease.turn, head.lease.remaining)
         await self.engine.wait_until_free(self.name)
 
-    async def _begin(self, head: Head, history: History, *, input_logged: bool) -> None:
-        seals = await self._seals(history)
-        items = [] if input_logged else self.plan.items
+    async def _begin(self, head: Head, history: History, attempt: int | None) -> None:
+        if attempt is not None and await self._last_attempt() != attempt:
+            raise KeyTaken
+        sealing = await self._seals(history)
+        items = self.plan.items if attempt is None else []
+        await check_answers(self.engine.store, self.name, items)
         if history.leading and head.items == sum(1 for _ in history.entries()):
             items = leading(items)
-        events = [*seals, *items]
+        events = [*sealing, *items]
         requested, body, turn = await self._request(history, events)
-        try:
+
+        async def begin() -> None:
             appended = await self.engine.writer.append(
                 self.name,
                 [*events, requested],
                 expected=head.version,
-                key=None if input_logged else self.plan.key,
+                key=self.plan.key if attempt is None else None,
                 lease=Take(owner=self.owner, seconds=self.engine.lease, turn=turn),
                 bodies=self.plan.bodies,
             )
-        except anyio.get_cancelled_exc_class():
-            await self._abandon()
+            if appended.replayed:
+                raise KeyTaken
+            self.turn = turn
+            self.hold.taken(appended)
+            self._call = ModelCall(self.hold, self.plan, appended.last, body)
+
+        try:
+            await finish(begin())
+        except BaseException:
+            if self.hold.held:  # cancelled, although the turn is open by now
+                await self._bounded(self._interrupt)
+                self.hold.dropped()
             raise
-        if appended.replayed:
-            raise KeyTaken
-        self.turn = turn
-        self.hold.generation, self.hold.version = appended.generation, appended.version
-        self._call = ModelCall(self.hold, self.plan, appended.last, body)
-        self.engine.keep_lease(self.name, appended.generation)
 
-    async def _abandon(self) -> None:
-        """After a cancellation, end the turn if its opening was written all the same."""
-
-        async def end() -> None:
-            head, history = await self.engine.reader.fresh(self.name)
-            if head.lease is not None and head.lease.owner == self.owner and history.open is not None:
-                events = await interruption(self.engine, history, history.open, self.cause)
-                await self.engine.writer.append(self.name, events, fence=head.generation, lease=Release())
-
-        await self._bounded(end)
+    async def _last_attempt(self) -> int:
+        """Return the seq of the last request that was made for the plan's key, 0 for none."""
+        snapshot = await self.engine.store.read(
+            self.name, Query(mark=f"key:{self.plan.options.key}", reverse=True, limit=1)
+        )
+        records = snapshot.records[0] if snapshot else ()
+        return records[0].seq if records else 0
 
     async def _seals(self, history: History) -> Sequence[NewEvent]:
         """Return seals for calls that wait for an output which the input does not bring.
@@ -191,7 +215,7 @@ class Turn:
         waiting = [call for call in history.unanswered() if call.entry.reading.link not in brought]
         if waiting and self.plan.options.open_calls == "raise":
             raise CallsOpen(self.name, [open_call(call.entry.value(), call.entry.seq) for call in waiting])
-        return await self.engine.seals(waiting, lambda _: _UNANSWERED)
+        return await seals(self.engine, ((call.entry.value(), UNANSWERED) for call in waiting))
 
     async def _request(self, history: History, events: Sequence[NewEvent]) -> tuple[NewEvent, Item, int]:
         """Choose the window with *events* at its end and encode it.
@@ -217,7 +241,8 @@ class Turn:
             key=plan.options.key,
         )
         turns = history.turns()
-        return event(said), body, turns[-1] if turns else history.version
+        turn = turns[-1] if turns else await turn_at(self.engine.store, self.name, first)
+        return event(said), body, turn or history.version
 
     # -- working
 
@@ -230,13 +255,13 @@ class Turn:
         """
         try:
             return await self._rounds(emit)
-        except (Fenced, ResponseFailed):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.cause = "crashed"
             await self._bounded(self._interrupt)
             raise
         finally:
-            self.engine.drop_lease(self.name)
+            self.hold.dropped()
 
     async def _rounds(self, emit: Emit) -> Result:
         number = 0
@@ -248,43 +273,39 @@ class Turn:
                 end = await call.receive(emit)
             except ModelFailure as failure:
                 raise await self._failed(call, failure) from (failure.__cause__ or failure)
-            status, reason, tools = await self._complete(call, end, emit, number)
-            self._items += call.items
-            if not tools:
-                return self._result(status, reason)
-            waiting = len(tools) < len(call.calls)
-            await self._run(call, tools, emit, release=waiting)
+            then = await self._complete(call, end, emit, number)
+            if not then.tools:
+                return self._result(then.status, then.reason)
+            waiting = len(then.tools) < len(call.calls)
+            await self._run(call, then.tools, emit, release=waiting)
             if waiting:
                 return self._result("waiting", None)
             await self._again()
 
-    async def _complete(
-        self, call: ModelCall, end: Ending, emit: Emit, number: int
-    ) -> tuple[Status, str | None, dict[str, Runs]]:
-        """Log how the response ended, with what follows from it: tools to run, or the end of the turn."""
-        self._usage += end.usage or Usage(requests=1)
+    async def _complete(self, call: ModelCall, end: Ending, emit: Emit, number: int) -> _Next:
+        """Log how the response ended, with what follows from it."""
         owed = call.owed()
-        rounds = self.plan.options.rounds
-        tools = {link: tool for link, item in owed.items() if (tool := self.plan.tool(item)) is not None}
-        status: Status = "incomplete" if end.status == "incomplete" else "waiting" if owed else "completed"
-        reason = end.reason
-        more: list[NewEvent] = []
-        lease: LeaseChange | None = Release()
-        if status == "incomplete" and rounds:
-            more, tools = await self._sealed(owed, _CUT_OFF), {}
-        elif tools and rounds and number >= rounds:
-            more, tools = await self._sealed(owed, _TOO_MANY), {}
-            status, reason = "incomplete", "max_rounds"
-        elif tools:
-            more = [event(CallStarted(call_id=link), response=call.seq) for link in tools]
-            lease = None
-        await call.complete(end, more, lease, emit)
-        if status == "incomplete" and rounds:
-            call.calls.clear()
-        return status, reason, tools
+        then = self._next(end, owed, number)
+        more = [event(CallStarted(call_id=link), response=call.seq) for link in then.tools]
+        if then.sealing:
+            more = await seals(self.engine, ((item, then.sealing) for item in owed.values()))
+        await call.complete(end, more, None if then.tools else Release(), emit, reason=then.reason)
+        self._usage += end.usage or Usage(requests=1)
+        self._items |= call.items
+        for one in more:
+            if one.flags & SEAL and one.link is not None:
+                del call.calls[one.link]
+        return then
 
-    async def _sealed(self, owed: Mapping[str, Mapping[str, Any]], words: str) -> list[NewEvent]:
-        return await self.engine.intake.seals([(item, read(item).shape, words) for item in owed.values()])
+    def _next(self, end: Ending, owed: Mapping[str, Mapping[str, Any]], number: int) -> _Next:
+        """Return what follows from the end of the turn's response *number*, which owes outputs for some calls."""
+        rounds = self.plan.options.rounds
+        if end.status == "incomplete":
+            return _Next("incomplete", end.reason, sealing=CUT_OFF if rounds else "")
+        tools = {link: tool for link, item in owed.items() if (tool := self.plan.tool(item)) is not None}
+        if tools and rounds and number >= rounds:
+            return _Next("incomplete", "max_rounds", sealing=TOO_MANY)
+        return _Next("waiting" if owed else "completed", tools=tools)
 
     async def _failed(self, call: ModelCall, failure: ModelFailure) -> ResponseFailed:
         await call.fail(failure)
@@ -304,21 +325,17 @@ class Turn:
                 self.name, line=self.plan.line, tokens=self.plan.budget.context
             )
             requested, body, _ = await self._request(history, ())
+
+            def requests(appended: Appended, body: Item = body) -> None:
+                self._call = ModelCall(self.hold, self.plan, appended.last, body)
+
             try:
-                appended = await self.engine.writer.append(
-                    self.name,
-                    [requested],
-                    expected=head.version,
-                    fence=self.hold.generation,
-                    bodies=self.plan.bodies,
-                )
+                await self.hold.append([requested], then=requests, expected=head.version, bodies=self.plan.bodies)
             except VersionConflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                continue
-            self.hold.version = appended.version
-            self._call = ModelCall(self.hold, self.plan, appended.last, body)
-            return
+            else:
+                return
 
     # -- tools
 
@@ -327,26 +344,39 @@ class Turn:
         left = len(tools)
 
         async def one(link: str, tool: Runs) -> None:
-            nonlocal left
             item, seq = call.calls[link]
             emit(StreamEvent(type="turnlog.call.started", call_id=link, seq=seq, response=call.seq))
-            said = await tool.run(str(item["arguments"]), self._context(link, seq))
-            output = {"type": "function_call_output", "call_id": link, "output": said}
-            made = await self.engine.intake.item(output)
-            left -= 1
-            appended = await self.hold.append([made], Release() if release and left == 0 else None)
-            del call.calls[link]
-            self._items.append(output)
-            emit(
-                StreamEvent(type="turnlog.call.output", item=output, call_id=link, seq=appended.last, response=call.seq)
-            )
+            arguments = item.get("arguments", "")
+            given = arguments if isinstance(arguments, str) else encode(arguments).decode()
+            said = await tool.run(given, self._context(link, seq))
+            # What a tool returned is not lost, even if the turn is cancelled right now.
+            await finish(answer(link, {"type": "function_call_output", "call_id": link, "output": said}))
 
+        async def answer(link: str, output: dict[str, Any]) -> None:
+            nonlocal left
+            made = await self.engine.intake.item(output)
+
+            def answered(appended: Appended) -> None:
+                del call.calls[link]
+                self._items[appended.last] = output
+                emit(
+                    StreamEvent(
+                        type="turnlog.call.output", item=output, call_id=link, seq=appended.last, response=call.seq
+                    )
+                )
+
+            left -= 1
+            await self.hold.append([made], Release() if release and left == 0 else None, then=answered)
+
+        failed: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
                 for link, tool in tools.items():
                     group.start_soon(one, link, tool)
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            failed = _first(errors)
+        if failed is not None:
+            raise failed
 
     def _context(self, link: str, seq: int) -> ToolContext:
         return ToolContext(
@@ -365,8 +395,8 @@ class Turn:
         assert call is not None
         return Result(
             status=status,
-            output_text=text_of(call.items),
-            items=self._items,
+            output_text=text_of(list(call.items.values())),
+            items=[self._items[seq] for seq in sorted(self._items)],
             usage=self._usage,
             turn=self.turn,
             version=self.hold.version,
@@ -376,10 +406,24 @@ class Turn:
             conversation=self.plan.conversation,
         )
 
+    def left(self) -> None:
+        """Learn that whoever watched has left: an interruption will be put down to it."""
+        self.cause = "left"
+
+    def interrupted(self) -> ResponseFailed:
+        """Return what whoever watches an interrupted turn is told."""
+        words = {"left": "its stream was closed before its end", "cancelled": "it was cancelled"}
+        return ResponseFailed(
+            f"{self.name}: turn {self.turn} was interrupted: {words.get(self.cause, 'it broke off')}",
+            self._result("incomplete", "interrupted"),
+            code="interrupted",
+            retryable=True,
+        )
+
     async def _interrupt(self) -> None:
         """Say in the log how far the turn came, and give the lease up."""
         call = self._call
-        if call is None:
+        if call is None or not self.hold.held:
             return
         if call.ended and not call.calls:
             # Between two rounds there is nothing to seal: only the lease to give up.
@@ -390,15 +434,19 @@ class Turn:
 
     async def _bounded(self, work: Callable[[], Any]) -> None:
         """Do what must be done although the turn is being cancelled, within bounds; if it fails, the lease runs out."""
-        try:
-            await finish(_within(_PATIENCE, work))
-        except (StoreError, Fenced) as error:
-            _log.warning("turnlog.turn.unsealed", conversation=self.name, error=type(error).__name__)
+        error = await finish(_within(_PATIENCE, work))
+        if error is not None:
+            _log.warning("turnlog.turn.unsealed", conversation=self.name, error=error)
 
 
-async def _within(seconds: float, work: Callable[[], Any]) -> None:
-    with anyio.move_on_after(seconds):
-        await work()
+async def _within(seconds: float, work: Callable[[], Any]) -> str | None:
+    """Return the name of what went wrong, if something did."""
+    try:
+        with anyio.fail_after(seconds):
+            await work()
+    except Exception as error:  # noqa: BLE001 - what ends the turn is told to the caller, not this
+        return type(error).__name__
+    return None
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

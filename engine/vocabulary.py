@@ -7,15 +7,14 @@ logged once. Nothing happens at import, and no failure here ever reaches a conve
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import base64
+import gzip
 import hashlib
 import importlib
 import importlib.util
 import os
-import tempfile
+import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,14 +33,30 @@ DEFAULT: Final = "o200k_base"
 
 _PATIENCE: Final = 10.0
 """Seconds that a download may take."""
+_LOOKS: Final = 0.05
+"""Seconds between looks at one."""
 
 # tiktoken's own table raises on new names and puts fine-tuned gpt-4o into the wrong family; what is not here is
 # o200k_base, as every family since gpt-4o has been.
 _CL100K: Final = ("gpt-4-", "gpt-3.5", "gpt-35", "text-embedding-")
 _URL: Final = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
+# How the vocabularies split text before they look for tokens, as tiktoken_ext.openai_public has it, whose own functions
+# download. Special tokens are not needed: text never stands for one.
+_SPLITS: Final = {
+    "o200k_base": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"  # noqa: E501 - one alternative
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "cl100k_base": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"
+    r"|\s*[\r\n]|\s+(?!\S)|\s",
+}
+
 _log = Log("turnlog.vocabulary")
 _loaded: dict[str, Vocabulary] = {}
+_downloads: dict[str, threading.Thread] = {}
+_looking: Final = threading.Lock()
+"""Held while files are read, in a worker thread, never on the event loop."""
+_starting: Final = threading.Lock()
 
 
 class Vocabulary:
@@ -54,6 +69,7 @@ class Vocabulary:
         self.count = count
         self.exact = exact
         self.source = source
+        """Where it was found: "cache", "offline", "download" or "estimate"."""
 
     def __repr__(self) -> str:
         return f"<Vocabulary {self.name} from {self.source}>"
@@ -67,41 +83,66 @@ def vocabulary_of(model: str) -> str:
     return "cl100k_base" if name == "gpt-4" or name.startswith(_CL100K) else DEFAULT
 
 
+_PIECE: Final = re.compile(r" ?[A-Z]*[a-z]+| ?[A-Z]+|[0-9]{1,3}|\s+|[\x00-\x7f]", re.ASCII)
+_WORD: Final = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
+_BLANKS: Final = re.compile(r"\s\s", re.ASCII)
+_LETTER: Final = re.compile(r"[A-Za-z]+")
+
+
 def estimate(text: str) -> int:
-    """Return more tokens than text, code, JSON and hexadecimal digits have: three for every five bytes."""
-    return -(-len(text.encode(errors="replace")) * 3 // 5)
+    """Return more tokens than a text has: prose, code, tables, hexadecimal and base64 digits, any script.
+
+    Every vocabulary splits text where this does, at words, numbers and signs. A word has a token, and one more for
+    each letter and a half behind the first; what is not ASCII has one for each byte, which no vocabulary exceeds.
+    """
+    words = len(_WORD.findall(text))
+    letters = sum(map(len, _LETTER.findall(text)))
+    wide = len(text.encode(errors="replace")) - len(text.encode("ascii", errors="ignore"))
+    return len(_PIECE.findall(text)) + len(_BLANKS.findall(text)) + (2 * (letters - words) + 2) // 3 + wide + bool(text)
 
 
 async def load(name: str = DEFAULT) -> Vocabulary:
-    """Return the vocabulary *name*, loaded at most once in a process and never on the event loop."""
+    """Return the vocabulary *name*, loaded once in a process and never on the event loop."""
     known = _loaded.get(name)
     if known is not None:
         return known
     found = await anyio.to_thread.run_sync(_local, name) or await _download(name)
-    if found is None:
+    return found or _estimated(name)
+
+
+def _estimated(name: str) -> Vocabulary:
+    made = Vocabulary(name, estimate, exact=False, source="estimate")
+    known = _loaded.setdefault(name, made)
+    if known is made:
         _log.warning(
             "turnlog.vocabulary.missing",
             vocabulary=name,
             remedy='tokens are estimated upward; pip install "turnlog[offline]", or set TIKTOKEN_CACHE_DIR',
         )
-        found = Vocabulary(name, estimate, exact=False, source="estimate")
-    return _loaded.setdefault(name, found)
+    return known
 
 
 def _local(name: str) -> Vocabulary | None:
-    for source, find in (("cache", _cached), ("offline", _packaged)):
-        try:
-            encoding = find(name)
-        except Exception as error:  # noqa: BLE001 - a broken file or package is as good as none
-            _log.info("turnlog.vocabulary.unusable", vocabulary=name, source=source, error=type(error).__name__)
-            continue
-        if encoding is not None:
-            return Vocabulary(name, _counter(encoding), exact=True, source=source)
+    """Return a vocabulary that is on this machine; while one thread looks, others wait for what it finds."""
+    with _looking:
+        if name in _loaded:
+            return _loaded[name]
+        for source, find in (("cache", _cached), ("offline", _packaged)):
+            try:
+                encoding = find(name)
+            except Exception as error:  # noqa: BLE001 - a broken file or package is as good as none
+                _log.info("turnlog.vocabulary.unusable", vocabulary=name, source=source, error=type(error).__name__)
+                continue
+            if encoding is not None:
+                _loaded[name] = Vocabulary(name, _counter(encoding), exact=True, source=source)
+                return _loaded[name]
     return None
 
 
 def _cached(name: str) -> tiktoken.Encoding | None:
     """Return an encoding whose file tiktoken has in its cache already; it checks the file's hash itself."""
+    import tempfile  # noqa: PLC0415 - it brings much along, and only who counts needs it
+
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     place = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
     key = hashlib.sha1(_URL.format(name).encode(), usedforsecurity=False).hexdigest()
@@ -112,32 +153,38 @@ def _cached(name: str) -> tiktoken.Encoding | None:
 
 
 def _packaged(name: str) -> tiktoken.Encoding | None:
-    """Return an encoding made from the data of the `offline` extra."""
-    if importlib.util.find_spec("bpe_openai") is None:
+    """Return an encoding made from the data files of the `offline` extra, whose own code is not imported."""
+    spec = importlib.util.find_spec("bpe_openai")
+    split = _SPLITS.get(name)
+    if spec is None or spec.origin is None or split is None:
         return None
-    registry = importlib.import_module("bpe_openai.registry")
-    table: Callable[[], dict[str, Any]] | None = getattr(registry, name, None)
-    return None if table is None else _tiktoken().Encoding(**table())
+    packed = (Path(spec.origin).parent / "data" / f"{name}.tiktoken.gz").read_bytes()
+    lines = (line.split() for line in gzip.decompress(packed).splitlines() if line)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    encoding: tiktoken.Encoding = _tiktoken().Encoding(name, pat_str=split, mergeable_ranks=ranks, special_tokens={})
+    return encoding
 
 
 async def _download(name: str) -> Vocabulary | None:
     """Let tiktoken download it, for a few seconds, in a daemon thread that may be left behind: it has no time limit."""
-    loop = asyncio.get_running_loop()
-    done = anyio.Event()
-    found: list[Vocabulary] = []
 
     def work() -> None:
         try:
-            found.append(Vocabulary(name, _counter(_tiktoken().get_encoding(name)), exact=True, source="download"))
+            found = Vocabulary(name, _counter(_tiktoken().get_encoding(name)), exact=True, source="download")
         except Exception as error:  # noqa: BLE001 - no network, no such encoding: the estimate remains
             _log.info("turnlog.vocabulary.download", vocabulary=name, error=type(error).__name__)
-        with contextlib.suppress(RuntimeError):  # the loop may be gone by now
-            loop.call_soon_threadsafe(done.set)
+        else:
+            _loaded[name] = found
 
-    threading.Thread(target=work, name=f"turnlog download {name}", daemon=True).start()
+    with _starting:
+        thread = _downloads.get(name)
+        if thread is None:
+            thread = _downloads[name] = threading.Thread(target=work, name=f"turnlog download {name}", daemon=True)
+            thread.start()
     with anyio.move_on_after(_PATIENCE):
-        await done.wait()
-    return found[0] if found else None
+        while thread.is_alive():  # noqa: ASYNC110 - the thread may outlive this event loop, and serve others
+            await anyio.sleep(_LOOKS)
+    return _loaded.get(name)
 
 
 def _tiktoken() -> Any:

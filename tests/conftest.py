@@ -1,20 +1,29 @@
 """What every test has: one event loop backend, no blocking calls on it, a seed that is printed."""
 
+import json
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from turnlog import Engine, open_engine
+from turnlog import Conversation, Engine, open_engine
+from turnlog.adapters.chat_completions import ChatCompletions
+from turnlog.adapters.responses import Responses
+from turnlog.engine.canonical import canonical, digest
+from turnlog.engine.testing.server import ScriptedServer, scripted_server
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 
-settings.register_profile("short", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("short"), max_examples=1000)
+settings.register_profile("short", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("short"), max_examples=2000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,3 +78,83 @@ def corpus() -> Path:
     if not CORPUS.is_dir():
         pytest.skip("the recorded traffic is not here")
     return CORPUS
+
+
+class Stage:
+    """A scripted server, a client of it, and an engine."""
+
+    def __init__(self, engine: Engine, server: ScriptedServer, client: AsyncOpenAI) -> None:
+        self.engine = engine
+        self.server = server
+        self.client = client
+
+    def model(self, api: str, name: str = "gpt-4o-mini", **options: Any) -> Any:
+        """Return an adapter for one of the two APIs."""
+        return (Responses if api == "responses" else ChatCompletions)(self.client, name, **options)
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The bodies of the requests that the server received."""
+        return [received.body for received in self.server.requests]
+
+    async def kinds(self, conversation: Conversation) -> list[str]:
+        """Return what the log holds behind its creation, each event by its kind, an item by its shape."""
+        kinds = []
+        async for event in conversation.events(after=1):
+            item = event.item or {}
+            kinds.append(str(item.get("type", item.get("role"))) if event.type == "item.appended" else event.type)
+        return kinds
+
+    async def check(self) -> None:
+        """See to it that the log's digests are of what the server received, and that it can be rebuilt."""
+        received = {digest(canonical(one.body)): one.body for one in self.server.requests if one.body is not None}
+        logged = set()
+        async for info in self.engine.list():
+            conversation = await self.engine.get(info.id)
+            seqs = [event.seq async for event in conversation.events()]
+            assert seqs == list(range(1, info.version + 1))
+            async for call in conversation.responses():
+                logged.add(call.digest)
+                body = await call.request()
+                assert digest(canonical(body)) == call.digest
+                if call.status in ("completed", "incomplete"):
+                    assert json.loads(json.dumps(body)) == received[call.digest]
+        assert received.keys() <= logged
+
+
+@asynccontextmanager
+async def _set(
+    *script: Any, engine: Engine, refused: int = 0, client: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Stage]:
+    entries = script[0] if len(script) == 1 and callable(script[0]) else script
+    transport = DefaultAsyncHttpxClient(trust_env=False, verify=False)
+    settings = {"api_key": "sk-secret", "max_retries": 0, "timeout": 20.0, **(client or {})}
+    async with (
+        scripted_server(entries, **options) as server,
+        AsyncOpenAI(base_url=server.base_url, http_client=transport, **settings) as opened,
+    ):
+        stage = Stage(engine, server, opened)
+        yield stage
+        await stage.check()
+        assert len(server.refused) == refused, server.refused
+
+
+@pytest.fixture
+def stage_for() -> Callable[..., AbstractAsyncContextManager[Stage]]:
+    """Set a stage: `async with stage_for("an answer", …, engine=engine) as s`.
+
+    On leaving, what the server received is compared with the log.
+    """
+    return _set
+
+
+@pytest.fixture
+def stage(engine: Engine) -> Callable[..., AbstractAsyncContextManager[Stage]]:
+    """Set a stage as `stage_for` does, with the engine in memory and with the one on a disk."""
+    return partial(_set, engine=engine)
+
+
+@pytest.fixture(params=["responses", "chat"])
+def api(request: pytest.FixtureRequest) -> str:
+    """Each of the two APIs."""
+    return str(request.param)

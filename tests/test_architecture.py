@@ -58,12 +58,13 @@ LAYERS = (
     ("events",),
     ("codec", "log"),
     ("stores.batching", "stores.statements", "history", "compaction"),
-    ("stores.memory", "stores.sqlite", "window.excerpts"),
-    ("tokens",),
+    ("stores.memory", "stores.sqlite_thread", "window.excerpts", "window.kinds"),
+    ("stores.sqlite",),
+    ("tokens", "turning"),
     ("window.budget", "window.units", "window.render", "vocabulary"),
     ("window.policies", "window.invariants", "messages"),
-    ("window.invariants.taken", "window.invariants.origin", "window.invariants.pairing"),
-    ("window.account", "window.window", "intake"),
+    ("window.invariants.identity", "window.invariants.pairing"),
+    ("window.invariants.uniqueness", "window.account", "window.window", "intake"),
     ("window.choose",),
     ("loading", "model", "portable", "tools"),
     ("reader", "outcome", "recorder"),
@@ -128,7 +129,12 @@ def test_pure_modules_do_no_io(path):
 
 
 def test_stores_do_not_import_each_other():
-    names = {path.stem for path in (ENGINE / "stores").glob("*.py")} - {"__init__", "batching", "statements"}
+    names = {path.stem for path in (ENGINE / "stores").glob("*.py")} - {
+        "__init__",
+        "batching",
+        "statements",
+        "sqlite_thread",
+    }
     for name in names:
         for other in names - {name}:
             assert f"stores.{other}" not in engine_imports(ENGINE / "stores" / f"{name}.py")
@@ -239,7 +245,7 @@ def test_importing_turnlog_imports_no_sdk():
     import subprocess
     import sys
 
-    heavy = ("openai", "tiktoken", "pydantic", "structlog")
+    heavy = ("openai", "tiktoken", "pydantic", "structlog", "aiosqlite", "importlib.resources", "importlib.metadata")
     code = f"import sys, turnlog; print([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

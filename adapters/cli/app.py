@@ -233,11 +233,13 @@ def request(
 
     async def work() -> Any:
         async with existing(db) as engine:
-            calls = (await engine.get(id)).responses(order="desc", limit=200)
-            async for call in calls:
-                if response is None or call.seq == response:
-                    return await call.request()
-        raise NotFound(f"{id}: response {response if response is not None else '(none was ever requested)'}")
+            conversation = await engine.get(id)
+            if response is not None:
+                return await (await conversation.response(response)).request()
+            latest = (await conversation.responses(order="desc", limit=1)).data
+            if not latest:
+                raise NotFound(f"conversation {id}, response (none was ever requested)")
+            return await latest[0].request()
 
     body = run(work)
     if as_json:

@@ -35,7 +35,7 @@ from turnlog.engine.items import read
 from turnlog.engine.manifest import Manifest, Run
 from turnlog.engine.messages import pieces
 from turnlog.engine.model import ModelFailure, StreamEvent, usage_of
-from turnlog.engine.recorder import Recorder
+from turnlog.engine.recorder import Finished, Recorder
 from turnlog.engine.window.render import RENDERER
 
 __all__ = ("BACKEND", "Made", "Unusable", "items_of", "record_events", "shifted")
@@ -196,26 +196,28 @@ class _Exchange:
 
     async def _answered(self, response: int) -> None:
         recorder = Recorder()
+        finished: list[Finished] = []
+        failure: ModelFailure | None = None
         try:
-            finished = [one for said in self._said() for one in recorder.feed(said)] + recorder.rest()
-            failure = None if recorder.ending is None or recorder.ending.status != "failed" else recorder.ending
+            for said in self._said():
+                finished += recorder.feed(said)
         except ModelFailure as error:
-            finished = recorder.rest()
-            self.events.append(event(_failed(error), response=response))
-            return
+            failure = error
+        finished += recorder.rest()
         if recorder.provider_id or finished:
             started = ResponseStarted(id=recorder.provider_id, model=recorder.provider_model)
             self.events.append(event(started, response=response))
         for one in finished:
-            said = ItemAppended(origin=self.origin if one.extra else None, extra=one.extra, repaired=one.repaired)
-            self.events.append(await self.intake.item(one.item, said=said, response=response))
+            item = ItemAppended(origin=self.origin if one.extra else None, extra=one.extra, repaired=one.repaired)
+            self.events.append(await self.intake.item(one.item, said=item, response=response))
         end = recorder.ending
-        if end is None:
+        if failure is not None:
+            self.events.append(event(_failed(failure), response=response))
+        elif end is None:
             self.events.append(event(ResponseInterrupted(cause="left"), response=response))
-        elif failure is not None:
-            self.events.append(
-                event(ResponseFailed(kind="model", code=end.code, message=end.message), response=response)
-            )
+        elif end.status == "failed":
+            failed = ResponseFailed(kind="model", code=end.code, message=end.message)
+            self.events.append(event(failed, response=response))
         else:
             status: Literal["completed", "incomplete"] = "incomplete" if end.status == "incomplete" else "completed"
             done = ResponseCompleted(status=status, reason=end.reason, usage=end.usage, removed=end.removed)

@@ -7,11 +7,13 @@ is left running when nobody appends, and an idle store costs nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 import anyio
 
+from ..errors import StoreError, TurnlogError
 from ..log import Append, Appended
 from ..shield import finish
 
@@ -34,6 +36,10 @@ class _Place:
         self.taken = False
         self.leads = False
         self.outcome: Outcome | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.woken.set()
 
 
 class Batcher:
@@ -75,28 +81,30 @@ class Batcher:
         except BaseException:
             if place.taken:
                 await finish(_set(place.woken))
-            elif place.leads:
-                self._hand_over(skip=place)
-            elif place in self._waiting:
+            else:
                 self._waiting.remove(place)
+                if place.leads:
+                    self._hand_over()
             raise
 
     async def _lead(self) -> None:
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         for place in batch:
             place.taken = True
+        # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
+        stopped = "the writer was stopped: read the log to see whether this is in it"
+        outcomes: Sequence[Appended | Exception] = [StoreError(stopped) for _ in batch]
         try:
             outcomes = await self._commit([place.append for place in batch])
         except Exception as error:  # noqa: BLE001 - everyone in the batch is told
-            outcomes = [error] * len(batch)
-        for place, outcome in zip(batch, outcomes, strict=True):
-            place.outcome = outcome
-            place.woken.set()
-        self._hand_over()
+            outcomes = [_twin(error) for _ in batch]
+        finally:
+            for place, outcome in zip(batch, outcomes, strict=True):
+                place.settle(outcome)
+            self._hand_over()
 
-    def _hand_over(self, skip: _Place | None = None) -> None:
-        if skip is not None:
-            self._waiting.remove(skip)
+    def _hand_over(self) -> None:
+        """Wake the next leader, if anyone waits."""
         if self._waiting:
             self._waiting[0].leads = True
             self._waiting[0].woken.set()
@@ -107,3 +115,12 @@ class Batcher:
 
 async def _set(event: anyio.Event) -> None:
     await event.wait()
+
+
+def _twin(error: Exception) -> Exception:
+    """Return an error to be raised in one task of several: each adds its own traceback to it."""
+    if not isinstance(error, TurnlogError):
+        return error  # others cannot all be copied
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin

@@ -17,7 +17,7 @@ import msgspec
 
 from ..events import NewEvent, Record
 from ..ids import ANY, Clock, Expected, Position, micros, system_clock
-from ..log import Append, Appended, Head, Key, KeyUse, LeaseChange, Query, Snapshot, decide, limited, record
+from ..log import Append, Appended, Head, Key, KeyUse, LeaseChange, Query, Snapshot, decide, limited, ordering, record
 
 __all__ = ("MemoryStore",)
 
@@ -81,7 +81,7 @@ class MemoryStore:
 
     def _file(self, entry: Record, marks: Iterable[str]) -> None:
         self._records.setdefault(entry.conversation, []).append(entry)
-        for mark in marks:
+        for mark in dict.fromkeys(marks):
             self._marks.setdefault((entry.conversation, mark), []).append(entry)
         if entry.link is not None:
             self._links.setdefault((entry.conversation, entry.link), []).append(entry)
@@ -123,11 +123,11 @@ class MemoryStore:
         self, *, order: str = "-updated", limit: int = 50, after: tuple[int, str] | None = None
     ) -> Sequence[Head]:
         """See `turnlog.engine.log.Store.heads`."""
+        column, falling = ordering(order)
 
         def place(head: Head) -> tuple[int, str]:
-            return (getattr(head, order.lstrip("-")), head.conversation)
+            return (getattr(head, column), head.conversation)
 
-        falling = order.startswith("-")
         ordered = sorted(filter(None, map(self._head, self._heads)), key=place, reverse=falling)
         if after is not None:
             ordered = [head for head in ordered if (place(head) < after if falling else place(head) > after)]

@@ -1,10 +1,10 @@
-"""Named SQL statements from the files beside this module's `sql` folder."""
+"""Named SQL statements, from the files in the `sql` folder beside this module."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.resources import files
+from pkgutil import get_data
 
 __all__ = ("script", "statements")
 
@@ -13,7 +13,9 @@ _NAME = re.compile(r"^-- name: (\w+)$\n", re.MULTILINE)
 
 def script(name: str) -> str:
     """Return the text of a file in `sql`."""
-    return (files(__package__) / "sql" / name).read_text("utf-8")
+    text = get_data(__name__.rpartition(".")[0], f"sql/{name}")
+    assert text is not None, "the packages were imported by something that cannot read their files"
+    return text.decode()
 
 
 def statements(name: str) -> Mapping[str, str]:

@@ -93,6 +93,12 @@ def refusals(
 
     Any decoded JSON value may be given: the judge itself never fails on one, and never changes it.
 
+    >>> from turnlog.engine.testing.judge import refusals
+    >>> output = {"type": "function_call_output", "call_id": "call_1", "output": "clear"}
+    >>> for refusal in refusals("responses", {"model": "gpt-5", "input": [output]}):
+    ...     print(refusal.status, refusal.rule, refusal)
+    400 output-without-call No tool call found for function call output with call_id call_1.
+
     Args:
         api: The endpoint that the body is for.
         body: The decoded JSON body.

@@ -77,6 +77,9 @@ class Call:
 
     *arguments* is a mapping, sent as compact JSON, or the very string to send, which need not be JSON. *id* is the
     id that pairs the call with its output; None makes one from the request's number and the place of the part.
+
+    >>> Call("weather", {"city": "Paris"}).text
+    '{"city":"Paris"}'
     """
 
     name: str
@@ -244,6 +247,9 @@ Script: TypeAlias = Sequence[Entry] | Callable[[Received], Entry | Awaitable[Ent
 
 def as_answer(entry: object) -> Answer:
     """An entry of a script as an answer: a part or a string becomes the reply that has only it.
+
+    >>> as_answer("Hello").parts
+    (Text(text='Hello', phase=None),)
 
     Raises:
         TypeError: the entry is none of those.

@@ -3,8 +3,26 @@
 It answers `POST /v1/responses` and `POST /v1/chat/completions`, whole or streamed, from a script, and judges every
 request first, so that a body which the real API would refuse is refused here.
 
-    async with scripted_server([Text("Hello"), Call("get_weather", {"city": "Paris"})]) as server:
-        client = AsyncOpenAI(base_url=server.base_url, api_key="test", max_retries=0)
+    >>> import asyncio
+    >>> from openai import AsyncOpenAI
+    >>> from turnlog import open_engine
+    >>> from turnlog.adapters.responses import Responses
+    >>> from turnlog.engine.testing.server import Call, scripted_server
+    >>> async def weather(city: str) -> str:
+    ...     return f"clear in {city}"
+    >>> async def main() -> None:
+    ...     async with (
+    ...         scripted_server([Call("weather", {"city": "Paris"}), "The sun shines."]) as server,
+    ...         AsyncOpenAI(base_url=server.base_url, api_key="test", max_retries=0) as client,
+    ...         open_engine(":memory:") as engine,
+    ...     ):
+    ...         chat = await engine.create()
+    ...         result = await chat.run(Responses(client, "gpt-4o-mini"), "Is it sunny in Paris?", tools=[weather])
+    ...         print(result.output_text)
+    ...         print(server.requests[1].body["input"][-1]["output"])
+    >>> asyncio.run(main())
+    The sun shines.
+    clear in Paris
 """
 
 from __future__ import annotations

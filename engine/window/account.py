@@ -1,201 +1,261 @@
-"""The account: writes what was decided about every seq down as a manifest, in runs."""
+"""The account: writes what was decided about every seq down as a manifest's columns.
+
+Below the cut there is one rule for all that is not sent, so that a manifest is as long as its window, not as the log.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from ..events import ESTIMATED, PINNED
-from ..history import Entry, History
-from ..manifest import SENT, Fate, Manifest, Run, spans
-from ..tokens import SEAL_TOKENS, scaled
+from ..events import ESTIMATED
+from ..manifest import SENT, Fate, Fates, Manifest, Run, Span, spans
 from .render import RENDERER
-from .units import FAILED, Unit
+from .units import FAILED, Scene, Unit
 
 __all__ = ("Account",)
 
 _Decision: TypeAlias = tuple[Fate, str]
 _KEPT: Final[_Decision] = ("kept", "it fits")
-_OLDER: Final = "older than the window"
+_PINNED: Final[_Decision] = ("pinned", "pinned")
+_IN_EFFECT: Final[_Decision] = ("pinned", "in effect")
+_STRAY: Final[_Decision] = ("dropped", "its call is not in the window")
+_REWOUND: Final[_Decision] = ("rewound", "rewound")
+_ASIDE: Final[_Decision] = ("aside", "aside")
 
 
 class Account:
-    """Collects decisions on loaded items, then covers every seq from 1 to the history's version with runs."""
+    """What became of every seq: of what is sent or left out, of what is older, and of events without items."""
 
-    def __init__(self, history: History, overhead: int, last: Manifest | None, rule: str) -> None:
-        self.history = history
-        self.overhead = overhead
+    def __init__(self, scene: Scene, units: Sequence[Unit], cut: int, rule: str, last: Manifest | None) -> None:
+        self.history = scene.history
+        self.seal = scene.seal
+        self.units = units
+        """Every unit from the cut on, and those below it that are sent, in order."""
+        self.cut = cut
+        self.rule = rule or (last.rules[last.cut_by] if last and last.cut else "")
+        """Why the cut was made, this time or earlier."""
         self.last = last
-        self.rule = rule
-        """Why the new cut was made; empty when there is none."""
-        self.decisions: dict[int, _Decision] = {}
+        self.fates = Fates(last) if last else None
         self.weights: dict[int, int] = {}
+        self.estimated = 0
         self.bare: list[int] = []
         self.sealed: list[int] = []
-        self.estimated = 0
-        self.cut = last.cut if last else 0
-        self.order: list[int] = []
-        """All seqs with a decision, as the window orders them."""
+        self._decisions: dict[int, _Decision] = {}
+        for unit in units:
+            self._enter(unit)
+        self._enter_strays()
+        base = self.history.base
+        if base is not None and any(part.item and "encrypted_content" in part.item for part in base[1].stand_in):
+            self.estimated += base[0].tokens
 
-    def enter(self, units: Sequence[Unit], dropped: AbstractSet[int], excerpted: AbstractSet[int]) -> None:
-        """Take the decisions on all units in."""
-        for entry in self.history.early:
-            self.order.append(entry.seq)
-            self.decisions[entry.seq] = ("pinned", "pinned")
-            self._weigh(entry, entry.tokens)
-        for index, unit in enumerate(units):
-            if unit.at in dropped:
-                self.cut = units[index + 1].at if index + 1 < len(units) else self.history.version + 1
-            for entry in unit.group.entries:
-                self.order.append(entry.seq)
-                self.decisions[entry.seq] = self._decide(unit, entry, unit.at in dropped, unit.at in excerpted)
-        self.cut = max(self.cut, self.history.floor + 1 if not self.history.complete else 0)
+    def _enter(self, unit: Unit) -> None:
+        """Take the decisions on a unit in."""
+        excerpted: _Decision = ("excerpted", self._excerpted_by(unit) if unit.excerpted else "")
+        whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
+        for entry in unit.entries:
+            seq = entry.seq
+            rule = unit.out.get(seq)
+            if rule is not None:
+                superseded = rule == FAILED or rule.startswith("superseded")
+                self._decisions[seq] = "superseded" if superseded else "dropped", rule
+                continue
+            tokens, short = unit.weights[seq]
+            decision = whole
+            if unit.excerpted and short is not None:
+                tokens, decision = short, excerpted
+            self._decisions[seq] = decision
+            self.weights[seq] = tokens
+            if entry.flags & ESTIMATED:
+                self.estimated += tokens
+        self.bare += [seq for seq in unit.bare if seq not in unit.out]
+        self.sealed += [entry.seq for entry in unit.sealed]
 
-    def _decide(self, unit: Unit, entry: Entry, dropped: bool, excerpted: bool) -> _Decision:
-        seq = entry.seq
-        if dropped:
-            return "dropped", self._standing(seq, "dropped")
-        if seq in unit.out:
-            rule = unit.out[seq]
-            return ("superseded" if rule == FAILED or rule.startswith("superseded") else "dropped"), rule
-        if unit.bare:
-            self.bare.append(seq)
-        if any(entry is call for call in unit.sealed):
-            self.sealed.append(seq)
-        whole, short = unit.weight(entry)
-        if excerpted and short is not None:
-            self._weigh(entry, short)
-            return "excerpted", self._standing(seq, "excerpted")
-        self._weigh(entry, whole)
-        return ("pinned", "pinned") if entry.flags & PINNED else _KEPT
-
-    def _weigh(self, entry: Entry, tokens: int) -> None:
-        self.weights[entry.seq] = tokens
-        if entry.flags & ESTIMATED:
-            self.estimated += tokens
-
-    def _standing(self, seq: int, fate: Fate) -> str:
-        """Return the rule by which an earlier cut decided the same, else that of the new one."""
-        run = self.last.run(seq) if self.last else None
-        if self.last is not None and run is not None and run.fate == fate:
-            return self.last.rules[run.rule]
+    def _excerpted_by(self, unit: Unit) -> str:
+        """Return the rule by which an earlier cut excerpted a unit, else that of the new one."""
+        last, fates = self.last, self.fates
+        if last is not None and fates is not None:
+            runs = (fates.run(entry.seq) for entry in unit.entries)
+            rule = next((run.rule for run in runs if run is not None and run.fate == "excerpted"), None)
+            if rule is not None:
+                return last.rules[rule]
         return self.rule
 
-    def manifest(self, *, policy: str, line: str, factor: int, context: int, reserve: int, items: int) -> Manifest:
-        """Return the manifest."""
+    def _enter_strays(self) -> None:
+        """Decide on outputs that came after the cut for calls before it, whether these are loaded or not."""
+        here = {unit.at for unit in self.units}
+        for group in self.history:
+            if group.stray or (group.at < self.cut and group.at not in here):
+                for entry in group.entries:
+                    if entry.seq >= self.cut:
+                        self._decisions[entry.seq] = _STRAY
+
+    def columns(self) -> dict[str, Any]:
+        """Return the manifest's columns about seqs."""
+        history = self.history
         rules: dict[str, int] = {_KEPT[1]: 0}
+        if self.cut:
+            rules[self.rule] = 1
         runs: list[Run] = []
         for first, last, (fate, text) in self._covered():
             rule = rules.setdefault(text, len(rules))
-            if runs and (runs[-1].fate, runs[-1].rule) == (fate, rule):
+            if runs and runs[-1].fate == fate and runs[-1].rule == rule:
                 first = runs.pop().first  # noqa: PLW2901 - the run before grows
             runs.append(Run(first, last, fate, rule))
-        return Manifest(
-            policy=policy,
-            renderer=RENDERER,
-            as_of=self.history.version,
-            line=line,
-            base=self.history.base[0].seq if self.history.base else 0,
-            cut=self.cut,
-            early=tuple(entry.seq for entry in self.history.early),
-            runs=tuple(runs),
-            rules=tuple(rules),
-            bare=spans(sorted(self.bare)),
-            sealed=tuple(sorted(self.sealed)),
-            factor=factor,
-            items=items,
-            overhead=self.overhead,
-            tokens=scaled(items + self.overhead, factor),
-            measured=self.estimated == 0,
-            bound=scaled(self.estimated + len(self.weights), factor),
-            context=context,
-            reserve=reserve,
-            shared=self._shared(),
-            weights=self.weights,
-        )
+        early = {group.at for group in history.early}
+        return {
+            "renderer": RENDERER,
+            "as_of": history.version,
+            "base": history.base[0].seq if history.base else 0,
+            "cut": self.cut,
+            "cut_by": 1 if self.cut else 0,
+            "early": tuple(
+                sorted(
+                    entry.seq
+                    for unit in self.units
+                    if unit.at in early
+                    for entry in unit.entries
+                    if entry.seq not in unit.out
+                )
+            ),
+            "runs": tuple(runs),
+            "rules": tuple(rules),
+            "bare": spans(sorted(self.bare)),
+            "sealed": tuple(sorted(self.sealed)),
+            "measured": self.estimated == 0,
+            "shared": self._shared(runs, early),
+            "weights": self.weights,
+        }
+
+    # -- runs
 
     def _covered(self) -> Iterator[tuple[int, int, _Decision]]:
-        """Yield every seq's decision in order, as stretches. What carries no item goes with what stands before it."""
+        """Yield every seq's decision in order, as stretches."""
+        others = self._others()
         at = 1
         before = _KEPT
-        for seq in [*sorted(self.decisions), self.history.version + 1]:
+        for seq in [*sorted(self._decisions), self.history.version + 1]:
             if seq > at:
-                yield from self._gap(at, seq - 1, before)
-            if seq in self.decisions:
-                decision = self.decisions[seq]
+                yield from self._gap(at, seq - 1, before, others)
+            if seq in self._decisions:
+                decision = self._decisions[seq]
                 yield seq, seq, decision
-                before = _KEPT if decision[0] == "pinned" else decision
+                # What carries no item goes with what stands before it.
+                before = _KEPT if decision[0] == "pinned" or seq < self.cut else decision
             at = seq + 1
 
-    def _gap(self, first: int, last: int, before: _Decision) -> Iterator[tuple[int, int, _Decision]]:
-        """Yield what became of seqs without a loaded item: covered by a compaction, not loaded, or no items at all."""
-        history = self.history
-        compacted = min(history.start, last)
-        if first <= compacted and history.base is not None:
-            yield first, compacted, ("compacted", f"the compaction at {history.base[0].seq}")
-            first = compacted + 1
-        unloaded = min(history.floor, last)
-        if first <= unloaded:
-            yield from self._inherited(first, unloaded)
-            first = unloaded + 1
-        if first <= last:
-            yield from self._lying(first, last, before)
+    def _others(self) -> list[tuple[int, int, _Decision]]:
+        """Return the stretches that are rewound or aside; asides only from the cut on, where all of them are known."""
+        rewound = [(low, high, _REWOUND) for low, high in _between(self.history.path)]
+        return sorted([*rewound, *((seq, seq, _ASIDE) for seq in self.history.asides if seq >= self.cut)])
 
-    def _inherited(self, first: int, last: int) -> Iterator[tuple[int, int, _Decision]]:
-        """Yield for a stretch that is not loaded what the last manifest said; what it still sent is dropped now."""
-        runs = self.last.runs if self.last else ()
-        rules = self.last.rules if self.last else ()
-        dropped: _Decision = (
-            "dropped",
-            self.rule or next((rules[run.rule] for run in runs if run.fate == "dropped"), _OLDER),
-        )
-        at = first
-        for run in runs:
-            low, high = max(run.first, at), min(run.last, last)
-            if low <= high:
-                yield low, high, dropped if run.fate in SENT else (run.fate, rules[run.rule])
-                at = high + 1
-        if at <= last:
-            yield at, last, dropped
-
-    def _lying(self, first: int, last: int, before: _Decision) -> Iterator[tuple[int, int, _Decision]]:
-        """Tell what is rewound or aside in a loaded stretch apart from the rest."""
-        others: list[tuple[int, int, Fate]] = [(seq, seq, "aside") for seq in self.history.asides]
-        others += [(low, high, "rewound") for low, high in _between(self.history.path)]
-        at = first
-        for low, high, fate in sorted(others):
-            low, high = max(low, at), min(high, last)  # noqa: PLW2901 - clipped to the stretch
-            if low > high:
-                continue
-            if low > at:
-                yield at, low - 1, before
-            yield low, high, (fate, fate)
-            at = high + 1
-        if at <= last:
-            yield at, last, before
-
-    def _shared(self) -> int:
-        """Return the tokens at the window's beginning that the line's previous window began with too."""
-        last = self.last
+    def _gap(
+        self, first: int, last: int, before: _Decision, others: Sequence[tuple[int, int, _Decision]]
+    ) -> Iterator[tuple[int, int, _Decision]]:
+        """Yield what became of seqs that no unit holds: compacted, older than the cut, rewound, aside, or no items."""
         base = self.history.base
-        if last is None or last.base != (base[0].seq if base else 0):
+        compacted = min(self.history.start, last)
+        if first <= compacted and base is not None:
+            yield first, compacted, ("compacted", f"the compaction at {base[0].seq}")
+            first = compacted + 1
+        older = min(self.cut - 1, last)
+        if first <= older:
+            yield from _laid(first, older, ("dropped", self.rule), others)
+            first = older + 1
+        if first <= last:
+            yield from _laid(first, last, before, others)
+
+    # -- the prefix
+
+    def _shared(self, runs: Sequence[Run], early: set[int]) -> int:
+        """Return the tokens at the window's beginning that the line's previous window began with too."""
+        last, base = self.last, self.history.base
+        if last is None:
             return 0
-        total = base[0].tokens if base else 0
-        for seq in self.order:
-            before, now = last.fate(seq), self.decisions[seq][0]
-            if before not in SENT and now not in SENT:
-                continue
-            if before != now or (seq in last.sealed) != (seq in self.sealed):
+        gone = _first_gone(last, runs)
+        bare = {seq for low, high in last.bare for seq in range(low, high + 1)}
+        total = 0
+        for unit in (unit for unit in self.units if unit.at in early):
+            tokens, same = self._same(unit, bare, gone)
+            total += tokens
+            if not same:
+                return total
+        if last.base != (base[0].seq if base else 0):
+            return total
+        total += base[0].tokens if base else 0
+        for unit in (unit for unit in self.units if unit.at not in early):
+            tokens, same = self._same(unit, bare, gone)
+            total += tokens
+            if not same:
                 break
-            total += self.weights[seq] + (SEAL_TOKENS if seq in self.sealed else 0)
         return total
 
+    def _same(self, unit: Unit, bare: set[int], gone: int) -> tuple[int, bool]:
+        """Return the tokens with which a unit begins as it did in the last window, and whether that is all of it."""
+        assert self.last is not None
+        assert self.fates is not None
+        total = 0
+        if unit.at > gone:
+            return total, False
+        for entry in unit.entries:
+            before, now = self.fates.of(entry.seq), self._decisions[entry.seq][0]
+            if before not in SENT and now not in SENT:
+                continue
+            if _form(before) != _form(now) or (entry.seq in bare) != (entry.seq in unit.bare):
+                return total, False
+            total += self.weights[entry.seq]
+        sealed = {entry.seq for entry in unit.sealed}
+        if sealed != {entry.seq for entry in unit.entries if entry.seq in self.last.sealed}:
+            return total, False
+        return total + self.seal * len(sealed), True
 
-def _between(path: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+
+def _form(fate: Fate) -> Fate | None:
+    """Return how an item with a fate was sent: as it is, as an excerpt, or not at all."""
+    return None if fate not in SENT else "excerpted" if fate == "excerpted" else "kept"
+
+
+def _first_gone(last: Manifest, runs: Sequence[Run]) -> int:
+    """Return the first seq that the last window sent and the new one does not."""
+    for run in last.runs:
+        if run.fate not in SENT:
+            continue
+        for new in runs[bisect_left(runs, run.first, key=_last) :]:
+            if new.first > run.last:
+                break
+            if new.fate not in SENT:
+                return max(new.first, run.first)
+    return last.as_of + 1
+
+
+def _last(run: Run) -> int:
+    return run.last
+
+
+def _laid(
+    first: int, last: int, rest: _Decision, others: Sequence[tuple[int, int, _Decision]]
+) -> Iterator[tuple[int, int, _Decision]]:
+    """Yield a stretch as *rest*, but for what lies in the *others*."""
+    at = first
+    for low, high, decision in others[bisect_left(others, first, key=_high) :]:
+        if low > last:
+            break
+        if low > at:
+            yield at, low - 1, rest
+        yield max(low, at), min(high, last), decision
+        at = high + 1
+    if at <= last:
+        yield at, last, rest
+
+
+def _high(stretch: tuple[int, int, _Decision]) -> int:
+    return stretch[1]
+
+
+def _between(path: Sequence[Span]) -> Iterator[Span]:
     """Yield the stretches between the spans of a path: no path leads through them."""
-    ordered = sorted(path)
-    for (_, above), (below, _) in pairwise(ordered):
+    for (_, above), (below, _) in pairwise(sorted(path)):
         if below - above > 1:
             yield above + 1, below - 1

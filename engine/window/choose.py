@@ -2,12 +2,16 @@
 
 Choosing starts from the line's last manifest and keeps its cut while it fits, adding what is new. On overflow the
 policy makes one new cut. So between two cuts a window only grows at its end.
+
+How much of the log is loaded makes no difference to what is chosen: below the last cut only what that manifest sent
+counts, and where less than that is loaded, either what is there decides alone or `Deeper` asks for more.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import msgspec
@@ -15,14 +19,14 @@ import msgspec
 from ..canonical import canonical
 from ..errors import BudgetExceeded
 from ..events import Target
-from ..history import History
-from ..manifest import SENT, Manifest
+from ..history import Group, History
+from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled
 from .account import Account
 from .budget import Budget, room
-from .invariants import INVARIANTS
-from .policies import Cut, Policy
-from .units import Scene, Unit, units_of
+from .invariants import INVARIANTS, each_id_once
+from .policies import Policy
+from .units import Scene, Unit, Weights, mark_turns, units_of
 
 __all__ = ("Deeper", "Request", "choose", "line_of")
 
@@ -39,8 +43,8 @@ class Request(NamedTuple):
     reserve: int
     overhead: int = 0
     """Counted tokens of everything but the items."""
-    weights: Mapping[int, tuple[int, int | None]] | None = None
-    """Tokens by another counter than the log's, by seq: (whole, excerpt)."""
+    weights: Weights | None = None
+    """Tokens by another counter than the log's."""
 
 
 def line_of(policy: Policy, budget: Budget, target: Target) -> str:
@@ -67,98 +71,155 @@ class _Choice:
         self.request = request
         self.policy = policy
         self.line = line_of(policy, request.budget, request.target)
-        self.last = history.previous(self.line)
-        self.units = units_of(Scene(history, request.target, request.weights), INVARIANTS)
-        self.fixed = sum(entry.tokens for entry in history.early) + (history.base[0].tokens if history.base else 0)
-        self.dropped: set[int] = set()
-        self.excerpted: set[int] = set()
-        if self.last is not None:
-            for unit in self.units:
-                self._continue(unit, self.last)
+        previous = history.previous(self.line)
+        self.seq: int = previous[0] if previous else 0
+        self.last: Manifest | None = previous[1] if previous else None
+        self.fates = Fates(self.last) if self.last else None
+        self.cut = self.last.cut if self.last else 0
+        self.begin = max(self.cut, history.start + 1)
+        """What is older was decided before: dropped, unless it is pinned or the last window sent it."""
+        self.short = history.floor >= self.begin
+        """Whether there may be more to send than what is loaded."""
+        self.scene = Scene(history, request.target, request.weights)
+        self.units = units_of(self._considered(), self.scene, INVARIANTS)
+        for unit in self.units:
+            if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
+                unit.shrink()
+        self.fixed = history.base[0].tokens if history.base else 0
+        """Counted tokens of what stands for compacted events."""
+        if history.base and request.weights and request.weights.base is not None:
+            self.fixed = request.weights.base
 
-    def _continue(self, unit: Unit, last: Manifest) -> None:
-        """Give a unit the fate that it had in the last window."""
-        seqs = [entry.seq for entry in unit.group.entries if entry.seq <= last.as_of]
-        if not seqs or unit.pinned or unit.empty:
-            return
-        fates = {last.fate(seq) for seq in seqs}
-        if "excerpted" in fates:
-            self.excerpted.add(unit.at)
-        elif not fates & SENT and (seqs[0] < last.cut or "dropped" in fates):
-            self.dropped.add(unit.at)
+    def _considered(self) -> Iterator[Group]:
+        """Yield the groups that may be sent, in order."""
+        history = self.history
+        begin = max(self.begin, history.floor + 1)
+        continued = self.last is not None and self.last.base == (history.base[0].seq if history.base else 0)
+        for group in history.early:
+            if not group.stray and (history.is_pinned(group) or (continued and self._was_sent(group))):
+                yield group
+        for group in history:
+            if not group.stray and (group.at >= begin or history.is_pinned(group) or self._was_sent(group)):
+                yield group
+
+    def _was_sent(self, group: Group) -> bool:
+        return self.fates is not None and any(self.fates.sent(entry.seq) for entry in group.entries)
 
     def manifest(self) -> Manifest:
-        observed = self._observed()
-        factor = max(self.last.factor, observed or 0) if self.last else 1000
-        available = self._room(factor)
-        rule = ""
-        if self._total() > available:
-            # The factor may come down again only here: a lower one in between would let dropped items back in.
-            factor = observed or factor
-            cut = self._cut(self._room(factor))
-            self.dropped |= cut.dropped
-            self.excerpted = (self.excerpted | cut.excerpted) - cut.dropped
-            if self._total() > self._room(factor):
-                raise BudgetExceeded(scaled(self._total(), factor), scaled(self._room(factor), factor), cut.rule)
-            rule = cut.rule
-        elif self._short:
+        """Decide, and write down what was decided."""
+        factor = max(self.last.factor, self._observed() or 0) if self.last else 1000
+        units, rule = self.units, ""
+        if self._total(units) > self._room(factor):
+            # Only here may the factor come down again: what is cut now need not be cut by an old error.
+            factor = self._observed() or factor
+            if self._total(units) > self._room(factor):
+                units, rule = self._cut(factor)
+        if self.short and not rule:
             raise Deeper
-        account = Account(self.history, self.request.overhead, self.last, rule)
-        account.enter(self.units, self.dropped, self.excerpted)
-        return account.manifest(
+        units = [unit for unit in units if unit.at >= self.cut or unit.pinned or not unit.empty]
+        each_id_once(units, self.scene)
+        account = Account(self.scene, units, self.cut, rule, self.last)
+        items = self._total(units)
+        return Manifest(
             policy=f"{self.policy.name}@{self.policy.version}",
             line=self.line,
             factor=factor,
+            items=items,
+            overhead=self.request.overhead,
+            tokens=scaled(items + self.request.overhead, factor),
+            bound=scaled(account.estimated + len(account.weights), factor),
             context=self.request.budget.context,
             reserve=self.request.reserve,
-            items=self._total(),
+            **account.columns(),
         )
-
-    @property
-    def _short(self) -> bool:
-        """Whether there may be more to send than what is loaded."""
-        return self.history.floor > max(self.history.start, self.last.cut - 1 if self.last else 0)
 
     def _room(self, factor: int) -> int:
         return room(self.request.budget.context, self.request.reserve, self.request.overhead, factor)
 
-    def _total(self) -> int:
-        return self.fixed + sum(
-            unit.lean if unit.at in self.excerpted else unit.cost for unit in self.units if unit.at not in self.dropped
-        )
+    def _total(self, units: Sequence[Unit]) -> int:
+        return self.fixed + sum(unit.cost for unit in units)
 
     def _observed(self) -> int | None:
         """Return the factor that the line's last answer showed, None before the first."""
-        usage = self.history.reported.get(self.history.line_of.get(self.line, 0))
+        usage = self.history.reported.get(self.seq)
         if self.last is None or usage is None or usage.input_tokens <= 0:
             return None
         return factor_of(self.last.items + self.last.overhead, usage.input_tokens)
 
-    def _cut(self, available: int) -> Cut:
-        """Ask the policy for a new cut of what was to be sent."""
-        candidates = [unit for unit in self.units if unit.at not in self.dropped and not unit.empty]
-        frontier = _frontier(candidates)
-        left = available - self.fixed
-        # What a deeper history would add is older, and would be dropped first: but only if there is a turn to stop at,
-        # and more than the low-water mark to come down from.
-        if self._short and (
-            not any(unit.start for unit in candidates) or sum(unit.lean for unit in candidates) <= left
+    def _decidable(self, left: int) -> list[Unit]:
+        """Return the units that a cut is made from, with their turns marked.
+
+        Where not everything is loaded, what is there must hold a turn to stop at, and more than could be kept: then a
+        policy that drops the oldest first would drop what is older in any case.
+        """
+        if not self.short:
+            mark_turns(self.units)
+            return self.units
+        begin = self._first_answer()
+        units = [unit for index, unit in enumerate(self.units) if index >= begin or unit.pinned]
+        mark_turns(units)
+        if not (
+            getattr(self.policy, "oldest_first", False)
+            and any(unit.start for unit in self.units[begin:])
+            and sum(unit.lean for unit in units if not unit.empty) > left
         ):
             raise Deeper
+        return units
+
+    def _cut(self, factor: int) -> tuple[list[Unit], str]:
+        """Ask the policy for a new cut; return what is sent after it, and the rule."""
+        left = self._room(factor) - self.fixed
+        units = self._decidable(left)
+        candidates = [unit for unit in units if not unit.empty]
+        frontier = _frontier(candidates)
+        available = self.request.budget.context - self.request.reserve
         try:
-            return self.policy.cut(candidates, left, frontier)
+            cut = self.policy.cut(candidates, left, frontier)
         except BudgetExceeded as error:
             # The policy speaks of items alone, uncorrected; the caller knows whole requests.
-            factor = self.last.factor if self.last else 1000
             needed = scaled(error.needed + self.fixed + self.request.overhead, factor)
-            raise BudgetExceeded(needed, self.request.budget.context - self.request.reserve) from None
+            raise BudgetExceeded(needed, available) from None
+        kept = {unit.at for unit in candidates if unit.at not in cut.dropped or unit.pinned or unit.at in frontier}
+        units = [unit for unit in units if unit.at in kept or unit.empty]
+        for unit in units:
+            if unit.at in cut.excerpted:
+                unit.shrink()
+        total = self._total(units)
+        if total > self._room(factor):
+            what = f"what the policy {self.policy.name}@{self.policy.version} keeps"
+            raise BudgetExceeded(scaled(total + self.request.overhead, factor), available, what)
+        self.cut = max(self.cut, _place(candidates, kept))
+        return units, f"{self.policy.name}@{self.policy.version}: over {left:,} tokens, cut to {total - self.fixed:,}"
+
+    def _first_answer(self) -> int:
+        """Return the index of the first loaded unit of which it is certain that it ended a turn's input."""
+        return next(
+            (
+                index
+                for index, unit in enumerate(self.units)
+                if unit.at > self.history.floor
+                and unit.group.maker != "input"
+                and not (unit.group.attached or unit.group.pinned)
+            ),
+            len(self.units),
+        )
+
+
+def _place(units: Sequence[Unit], kept: AbstractSet[int]) -> int:
+    """Return the place behind the last unit that was dropped, 0 when none was."""
+    behind = 0
+    for unit in reversed(units):
+        if unit.at not in kept:
+            return behind
+        behind = unit.at
+    return 0
 
 
 def _frontier(units: Sequence[Unit]) -> frozenset[int]:
     """Return the places of the current turn's input, its last group, and what came behind that."""
     begin = next((index for index in range(len(units) - 1, -1, -1) if units[index].start), 0)
     turn = units[begin:]
-    answers = [index for index, unit in enumerate(turn) if unit.group.entries[0].reading.maker == "model"]
+    answers = [index for index, unit in enumerate(turn) if unit.group.maker == "model"]
     if not answers:
         return frozenset(unit.at for unit in turn)
     return frozenset(unit.at for unit in [*turn[: answers[0]], *turn[answers[-1] :]])

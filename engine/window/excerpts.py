@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..items import Item, parts, read
+from ..items import Item, parts
 
 __all__ = ("excerpt",)
 
@@ -15,20 +15,23 @@ __all__ = ("excerpt",)
 _LARGE: Final = 2400
 _HEAD: Final = 800
 _TAIL: Final = 400
+_KINDS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+"""Outputs that the API takes as plain text, whatever they were."""
 
 
 def excerpt(item: Item) -> dict[str, Any] | None:
     """Return the item with a short output in place of its large one; None when it is no large tool output."""
-    if not read(item).is_output or "output" not in item:
+    if item.get("type") not in _KINDS:
         return None
     pieces = list(parts(item))
     text = "\n".join(piece["text"] for piece in pieces if isinstance(piece.get("text"), str))
     others = [str(piece.get("type")) for piece in pieces if not isinstance(piece.get("text"), str)]
     if len(text) <= _LARGE and not others:
         return None
+    said = [text]
     if len(text) > _LARGE:
         left = len(text) - _HEAD - _TAIL
         gap = f"[… {left:,} of {len(text):,} characters left out to fit the context window …]"
-        text = f"{text[:_HEAD]}\n{gap}\n{text[-_TAIL:]}"
-    text += "".join(f"\n[{kind} left out to fit the context window]" for kind in others)
-    return {**item, "output": text}
+        said = [text[:_HEAD], gap, text[-_TAIL:]]
+    said += [f"[{kind} left out to fit the context window]" for kind in others]
+    return {**item, "output": "\n".join(filter(None, said))}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from ..errors import BudgetExceeded
@@ -16,6 +17,10 @@ class Policy(Protocol):
 
     A policy is asked only on overflow; in between, what it decided stands, so that the prefix of the window stays the
     same and the provider's prompt cache keeps serving it.
+
+    Beside these a policy may have `oldest_first`, true when it drops no unit before it has dropped all older ones that
+    can be, and excerpts all it can before it drops one. Then it need not be shown what is too old to stay in any case,
+    and the first window of a long log costs no more than that of a short one.
     """
 
     name: str
@@ -25,22 +30,37 @@ class Policy(Protocol):
         """Return a cut after which *units* fit *available* tokens.
 
         *frontier* holds the places of the units that cannot be dropped: the current turn's input and its last group.
+        Pinned units cannot be dropped either.
 
         Raises:
-            BudgetExceeded: they cannot fit.
+            BudgetExceeded: they cannot fit; its figures are those of the units.
         """
         ...
 
 
 class Cut:
-    """What a policy has decided: units dropped and excerpted, by place, and why."""
+    """What a policy has decided: units dropped and excerpted, by place."""
 
-    __slots__ = ("dropped", "excerpted", "rule")
+    __slots__ = ("dropped", "excerpted", "total")
 
-    def __init__(self, rule: str) -> None:
-        self.rule = rule
+    def __init__(self, total: int) -> None:
         self.dropped: set[int] = set()
         self.excerpted: set[int] = set()
+        self.total = total
+        """Tokens of what is left."""
+
+    def excerpt(self, unit: Unit) -> None:
+        """Let a unit's large outputs go as excerpts."""
+        if unit.lean < unit.cost and unit.at not in self.excerpted and unit.at not in self.dropped:
+            self.excerpted.add(unit.at)
+            self.total -= unit.cost - unit.lean
+
+    def drop(self, unit: Unit) -> None:
+        """Drop a unit, unless it is pinned."""
+        if not unit.pinned and unit.at not in self.dropped:
+            self.dropped.add(unit.at)
+            self.total -= unit.lean if unit.at in self.excerpted else unit.cost
+            self.excerpted.discard(unit.at)
 
 
 class OldestTurns:
@@ -53,63 +73,44 @@ class OldestTurns:
 
     name = "oldest-turns"
     version = 1
+    oldest_first = True
 
     def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
         """See `Policy.cut`."""
-        total = sum(unit.cost for unit in units)
-        cut = Cut(f"{self.name}@{self.version}: {total - available:,} tokens over {available:,}")
+        cut = Cut(sum(unit.cost for unit in units))
         low = available // 2
-        total = self._excerpt([unit for unit in units if unit.at not in frontier], cut, total, low)
-        total = self._drop_turns(units, cut, total, low, available, frontier)
-        if total > available:
-            total = self._drop_groups(units, cut, total, low, frontier)
-        if total > available:
-            total = self._excerpt([unit for unit in units if unit.at in frontier], cut, total, available)
-        if total > available:
-            raise BudgetExceeded(total, available)
+        for unit in units:
+            if cut.total > low and unit.at not in frontier:
+                cut.excerpt(unit)
+        self._drop_turns(units, cut, low, available, frontier)
+        if cut.total > available:
+            for unit in units:
+                if cut.total > low and unit.at not in frontier:
+                    cut.drop(unit)
+        for unit in units:
+            if cut.total > available and unit.at in frontier:
+                cut.excerpt(unit)
+        if cut.total > available:
+            raise BudgetExceeded(cut.total, available)
         return cut
 
-    def _excerpt(self, units: Sequence[Unit], cut: Cut, total: int, low: int) -> int:
-        for unit in units:
-            if total <= low:
-                break
-            if unit.lean < unit.cost:
-                cut.excerpted.add(unit.at)
-                total -= unit.cost - unit.lean
-        return total
-
-    def _drop_turns(
-        self, units: Sequence[Unit], cut: Cut, total: int, low: int, available: int, frontier: frozenset[int]
-    ) -> int:
+    def _drop_turns(self, units: Sequence[Unit], cut: Cut, low: int, available: int, frontier: frozenset[int]) -> None:
         """Drop from the oldest, up to where a turn starts, and never into the turn that the frontier is in.
 
         The last turn before it goes only if there is no room for it at all: it is what the current one speaks of.
         """
-        starts = [index for index, unit in enumerate(units) if unit.start]
-        ends = [*starts[1:], len(units)] if starts else []
-        begin = 0
-        for end in ends:
-            turn = units[begin:end]
-            last = end < len(units) and any(unit.at in frontier for unit in units[end : ends[ends.index(end) + 1]])
-            if total <= (available if last else low) or any(unit.at in frontier for unit in turn):
-                break
-            total = self._drop(turn, cut, total)
-            begin = end
-        return total
+        turns = list(_turns(units))
+        current = next((index for index, turn in enumerate(turns) if any(unit.at in frontier for unit in turn)), 0)
+        for index, turn in enumerate(turns[:current]):
+            if cut.total <= (available if index == current - 1 else low):
+                return
+            for unit in turn:
+                cut.drop(unit)
 
-    def _drop_groups(self, units: Sequence[Unit], cut: Cut, total: int, low: int, frontier: frozenset[int]) -> int:
-        for unit in units:
-            if total <= low:
-                break
-            if unit.at not in frontier and unit.at not in cut.dropped:
-                total = self._drop([unit], cut, total)
-        return total
 
-    def _drop(self, units: Sequence[Unit], cut: Cut, total: int) -> int:
-        for unit in units:
-            if unit.pinned:
-                continue
-            cut.dropped.add(unit.at)
-            total -= unit.lean if unit.at in cut.excerpted else unit.cost
-            cut.excerpted.discard(unit.at)
-        return total
+def _turns(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+    """Yield the units of each turn, those before the first turn first."""
+    starts = [index for index, unit in enumerate(units) if unit.start]
+    for begin, end in pairwise([0, *starts, len(units)]):
+        if begin < end:
+            yield units[begin:end]

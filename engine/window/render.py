@@ -6,15 +6,18 @@ and keep the old one for old manifests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 from ..canonical import loads
 from ..events import Target
 from ..history import Entry, Group
-from ..items import parts
-from ..manifest import SENT, Manifest
+from ..items import ROLES, parts, read
+from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
+from .kinds import paired
 
 __all__ = ("RENDERER", "SEALED", "Rendered", "render", "seal")
 
@@ -26,6 +29,16 @@ SEALED: Final = "[no output: the call was interrupted before its result was reco
 # Fields that the API gives on stored items, or that clients add, and refuses on input.
 _OUTPUT_ONLY: Final = frozenset({"created_by", "parsed", "parsed_arguments", "provider_data"})
 _INPUT_PARTS: Final = frozenset({"input_text", "input_image", "input_file"})
+_NULLS: Final = ROLES | {"function_call", "custom_tool_call", "reasoning"}
+"""Kinds whose optional fields the API refuses when they are null, as a dump of an SDK's object has them."""
+_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+_PARTS: Final = {
+    **dict.fromkeys(("user", "system", "developer"), "content"),
+    **dict.fromkeys(("function_call_output", "custom_tool_call_output"), "output"),
+}
+"""Where kinds that a caller makes have their parts."""
+_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST_NAME: Final = 64
 
 
 class Rendered:
@@ -46,10 +59,13 @@ class Rendered:
         self.home = home
         """Whether the target is where they come from."""
 
+    def __repr__(self) -> str:
+        return f"<Rendered {self.seq} {self.item.get('type', self.item.get('role'))}>"
+
 
 def render(
     groups: Iterable[Group],
-    early: Iterable[Entry],
+    early: Iterable[Group],
     base: Iterable[dict[str, Any]],
     base_seq: int,
     manifest: Manifest,
@@ -57,72 +73,99 @@ def render(
 ) -> list[Rendered]:
     """Return the items that a manifest names, in their order, as *target* takes them.
 
-    *early* are pinned entries below the groups, *base* the items of the compaction that the window starts from.
+    *early* are pinned groups that the compaction covers which the window starts from, *base* are the items that stand
+    for it. A request that was made elsewhere is in the order in which it was logged.
     """
     pen = _Pen(manifest, target)
-    written = [pen.write(entry, None) for entry in early]
-    written += [Rendered(base_seq, None, item) for item in base]
-    for group in groups:
-        written += pen.group(group)
-    return written
+    if target.state == "recorded":
+        entries = (entry for group in chain(early, groups) for entry in group.entries)
+        logged = sorted((entry for entry in entries if pen.fates.sent(entry.seq)), key=_seq)
+        return [*(Rendered(base_seq, None, item) for item in base), *map(pen.copy, logged)]
+    written = list(chain.from_iterable(map(pen.group, early)))
+    stand_in = paired(list(base), target)
+    written += [Rendered(base_seq, None, pen.plain(item, read(item).shape)) for item in stand_in]
+    return written + list(chain.from_iterable(map(pen.group, groups)))
+
+
+def _seq(entry: Entry) -> int:
+    return entry.seq
 
 
 class _Pen:
     """Writes entries for one target, as one manifest says."""
 
     def __init__(self, manifest: Manifest, target: Target) -> None:
-        self.manifest = manifest
+        self.fates = Fates(manifest)
+        self.bare = {seq for first, last in manifest.bare for seq in range(first, last + 1)}
+        self.sealed = frozenset(manifest.sealed)
         self.target = target
-        self.recorded = target.state == "recorded"
 
     def group(self, group: Group) -> Iterator[Rendered]:
-        answered = False
+        """Yield what is sent of a group; stand-ins for missing outputs come last, where real ones would be added."""
         for entry in group.entries:
-            if self.manifest.fate(entry.seq) not in SENT:
-                continue
-            if entry.reading.is_output and not answered:
-                answered = True
-                yield from self._seals(group)
-            yield self.write(entry, group.response if entry.reading.maker == "model" else None)
-        if not answered:
-            yield from self._seals(group)
-
-    def _seals(self, group: Group) -> Iterator[Rendered]:
-        for entry in group.entries if self.manifest.sealed else ():
-            if entry.seq in self.manifest.sealed:
+            fate = self.fates.of(entry.seq)
+            if fate in SENT:
+                yield self.entry(entry, excerpted=fate == "excerpted")
+        for entry in group.entries if self.sealed else ():
+            if entry.seq in self.sealed:
                 yield Rendered(entry.seq, None, seal(loads(entry.item), entry.reading.shape, SEALED))
 
-    def write(self, entry: Entry, response: int | None) -> Rendered:
+    def copy(self, entry: Entry) -> Rendered:
+        """Return an entry as it was logged."""
+        return self._rendered(entry, loads(entry.item))
+
+    def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
+        """Return an entry as the target takes it."""
         item: dict[str, Any] = loads(entry.item)
-        if not self.recorded:
-            item = self._mended(entry, item)
+        if excerpted:
+            item = excerpt(item) or item
+        if entry.seq in self.bare:
+            item.pop("id", None)
+        return self._rendered(entry, self.plain(item, entry.reading.shape))
+
+    def _rendered(self, entry: Entry, item: dict[str, Any]) -> Rendered:
         origin = entry.origin
         home = origin is not None and (origin.adapter, origin.backend) == (self.target.api, self.target.backend)
+        response = entry.response if entry.reading.maker not in ("input", "output") else None
         return Rendered(entry.seq, response, item, entry.extra, home=home)
 
-    def _mended(self, entry: Entry, item: dict[str, Any]) -> dict[str, Any]:
-        if self.manifest.fate(entry.seq) == "excerpted":
-            item = excerpt(item) or item
-        if self.manifest.is_bare(entry.seq):
-            item.pop("id", None)
-        if not _OUTPUT_ONLY.isdisjoint(item) or item.get("id", 0) is None or item.get("status", 0) is None:
-            item = {
-                key: value
-                for key, value in item.items()
-                if key not in _OUTPUT_ONLY and not (value is None and key in ("id", "status"))
-            }
+    def plain(self, item: dict[str, Any], shape: str) -> dict[str, Any]:
+        """Return an item without what the target does not take on input."""
+        if not _OUTPUT_ONLY.isdisjoint(item) or None in item.values():
+            item = _pruned(item, shape)
         if self.target.api == "chat":
             return item
-        if entry.reading.shape == "assistant":
+        if shape in _CALLS:
+            return _named(item)
+        if shape == "assistant":
             return _assistant(item)
-        if entry.reading.maker == "input" and isinstance(item.get("content"), list):
-            return {**item, "content": [_part(part) for part in item["content"]]}
+        field = _PARTS.get(shape, "")
+        if isinstance(item.get(field), list):
+            return {**item, field: [_part(part) for part in item[field]]}
         return item
 
 
 def seal(call: Mapping[str, Any], shape: str, text: str) -> dict[str, Any]:
     """Return the output that says in words what became of a function or custom tool call."""
     return {"type": f"{shape}_output", "call_id": call["call_id"], "output": text}
+
+
+def _pruned(item: dict[str, Any], shape: str) -> dict[str, Any]:
+    """Leave out the fields that are given only on output, and nulls where the API refuses them."""
+    nulls = shape in _NULLS
+    return {
+        key: value
+        for key, value in item.items()
+        if key not in _OUTPUT_ONLY and (value is not None or not (nulls or key in ("id", "status")))
+    }
+
+
+def _named(call: dict[str, Any]) -> dict[str, Any]:
+    """Write a call's name with the characters that this API takes; backends of the other one allow more."""
+    name = call.get("name")
+    if not isinstance(name, str) or (name and len(name) <= _LONGEST_NAME and not _NAME.search(name)):
+        return call
+    return {**call, "name": _NAME.sub("_", name)[:_LONGEST_NAME] or "_"}
 
 
 def _assistant(item: dict[str, Any]) -> dict[str, Any]:
@@ -132,8 +175,8 @@ def _assistant(item: dict[str, Any]) -> dict[str, Any]:
         return item
     if "id" in item:
         return {**item, "content": [_bare_part(part) for part in content]}
-    texts = [str(part.get("text", part.get("refusal", ""))) for part in parts(item)]
-    easy = {"type": "message", "role": "assistant", "content": "".join(texts)}
+    texts = (part.get("text", part.get("refusal")) for part in parts(item))
+    easy = {"type": "message", "role": "assistant", "content": "".join(text for text in texts if isinstance(text, str))}
     return {**easy, "phase": item["phase"]} if item.get("phase") else easy
 
 
@@ -143,10 +186,10 @@ def _bare_part(part: Any) -> Any:
     return part
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _part(part: Any) -> Any:
     """Keep a part that the API takes; name one that it does not."""
-    kind = part.get("type")
-    if kind in _INPUT_PARTS:
+    if not isinstance(part, dict) or part.get("type") in _INPUT_PARTS:
         return part
     text = part.get("text")
-    return {"type": "input_text", "text": text if isinstance(text, str) else f"[{kind} left out: this API takes none]"}
+    said = text if isinstance(text, str) else f"[{part.get('type')} left out: this API takes none]"
+    return {"type": "input_text", "text": said}

@@ -165,7 +165,9 @@ def test_requests_are_what_the_server_received(log):
     seqs = [event["seq"] for event in events if event["type"] == "response.requested"]
     assert [turnlog("request", "talk", "--response", seq, "--db", log, "--json").json for seq in seqs] == sent
     assert turnlog("request", "talk", "--db", log, "--json").json == sent[-1]
-    assert turnlog("request", "talk", "--response", 2, "--db", log).code == 2
+    refused = turnlog("request", "talk", "--response", 2, "--db", log)
+    assert refused.code == 2
+    assert "conversation talk, response 2 (a response is named by the seq of its response.requested" in refused.err
 
 
 def test_verify(log):

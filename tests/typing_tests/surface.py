@@ -86,4 +86,5 @@ async def reading(conversation: Conversation) -> None:
     assert_type(metadata, Mapping[str, object])
     async for call in conversation.responses(order="desc"):
         assert_type(call, Call)
+        assert_type(await conversation.response(call.seq), Call)
     assert_type(await conversation.items(limit=30), Page[Entry])

@@ -76,15 +76,20 @@ SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: linked_rising
--- Calls and outputs of one link, oldest first.
+-- Calls and outputs of one link, oldest first. Without the plus sign the index would not be found: the link that is
+-- looked for would stand in place of the column everywhere.
 SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
-FROM events WHERE conversation = :conversation AND link = :link AND seq > :after AND seq < :before
+FROM events INDEXED BY events_link
+WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
+    AND seq > :after AND seq < :before
 ORDER BY seq LIMIT :limit;
 
 -- name: linked_falling
 -- Calls and outputs of one link, newest first.
 SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
-FROM events WHERE conversation = :conversation AND link = :link AND seq > :after AND seq < :before
+FROM events INDEXED BY events_link
+WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
+    AND seq > :after AND seq < :before
 ORDER BY seq DESC LIMIT :limit;
 
 -- name: marked_rising

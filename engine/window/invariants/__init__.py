@@ -1,7 +1,8 @@
 """What makes a window valid, one small unit each; together they hold for every history.
 
-Each looks at one unit and may leave items of it out, take its ids away, or ask for a stand-in output. Their order
-matters: what an API does not take goes first, pairs are completed next, and reasoning and ids follow from what is left.
+Each looks at one unit and may leave items of it out, take ids away, or ask for a stand-in output. Their order matters:
+what an API does not take goes first, calls are completed next, reasoning and ids follow from what is left, and outputs
+from which calls are. What holds between units, that no id occurs twice, comes last of all, on what is sent.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from typing import Final
 from ..units import Invariant
 from .identity import ids_only_where_accepted
 from .origin import secrets_only_to_their_maker
-from .pairing import calls_and_outputs_in_pairs
+from .pairing import calls_with_their_outputs, outputs_with_their_calls
 from .reasoning import reasoning_with_what_it_led_to
 from .taken import only_what_the_api_takes
+from .uniqueness import each_id_once
 
-__all__ = ("INVARIANTS",)
+__all__ = ("INVARIANTS", "each_id_once")
 
 INVARIANTS: Final[tuple[Invariant, ...]] = (
     only_what_the_api_takes,
     secrets_only_to_their_maker,
-    calls_and_outputs_in_pairs,
+    calls_with_their_outputs,
     reasoning_with_what_it_led_to,
     ids_only_where_accepted,
+    outputs_with_their_calls,
 )

@@ -1,32 +1,40 @@
 """Ids go only where the API accepts them: to the backend that gave them, with the response they came in, whole.
 
-Kinds that the API takes only with an id are left out where the id must go.
+Kinds that the API takes only with an id are left out where the id must go. What a caller said needs none.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from ...events import MISNAMED, NAMED
 from ...history import Entry
 from ..units import Scene, Unit
 
-__all__ = ("ids_only_where_accepted",)
+__all__ = ("ids_only_where_accepted", "without_ids")
+
+_NAMELESS: Final = "the API takes it only with its id, which means nothing without its whole response"
 
 
 def ids_only_where_accepted(unit: Unit, scene: Scene) -> None:
-    """Take the ids from a unit that is not whole, or from elsewhere; leave out what cannot go without."""
+    """Take the ids from what callers said, and from a response that is not whole or from elsewhere."""
     if scene.target.api == "chat":
         return
-    made = [entry for entry in unit.group.entries if entry.reading.maker == "model"]
-    if not made:
-        unit.bare = any(entry.flags & MISNAMED for entry in unit.group.entries)
-        return
-    unit.bare = not all(entry.seq not in unit.out and _at_home(entry, scene) for entry in made)
-    if not unit.bare:
-        return
-    for entry in made:
+    for entry in unit.entries:
+        if entry.flags & (NAMED | MISNAMED) and entry.reading.maker in ("input", "output"):
+            unit.bare.add(entry.seq)
+    if not all(entry.seq not in unit.out and _at_home(entry, scene) for entry in unit.made):
+        without_ids(unit, _NAMELESS)
+
+
+def without_ids(unit: Unit, rule: str) -> None:
+    """Take the ids from a response, and leave out what cannot go without."""
+    for entry in unit.entries:
         kind = entry.reading.kind
-        if kind is not None and kind.needs_id:
-            unit.leave_out(entry, "the API takes it only with its id, which means nothing without its whole response")
+        if entry.flags & (NAMED | MISNAMED):
+            unit.bare.add(entry.seq)
+        if kind is not None and kind.needs_id and entry.reading.maker == "model":
+            unit.leave_out(entry, rule)
 
 
 def _at_home(entry: Entry, scene: Scene) -> bool:

@@ -19,7 +19,7 @@ _READABLE: Final = frozenset({"assistant", "function_call", "custom_tool_call"})
 
 def secrets_only_to_their_maker(unit: Unit, scene: Scene) -> None:
     """Leave out encrypted content of another origin, and hosted items of another backend."""
-    for entry in unit.group.entries:
+    for entry in unit.entries:
         reading = entry.reading
         shape = reading.shape
         if reading.maker in ("input", "output") or shape in _READABLE:

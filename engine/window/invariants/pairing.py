@@ -5,54 +5,68 @@ An unpaired one is refused: "No tool output found for function call …", "No to
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from ...events import SEAL
+from ...history import Entry
 from ..units import Scene, Unit
 
-__all__ = ("calls_and_outputs_in_pairs",)
+__all__ = ("calls_with_their_outputs", "outputs_with_their_calls")
 
 _OPTIONAL: Final = frozenset({"mcp_approval_request"})
 """Calls that may stand without an answer."""
+_Pair: TypeAlias = tuple[str, str | None]
 
 
-def calls_and_outputs_in_pairs(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
-    """Leave outputs without a call out, all but the first of several, and complete calls that have none."""
-    answered: dict[tuple[str, str], int] = {}
-    for entry in unit.group.entries:
+def calls_with_their_outputs(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
+    """Follow calls that have no output with a stand-in; leave out those that can have none, or another call's id."""
+    answered = {_answers(entry) for entry in unit.entries if entry.reading.is_output and entry.seq not in unit.out}
+    seen: set[_Pair] = set()
+    for entry in unit.made:
         reading = entry.reading
-        if reading.is_call and reading.link is not None and entry.seq not in unit.out:
-            answered[reading.shape, reading.link] = -entry.seq
-    _outputs(unit, answered)
-    for entry in unit.group.entries:
-        reading = entry.reading
-        if not reading.is_call or entry.seq in unit.out or answered[reading.shape, reading.link or ""] > 0:
+        if not reading.is_call or entry.seq in unit.out:
             continue
-        kind = reading.kind
-        if kind is not None and kind.sealed_by is not None:
-            unit.sealed.append(entry)
-        elif reading.shape not in _OPTIONAL:
-            unit.leave_out(entry, "it has no output")
+        pair = reading.shape, reading.link
+        if pair in seen:
+            unit.leave_out(entry, "another call of its response has the same id")
+        elif pair not in answered:
+            _complete(unit, entry)
+        seen.add(pair)
 
 
-def _outputs(unit: Unit, answered: dict[tuple[str, str], int]) -> None:
-    """Let each call have one output: the first, or the one that came in place of a seal."""
-    chosen: dict[tuple[str, str], int] = {}
-    for entry in unit.group.entries:
-        reading = entry.reading
-        if not reading.is_output or reading.link is None or entry.seq in unit.out:
+def _complete(unit: Unit, call: Entry) -> None:
+    kind = call.reading.kind
+    if kind is not None and kind.sealed_by is not None:
+        unit.sealed.append(call)
+    elif call.reading.shape not in _OPTIONAL:
+        unit.leave_out(call, "it has no output")
+
+
+def outputs_with_their_calls(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
+    """Let each call that is sent have one output, the first that is no seal, and leave all others out."""
+    calls = {
+        (entry.reading.shape, entry.reading.link)
+        for entry in unit.made
+        if entry.reading.is_call and entry.seq not in unit.out
+    }
+    chosen: dict[_Pair, Entry] = {}
+    for entry in unit.entries:
+        if not entry.reading.is_output or entry.seq in unit.out:
             continue
-        kind = reading.kind
-        key = (kind.answers if kind and kind.answers else "", reading.link)
-        if key not in answered:
-            unit.leave_out(entry, "it has no call")
-        elif key not in chosen:
-            chosen[key] = entry.seq
+        pair = _answers(entry)
+        first = chosen.get(pair)
+        if pair not in calls:
+            unit.leave_out(entry, "its call is not sent")
+        elif first is None:
+            chosen[pair] = entry
+        elif first.flags & SEAL and not entry.flags & SEAL:
+            unit.leave_out(first, f"superseded by the output at {entry.seq}")
+            chosen[pair] = entry
         else:
-            first = next(other for other in unit.group.entries if other.seq == chosen[key])
-            if first.flags & SEAL:
-                unit.out[first.seq] = f"superseded by the output at {entry.seq}"
-                chosen[key] = entry.seq
-            else:
-                unit.leave_out(entry, f"superseded by the first output, at {first.seq}")
-    answered.update(chosen)
+            unit.leave_out(entry, f"superseded by the first output, at {first.seq}")
+
+
+def _answers(output: Entry) -> _Pair:
+    """Return the kind and link of the call that an output is for."""
+    kind = output.reading.kind
+    return (kind.answers if kind and kind.answers else ""), output.reading.link

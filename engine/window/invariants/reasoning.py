@@ -16,12 +16,11 @@ __all__ = ("reasoning_with_what_it_led_to",)
 
 def reasoning_with_what_it_led_to(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
     """Leave a response's reasoning out unless all that the model made is there and follows it."""
-    made = [entry for entry in unit.group.entries if entry.reading.maker == "model"]
-    thoughts = [entry for entry in made if entry.reading.shape == "reasoning"]
+    thoughts = [entry for entry in unit.made if entry.reading.shape == "reasoning"]
     if not thoughts:
         return
-    whole = all(entry.seq not in unit.out and entry.flags & NAMED for entry in made)
-    if whole and made[-1].reading.shape != "reasoning":
+    whole = all(entry.seq not in unit.out and entry.flags & NAMED for entry in unit.made)
+    if whole and unit.made[-1].reading.shape != "reasoning":
         return
     rule = "nothing follows it" if whole else "its response is not sent whole"
     for entry in thoughts:

@@ -1,33 +1,31 @@
-"""Only item kinds that the target's API takes are sent to it.
-
-Source: the input item union of `POST /responses`; the message roles and tool call types of `POST /chat/completions`.
-"""
+"""Only item kinds that the target's API takes are sent to it."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from ...items import ROLES
+from ...items import Reading
+from ..kinds import refused
 from ..units import Scene, Unit
 
-__all__ = ("CHAT", "only_what_the_api_takes")
+__all__ = ("only_what_the_api_takes",)
 
-CHAT: Final = ROLES | {
-    "function_call",
-    "function_call_output",
-    "custom_tool_call",
-    "custom_tool_call_output",
-}
-"""The kinds that have a form in Chat Completions."""
-_NOT_STATELESS: Final = frozenset({"item_reference", "compaction_trigger", "unknown", "message"})
+_UNLINKED: Final = frozenset({"function_call_output", "tool_search_call", "tool_search_output"})
+"""Kinds that the Responses API takes without what pairs them."""
 
 
 def only_what_the_api_takes(unit: Unit, scene: Scene) -> None:
     """Leave out what has no form in the target's API."""
     chat = scene.target.api == "chat"
-    for entry in unit.group.entries:
-        shape = entry.reading.shape
-        if chat and shape not in CHAT:
-            unit.leave_out(entry, f"Chat Completions has no {shape}")
-        elif not chat and shape in _NOT_STATELESS:
-            unit.leave_out(entry, f"a stateless request takes no {shape}")
+    for entry in unit.entries:
+        reading = entry.reading
+        rule = refused(reading.shape, scene.target)
+        if rule is not None:
+            unit.leave_out(entry, rule)
+        elif reading.link is None and _needs_link(reading, chat=chat):
+            unit.leave_out(entry, "nothing says which call it is, or is for")
+
+
+def _needs_link(reading: Reading, *, chat: bool) -> bool:
+    kind = reading.kind
+    return kind is not None and kind.link is not None and (chat or reading.shape not in _UNLINKED)

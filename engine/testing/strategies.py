@@ -1,0 +1,239 @@
+"""Hypothesis strategies for conversations: steps that make logs, and the scribe that writes them into a store.
+
+    @given(conversations())
+    async def test_something(steps):
+        scribe = Scribe(MemoryStore())
+        await scribe.write(steps)
+        history, manifest, rendered = await scribe.window(TARGETS[0], Budget(500))
+
+The steps are of every kind that a log can show: answers of both APIs with reasoning, parallel calls, hosted and
+unknown items; outputs in order, late, interleaved, doubled, missing, and seals that real outputs replace; failed and
+interrupted responses; requests of several lines; compactions, undone ones, rewinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from hypothesis import strategies as st
+
+from .scribe import Scribe, Sent, Sight, body_of
+from .steps import (
+    BUDGETS,
+    PNG,
+    TARGETS,
+    Again,
+    Aside,
+    Compact,
+    Note,
+    Output,
+    Part,
+    Respond,
+    Rewind,
+    Say,
+    Step,
+    Undo,
+    words,
+)
+
+__all__ = (
+    "BUDGETS",
+    "TARGETS",
+    "Again",
+    "Aside",
+    "Compact",
+    "Note",
+    "Output",
+    "Part",
+    "Respond",
+    "Rewind",
+    "Say",
+    "Scribe",
+    "Sent",
+    "Sight",
+    "Step",
+    "Undo",
+    "body_of",
+    "chat_messages",
+    "conversations",
+    "inputs",
+    "json_values",
+    "outputs",
+    "parts",
+    "responses",
+    "texts",
+    "turns",
+)
+
+
+def texts(longest: int = 60) -> st.SearchStrategy[str]:
+    """Texts of words, code, emoji and other scripts, mostly short."""
+    sizes = st.one_of(st.integers(0, 8), st.integers(0, longest))
+    return st.builds(words, sizes, st.integers(0, 40))
+
+
+def _message(role: str, content: Any) -> Mapping[str, Any]:
+    return {"type": "message", "role": role, "content": content}
+
+
+def _example(text: str, answered: bool) -> tuple[Mapping[str, Any], ...]:
+    call = {"type": "function_call", "call_id": "call_example", "name": "look", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "call_example", "output": text}
+    return (_message("user", "look"), call, *([output] if answered else []), _message("assistant", text))
+
+
+def _listed(text: str, more: str, image: bool) -> tuple[Mapping[str, Any], ...]:
+    content = [{"type": "input_text", "text": text}, {"type": "input_text", "text": more}]
+    return (_message("user", [*content, *([{"type": "input_image", "image_url": PNG}] if image else [])]),)
+
+
+def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
+    """What a caller appends at once: messages mostly, examples of answers and calls, settings, unknown items."""
+    users = st.builds(_message, st.just("user"), texts())
+    others = st.builds(_message, st.sampled_from(["system", "developer", "assistant"]), texts())
+    settings: st.SearchStrategy[Mapping[str, Any]] = st.sampled_from(
+        [
+            {"type": "configuration_update", "reasoning": {"effort": "low"}},
+            {"type": "additional_tools", "role": "developer", "tools": []},
+            {"type": "acme:note", "text": "of a kind that nobody knows"},
+        ]
+    )
+    return st.one_of(
+        st.tuples(users),
+        st.tuples(users),
+        st.lists(st.one_of(users, others), min_size=1, max_size=4).map(tuple),
+        st.lists(st.one_of(users, others, settings), min_size=1, max_size=4).map(tuple),
+        st.builds(_listed, texts(), texts(), st.sampled_from([False, False, False, True])),
+        st.builds(_example, texts(), st.booleans()),
+    )
+
+
+def parts() -> st.SearchStrategy[tuple[Part, ...]]:
+    """What a model answers: reasoning, messages, parallel calls, hosted and unknown items, in any order."""
+    spoken = st.sampled_from(["thought", "secret", "message", "refusal", "call", "call", "custom"])
+    hosted = st.sampled_from(["computer", "web_search", "image", "mcp", "note", "compaction"])
+    part = st.builds(Part, st.one_of(spoken, hosted), st.integers(0, 40), st.sampled_from([False, False, True]))
+    usual = st.sampled_from(
+        [
+            (Part("message", 12),),
+            (Part("secret"), Part("message", 12)),
+            (Part("secret"), Part("call"), Part("call")),
+            (Part("call"), Part("custom")),
+            (Part("thought"), Part("message")),
+        ]
+    )
+    return st.one_of(usual, st.lists(part, max_size=6).map(tuple))
+
+
+def _few(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.just(0), st.integers(0, most))
+
+
+def responses() -> st.SearchStrategy[Respond]:
+    """Model calls of both APIs, with every end."""
+    return st.builds(
+        Respond,
+        target=st.integers(0, len(TARGETS) - 1),
+        budget=st.integers(0, len(BUDGETS) - 1),
+        parts=parts(),
+        end=st.sampled_from(["completed", "completed", "completed", "incomplete", "failed", "interrupted", "crashed"]),
+        meanwhile=st.lists(st.integers(0, 4), max_size=2).map(tuple),
+        early=st.lists(st.integers(0, 4), max_size=2).map(tuple),
+        partial=_few(20),
+        ratio=st.sampled_from([1.0, 1.0, 0.5, 1.3, 2.5]),
+    )
+
+
+def outputs() -> st.SearchStrategy[Output]:
+    """Outputs of calls: short, or long enough for an excerpt, with images, and seals."""
+    sizes = st.one_of(st.integers(0, 10), st.sampled_from([100, 700]))
+    shapes = st.sampled_from(["text", "text", "parts", "image"])
+    return st.builds(Output, _few(8), sizes, st.booleans(), shapes, st.sampled_from([False] * 7 + [True]))
+
+
+def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
+    """A caller's input, a model's answer, outputs, and now and then something rarer, in no strict order."""
+    says = st.builds(Say, inputs(), st.sampled_from([False, False, False, True]))
+    rare: list[st.SearchStrategy[Step]] = [
+        st.builds(Again, _few(4)),
+        st.builds(Aside, st.integers(0, len(TARGETS) - 1)),
+        st.just(Note()),
+    ]
+    if not settled:
+        rare += [
+            st.builds(Rewind, st.integers(0, 12)),
+            st.builds(Compact, _few(6), st.booleans()),
+            st.builds(Undo, _few(2)),
+        ]
+    made: list[st.SearchStrategy[list[Step]]] = [
+        st.lists(says, min_size=1, max_size=1),
+        st.lists(responses(), min_size=1, max_size=1),
+        st.lists(outputs(), max_size=3),
+        st.lists(responses(), max_size=1),
+        st.one_of(st.just([]), st.just([]), st.lists(st.one_of(*rare), max_size=2)),
+    ]
+    return st.tuples(*made).map(lambda lists: list(chain(*lists)))
+
+
+def conversations(longest: int = 10, *, settled: bool = False) -> st.SearchStrategy[list[Step]]:
+    """Lists of steps, of *longest* turns at most. *settled* leaves out compactions and rewinds."""
+    return st.lists(turns(settled=settled), min_size=1, max_size=longest).map(lambda made: list(chain(*made)))
+
+
+# -- Chat Completions messages
+
+
+def json_values() -> st.SearchStrategy[Any]:
+    """Any JSON, not too deep."""
+    plain = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=8))
+    return st.recursive(
+        plain,
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    )
+
+
+def _object(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with any of the fields, now and then with a value that does not belong there, and others beside."""
+    odd = {name: st.one_of(value, value, value, json_values()) for name, value in fields.items()}
+    return st.builds(
+        lambda known, more: {**more, **known},
+        st.fixed_dictionaries({}, optional=odd),
+        st.dictionaries(st.sampled_from(["cache_control", "name", "x", "annotations"]), json_values(), max_size=1),
+    )
+
+
+def chat_messages() -> st.SearchStrategy[dict[str, Any]]:
+    """Messages of Chat Completions, common and weird ones: only the role is sure to be one that the API knows."""
+    text = st.text(max_size=12)
+    part = st.one_of(
+        _object(type=st.just("text"), text=text, prompt_cache_breakpoint=json_values()),
+        _object(type=st.just("refusal"), refusal=text),
+        _object(type=st.just("image_url"), image_url=_object(url=text, detail=st.sampled_from(["low", "high", 3]))),
+        _object(type=st.just("file"), file=_object(file_data=text, file_id=text, filename=text)),
+        _object(type=st.just("input_audio"), input_audio=json_values()),
+    )
+    content = st.one_of(text, st.none(), st.lists(part, max_size=3))
+    call = st.one_of(
+        _object(id=text, type=st.just("function"), function=_object(name=text, arguments=text)),
+        _object(id=text, type=st.just("custom"), custom=_object(name=text, input=text), index=st.integers(0, 3)),
+    )
+    assistant = _object(
+        content=content,
+        refusal=st.one_of(st.none(), text),
+        tool_calls=st.one_of(st.none(), st.lists(call, max_size=3)),
+        reasoning_content=text,
+        reasoning=text,
+        audio=json_values(),
+        function_call=json_values(),
+    )
+    others = _object(content=content, tool_call_id=text, name=text)
+    return st.one_of(
+        st.builds(lambda message: {**message, "role": "assistant"}, assistant),
+        st.builds(
+            lambda message, role: {**message, "role": role},
+            others,
+            st.sampled_from(["user", "system", "developer", "tool"]),
+        ),
+    )

@@ -1,0 +1,52 @@
+"""No id occurs twice in a window: what is sent again goes without ids.
+
+A second item of one id is refused ("Duplicate item found with id …"). A caller who appends an answer's output that is
+in the log already makes such pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ...events import MISNAMED, NAMED
+from ..units import Scene, Unit
+from .identity import without_ids
+from .pairing import outputs_with_their_calls
+
+__all__ = ("each_id_once",)
+
+_AGAIN: Final = "the API takes it only with its id, which an earlier item has"
+
+
+class _Named(msgspec.Struct):
+    id: Any = None
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
+def each_id_once(units: Sequence[Unit], scene: Scene) -> None:
+    """Take the ids from units in which one is repeated; *units* are what is sent, in order."""
+    if scene.target.api == "chat":
+        return
+    seen: set[str] = set()
+    for unit in units:
+        ids = list(_ids(unit))
+        if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
+            seen.update(ids)
+            continue
+        without_ids(unit, _AGAIN)
+        outputs_with_their_calls(unit, scene)
+        unit.weigh(scene)
+
+
+def _ids(unit: Unit) -> Iterator[str]:
+    """Yield the ids that a unit is sent with."""
+    for entry in unit.entries:
+        if entry.flags & (NAMED | MISNAMED) and entry.seq not in unit.out and entry.seq not in unit.bare:
+            name = _named.decode(entry.item).id
+            if isinstance(name, str):
+                yield name

@@ -1,0 +1,78 @@
+"""A process that appends to a log and says what was acknowledged; run by the tests of crashes and of many processes.
+
+    appender.py PATH crash NAME          append for ever, several tasks at a time, until killed
+    appender.py PATH any NAME COUNT      append COUNT times at whatever version
+    appender.py PATH exact NAME COUNT    append COUNT times at the exact version, reading on after each conflict
+
+It says "ready" and waits for a line before it opens the log. Each acknowledged append is one line: conversation, first
+and last seq, and the word that its events say.
+"""
+
+import os
+import random
+import sys
+from contextlib import suppress
+from itertools import count
+
+import anyio
+
+from turnlog.engine.errors import VersionConflict
+from turnlog.engine.log import Key
+from turnlog.engine.stores.sqlite import SqliteStore
+from turnlog.engine.testing.contract_kit import created, item
+
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+async def create(store, name):
+    with suppress(VersionConflict):
+        await store.append(name, [created()])
+
+
+async def append_for_ever(store, name, task):
+    for number in count():
+        word = f"{name}.{task}.{number}"
+        parts = random.randrange(1, 4)
+        conversation = f"c{(task + number) % 2}"
+        events = [item(f"{word} {part + 1}/{parts}" + "x" * random.randrange(2000)) for part in range(parts)]
+        appended = await store.append(conversation, events, key=Key(word, "d"))
+        say(conversation, appended.first, appended.last, word)
+
+
+async def append_at_any_version(store, name, number):
+    appended = await store.append("c", [item(f"{name}.{number} 1/1")])
+    say("c", appended.first, appended.last, f"{name}.{number}")
+
+
+async def append_at_the_exact_version(store, name, number):
+    while True:
+        snapshot = await store.read("c")
+        try:
+            appended = await store.append("c", [item(f"{name}.{number} 1/1")], expected=snapshot.head.version)
+        except VersionConflict:
+            continue
+        say("c", appended.first, appended.last, f"{name}.{number}")
+        return
+
+
+async def main(path, mode, name, times="0"):
+    store = await SqliteStore.open(path)
+    if mode == "crash":
+        for conversation in ("c0", "c1"):
+            await create(store, conversation)
+        async with anyio.create_task_group() as group:
+            for task in range(5):
+                group.start_soon(append_for_ever, store, name, task)
+    await create(store, "c")
+    append = append_at_any_version if mode == "any" else append_at_the_exact_version
+    for number in range(int(times)):
+        await append(store, name, number)
+    await store.close()
+
+
+if __name__ == "__main__":
+    say("ready")
+    sys.stdin.readline()
+    anyio.run(main, *sys.argv[1:])

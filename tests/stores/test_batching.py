@@ -1,0 +1,271 @@
+"""Group commit: who waits is written together, everyone learns the own outcome, and nobody is left waiting."""
+
+import asyncio
+from itertools import count
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnlog.engine.errors import StoreError, VersionConflict
+from turnlog.engine.log import Append, Appended
+from turnlog.engine.stores.batching import Batcher
+
+
+class Writer:
+    """A writer that notes its batches, and writes as soon as it may."""
+
+    def __init__(self, *, free=True, fails=()):
+        self.batches = []
+        self.numbers = count(1)
+        self.free = asyncio.Event()
+        self.fails = dict(fails)
+        if free:
+            self.free.set()
+
+    async def commit(self, batch):
+        self.batches.append([append.conversation for append in batch])
+        await self.free.wait()
+        await anyio.lowlevel.checkpoint()
+        if (error := self.fails.get(len(self.batches))) is not None:
+            raise error
+        return [self.outcome(append) for append in batch]
+
+    def outcome(self, append):
+        if append.conversation.startswith("lost"):
+            return VersionConflict(append.conversation, 1, 2)
+        number = next(self.numbers)
+        return Appended(first=number, last=number, version=number)
+
+
+def append(name):
+    return Append(conversation=str(name), events=[])
+
+
+async def ticks(number):
+    for _ in range(number):
+        await anyio.lowlevel.checkpoint()
+
+
+async def start(batcher, writer, names):
+    """Let appends wait behind one that is being written."""
+    tasks = [asyncio.ensure_future(batcher.add(append("first")))]
+    while not writer.batches:
+        await ticks(1)
+    tasks += [asyncio.ensure_future(batcher.add(append(name))) for name in names]
+    await ticks(3)
+    return tasks
+
+
+@pytest.mark.anyio
+async def test_alone_an_append_is_written_at_once():
+    writer = Writer()
+    batcher = Batcher(writer.commit)
+    for number in range(1, 4):
+        assert (await batcher.add(append(number))).first == number
+    assert writer.batches == [["1"], ["2"], ["3"]]
+
+
+@pytest.mark.anyio
+async def test_who_comes_in_one_moment_is_written_together():
+    writer = Writer()
+    batcher = Batcher(writer.commit)
+    await asyncio.gather(*[batcher.add(append(name)) for name in range(4)])
+    assert writer.batches == [["0", "1", "2", "3"]]
+
+
+@pytest.mark.anyio
+async def test_who_comes_meanwhile_is_written_together_in_the_order_of_coming():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    tasks = await start(batcher, writer, "abcd")
+    writer.free.set()
+    await asyncio.gather(*tasks)
+    assert writer.batches == [["first"], ["a", "b", "c", "d"]]
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_bounded():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    names = [str(number) for number in range(2500)]
+    tasks = await start(batcher, writer, names)
+    writer.free.set()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in writer.batches] == [1, 1000, 1000, 500]
+    assert [name for batch in writer.batches for name in batch] == ["first", *names]
+
+
+@pytest.mark.anyio
+async def test_everyone_learns_the_own_outcome():
+    batcher = Batcher(Writer().commit)
+    names = ["a", "lost1", "b", "lost2"]
+    results = await asyncio.gather(*[batcher.add(append(name)) for name in names], return_exceptions=True)
+    assert [getattr(result, "conversation", "written") for result in results] == [
+        "written",
+        "lost1",
+        "written",
+        "lost2",
+    ]
+
+
+@pytest.mark.anyio
+async def test_when_a_commit_fails_all_of_its_batch_are_told_and_the_next_is_written():
+    cause = OSError("no space")
+    full = StoreError("log.db: the disk is full", retryable=True)
+    full.__cause__ = cause
+    writer = Writer(free=False, fails={2: full})
+    batcher = Batcher(writer.commit)
+    tasks = await start(batcher, writer, "abc")
+    writer.free.set()
+    first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, Appended)
+    for error in others:
+        assert isinstance(error, StoreError)
+        assert (str(error), error.retryable, error.__cause__) == (str(full), True, cause)
+    assert len({id(error) for error in others}) == 3, "each is raised in a task of its own"
+    assert isinstance(await batcher.add(append("after")), Appended)
+    await batcher.drained()
+
+
+@pytest.mark.anyio
+async def test_an_error_of_another_kind_is_told_as_it_is():
+    error = LookupError("a clock that fails")
+    batcher = Batcher(Writer(fails={1: error}).commit)
+    with pytest.raises(LookupError) as raised:
+        await batcher.add(append("a"))
+    assert raised.value is error
+
+
+@pytest.mark.anyio
+async def test_a_waiter_that_is_cancelled_before_its_batch_is_not_written():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    tasks = await start(batcher, writer, "abc")
+    tasks[1].cancel()
+    tasks[3].cancel()
+    writer.free.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(result, Appended) for result in results] == [True, False, True, False]
+    assert writer.batches == [["first"], ["b"]]
+
+
+@pytest.mark.anyio
+async def test_who_is_cancelled_in_a_batch_waits_for_it():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    tasks = [asyncio.ensure_future(batcher.add(append(name))) for name in "abc"]
+    await ticks(3)
+    for task in tasks:
+        task.cancel()
+    await ticks(5)
+    assert not any(task.done() for task in tasks)
+    writer.free.set()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
+    assert writer.batches == [["a", "b", "c"]]
+
+
+@pytest.mark.anyio
+async def test_drained_waits_for_what_is_being_written():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    await batcher.drained()
+    tasks = await start(batcher, writer, "ab")
+    drained = asyncio.ensure_future(batcher.drained())
+    await ticks(5)
+    assert not drained.done()
+    writer.free.set()
+    await drained
+    await asyncio.gather(*tasks)
+    assert writer.batches == [["first"], ["a", "b"]]
+
+
+callers = st.tuples(st.integers(0, 6), st.none() | st.integers(0, 12), st.booleans())
+
+
+@given(st.lists(callers, min_size=1, max_size=12), st.integers(0, 4))
+@settings(max_examples=300)
+def test_whoever_is_cancelled_whenever_everyone_else_is_written_once(plan, slowness):
+    written = []
+    returned = []
+
+    async def commit(batch):
+        await ticks(slowness)
+        written.extend(append.conversation for append in batch)
+        return [Appended(first=1, last=1, version=1) for _ in batch]
+
+    async def call(batcher, name, start):
+        await ticks(start)
+        await batcher.add(append(name))
+        returned.append(name)
+
+    async def scoped(batcher, name, start, scope):
+        with scope:
+            await call(batcher, name, start)
+
+    async def main():
+        batcher = Batcher(commit)
+        scopes = [anyio.CancelScope() for _ in plan]
+        tasks = [
+            asyncio.ensure_future(scoped(batcher, str(number), start, scope))
+            for number, ((start, _, _), scope) in enumerate(zip(plan, scopes, strict=True))
+        ]
+        for tick in range(13):
+            for (_, cancelled_at, by_scope), task, scope in zip(plan, tasks, scopes, strict=True):
+                if cancelled_at == tick:
+                    (scope.cancel if by_scope else task.cancel)()
+            await ticks(1)
+        await asyncio.wait(tasks)
+        await batcher.drained()
+        assert isinstance(await batcher.add(append("after")), Appended)
+
+    asyncio.run(main())
+    assert len(set(written)) == len(written), "nothing is written twice"
+    assert set(returned) <= set(written), "who returned was written"
+    for number, (_, cancelled_at, _) in enumerate(plan):
+        if cancelled_at is None:
+            assert str(number) in returned
+
+
+def test_when_the_event_loop_ends_nobody_is_left_waiting():
+    outcomes = []
+
+    async def main():
+        batcher = Batcher(Writer(free=False).commit)
+
+        async def call(name):
+            try:
+                await batcher.add(append(name))
+            except BaseException as error:
+                outcomes.append(type(error))
+                raise
+
+        tasks = [asyncio.ensure_future(call(name)) for name in range(5)]
+        await ticks(3)
+        return tasks
+
+    # The runner cancels everything at its end, the task that writes for the leader too.
+    tasks = asyncio.run(main())
+    assert all(task.cancelled() for task in tasks)
+    assert outcomes == [asyncio.CancelledError] * 5
+
+
+@pytest.mark.anyio
+async def test_when_the_writing_task_is_stopped_the_others_are_told_so():
+    writer = Writer(free=False)
+    batcher = Batcher(writer.commit)
+    before = asyncio.all_tasks()
+    tasks = [asyncio.ensure_future(batcher.add(append(name))) for name in "abc"]
+    await ticks(3)
+    (inner,) = asyncio.all_tasks() - before - set(tasks)
+    inner.cancel()
+    leader, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(leader, asyncio.CancelledError)
+    for error in others:
+        assert isinstance(error, StoreError)
+        assert "read the log to see" in str(error)
+    writer.free.set()
+    assert isinstance(await batcher.add(append("after")), Appended)

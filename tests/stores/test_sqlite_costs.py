@@ -1,0 +1,318 @@
+"""What the SQLite store costs, counted: hops, commits, flushes, query plans, steps, bytes."""
+
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import aiosqlite
+import anyio
+import pytest
+
+from turnlog.engine.codec import event
+from turnlog.engine.events import ItemAppended, ResponseCompleted, Usage
+from turnlog.engine.items import accept, read
+from turnlog.engine.log import Key, Query
+from turnlog.engine.stores.sqlite import SqliteStore
+from turnlog.engine.stores.statements import script, statements
+from turnlog.engine.testing.contract_kit import created, item, started
+
+SQL = statements("sqlite_queries.sql")
+SCHEMA = script("sqlite_schema.sql")
+
+
+@pytest.fixture
+async def store(db):
+    opened = await SqliteStore.open(db)
+    await started(opened, "c", "one", "two")
+    yield opened
+    await opened.close()
+
+
+# -- hops and commits
+
+
+@pytest.fixture
+def hops(monkeypatch):
+    """Count the functions that are handed to connections' threads."""
+    counted = Counter()
+    execute = aiosqlite.Connection._execute
+
+    async def counting(self, work, *args, **kwargs):
+        counted["hops"] += 1
+        return await execute(self, work, *args, **kwargs)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
+    return counted
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("verb", ["append", "read", "key", "body", "heads", "renew"])
+async def test_every_verb_is_one_hop(store, hops, verb):
+    calls = {
+        "append": lambda: store.append("c", [item("a"), item("b", marks=("m",))], expected=3, key=Key("k", "d")),
+        "read": lambda: store.read("c", Query(), Query(mark="m"), Query(link="l"), Query(reverse=True, limit=1)),
+        "key": lambda: store.key("c", "k"),
+        "body": lambda: store.body("00" * 32),
+        "heads": store.heads,
+        "renew": lambda: store.renew("c", 1, 1.0),
+    }
+    await store.read("c")
+    hops.clear()
+    await calls[verb]()
+    assert hops["hops"] == 1
+
+
+async def traced(store):
+    """Let the writer note its statements, by their first word."""
+    said = Counter()
+
+    def note(statement):
+        said[statement.split()[0]] += 1
+
+    await store._writer.run(lambda db: db.set_trace_callback(note))
+    return said
+
+
+@pytest.mark.anyio
+async def test_an_append_alone_is_one_transaction(store):
+    said = await traced(store)
+    for number in range(10):
+        await store.append("c", [item(str(number)), item("b")], key=Key(str(number), "d"))
+    assert (said["BEGIN"], said["COMMIT"], said["ROLLBACK"]) == (10, 10, 0)
+
+
+@pytest.mark.anyio
+async def test_a_hundred_appends_at_once_are_few_transactions(store, hops):
+    said = await traced(store)
+    hops.clear()
+    async with anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(store.append, "c", [item(str(number))])
+    assert said["COMMIT"] == said["BEGIN"] == hops["hops"] <= 3
+    assert said["INSERT"] >= 100
+
+
+@pytest.mark.anyio
+async def test_a_busy_writer_gathers_whoever_comes(store):
+    said = await traced(store)
+
+    async def worker(number):
+        for _ in range(10):
+            await store.append("c", [item(str(number))])
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(worker, number)
+    assert said["COMMIT"] <= 30, "500 appends of 50 tasks"
+
+
+@pytest.mark.anyio
+async def test_losers_alone_write_nothing(store, db):
+    before = db.with_name("log.db-wal").stat().st_size
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            await store.append("nowhere", [item("x")])
+    assert db.with_name("log.db-wal").stat().st_size == before
+
+
+FLUSHES = """
+import sys
+import anyio
+from turnlog.engine.stores.sqlite import SqliteStore
+from turnlog.engine.testing.contract_kit import created, item
+
+async def main(path, durability, alone, together):
+    store = await SqliteStore.open(path, durability=durability)
+    await store.append("c", [created()])
+    for number in range(alone):
+        await store.append("c", [item("x"), item("y")])
+    async with anyio.create_task_group() as group:
+        for number in range(together):
+            group.start_soon(store.append, "c", [item("x")])
+    await store.close()
+
+anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+"""
+
+
+def flushes(folder, durability, alone, together):
+    """Return how often a process that appends has flushed, as the operating system saw it."""
+    path, log = folder / f"{durability}{alone}-{together}.db", folder / "strace"
+    command = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", log, sys.executable, "-c", FLUSHES]
+    subprocess.run([*command, path, durability, str(alone), str(together)], check=True, capture_output=True)
+    return len(re.findall(r"\bf(?:data)?sync\(", log.read_text()))
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here to count flushes")
+def test_an_append_is_one_flush_and_a_crowd_shares_it(tmp_path):
+    try:
+        idle = flushes(tmp_path, "full", 0, 0)
+    except subprocess.CalledProcessError as refused:
+        pytest.skip(f"strace may not trace here: {refused.stderr.decode()[:200]}")
+    assert flushes(tmp_path, "full", 20, 0) - idle == 20
+    assert flushes(tmp_path, "full", 0, 100) - idle <= 3
+    assert flushes(tmp_path, "normal", 20, 100) <= idle
+
+
+# -- plans and steps
+
+
+@pytest.fixture
+def schema(tmp_path):
+    import sqlite3
+
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(SCHEMA)
+    yield connection
+    connection.close()
+
+
+BY_ID = "SEARCH conversations USING {}INDEX sqlite_autoindex_conversations_1 (id=?)"
+BY_SEQ = ["SEARCH events USING INDEX events_seq (conversation=? AND seq>? AND seq<?)"]
+BY_LINK = ["SEARCH events USING INDEX events_link (conversation=? AND <expr>=? AND seq>? AND seq<?)"]
+BY_MARK = [
+    "SEARCH m USING PRIMARY KEY (conversation=? AND mark=? AND seq>? AND seq<?)",
+    "SEARCH e USING INDEX events_seq (conversation=? AND seq=?)",
+]
+BY_KEY = "SEARCH keys USING PRIMARY KEY (conversation=? AND name=?)"
+PLANS = {
+    "head": [BY_ID.format("")],
+    "heads_updated_falling": ["SEARCH conversations USING INDEX conversations_updated ((updated,id)<(?,?))"],
+    "heads_created_falling": ["SEARCH conversations USING INDEX conversations_created ((created,id)<(?,?))"],
+    "heads_created_rising": ["SEARCH conversations USING INDEX conversations_created ((created,id)>(?,?))"],
+    "update_head": ["SEARCH conversations USING INTEGER PRIMARY KEY (rowid=?)"],
+    "renew": [BY_ID.format("")],
+    "key": [BY_KEY],
+    "key_of": [BY_KEY, "SCALAR SUBQUERY 1", BY_ID.format("COVERING ")],
+    "body": ["SEARCH bodies USING INDEX sqlite_autoindex_bodies_1 (digest=?)"],
+    "rising": BY_SEQ,
+    "falling": BY_SEQ,
+    "linked_rising": BY_LINK,
+    "linked_falling": BY_LINK,
+    "marked_rising": BY_MARK,
+    "marked_falling": BY_MARK,
+}
+
+
+def test_every_statement_has_a_plan():
+    assert {name for name in SQL if not name.startswith("insert_")} == set(PLANS)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_statement_finds_its_rows_by_index_and_in_order(schema, name):
+    statement = SQL[name]
+    values = dict.fromkeys(re.findall(r":(\w+)", statement)) or [None] * statement.count("?")
+    steps = [row[3] for row in schema.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    # No scan of a table, no sorting in a temporary one.
+    assert steps == PLANS[name]
+
+
+@pytest.mark.anyio
+async def test_the_cost_of_a_read_does_not_grow_with_the_log(db):
+    store = await SqliteStore.open(db)
+
+    async def steps(name):
+        """Return how many steps of SQLite's machine the reads of a turn take."""
+        counted = Counter()
+
+        def step():
+            counted["steps"] += 1
+
+        reader = store._free[-1]
+        await reader.run(lambda db: db.set_progress_handler(step, 1))
+        await store.read(
+            name,
+            Query(mark="pin", limit=1),
+            Query(mark="request", reverse=True, limit=1),
+            Query(link="call_7", limit=2),
+            Query(reverse=True, limit=20),
+            Query(reverse=True, tokens=100),
+            Query(after=50, before=60),
+        )
+        await store.heads(limit=5)
+        await reader.run(lambda db: db.set_progress_handler(None, 1))
+        return counted["steps"]
+
+    async def grown(name, size):
+        for start in range(0, size, 100):
+            await store.append(
+                name, [item(str(n), link=f"call_{n}", tokens=10, marks=("request",)) for n in range(start, start + 100)]
+            )
+
+    for name in ("small", "large"):
+        await store.append(name, [created(), item("system", marks=("pin",))])
+    await grown("small", 100)
+    await steps("small")  # the first time, statements are compiled
+    small = await steps("small")
+    await grown("large", 5_000)
+    assert await steps("large") == pytest.approx(small, rel=0.02)
+    await store.close()
+
+
+# -- bytes
+
+
+WORDS = "Paris in May, seventeen degrees, light rain from the west, wind 12 km/h. " * 100
+
+
+def turn(sizes, number):
+    """Return the items of an ordinary turn, 700 bytes each on average and of very different sizes."""
+    call = f"call_{number:024d}"
+
+    def words(median):
+        return WORDS[: int(sizes.lognormvariate(math.log(median), 0.6))]
+
+    return [
+        {"role": "user", "content": words(200)},
+        {
+            "type": "function_call",
+            "id": f"fc_{number:048d}",
+            "call_id": call,
+            "name": "weather",
+            "arguments": '{"city": "Paris", "days": 3}',
+            "status": "completed",
+        },
+        {"type": "function_call_output", "call_id": call, "output": words(1200)},
+        {
+            "type": "message",
+            "id": f"msg_{number:048d}",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": words(450)}],
+        },
+    ]
+
+
+@pytest.mark.anyio
+async def test_items_take_little_more_room_than_their_json(db):
+    store = await SqliteStore.open(db, durability="normal")
+    sizes = random.Random(1)
+    written = 0
+    for conversation in range(10):
+        name = f"cv_{conversation:026d}"
+        await store.append(name, [created()])
+        for number in range(100):
+            made = []
+            for given in turn(sizes, number):
+                value, data = accept(given, "$")
+                written += len(data)
+                made.append(event(ItemAppended(), item=data, form=read(value), tokens=len(data) // 4, response=number))
+            await store.append(name, made)
+    await store.close()
+    assert 650 < written / 4000 < 750
+    assert db.stat().st_size <= 1.3 * written, db.stat().st_size / written
+
+
+@pytest.mark.anyio
+async def test_the_write_ahead_log_is_emptied_again_and_again(db):
+    store = await SqliteStore.open(db, durability="normal")
+    await store.append("c", [created()])
+    for _ in range(120):
+        await store.append("c", [item("x" * 200_000), event(ResponseCompleted(usage=Usage(1, 2, 3, 4, 5)))])
+    assert db.with_name("log.db-wal").stat().st_size < 10_000_000
+    assert db.stat().st_size > 16_000_000
+    await store.close()

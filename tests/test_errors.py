@@ -1,0 +1,76 @@
+"""The errors: one tree, messages that name the thing and the remedy, fields that survive a copy."""
+
+import copy
+import pickle
+
+import pytest
+
+from turnlog.engine import errors
+from turnlog.engine.errors import (
+    AlreadyAnswered,
+    BudgetExceeded,
+    CallsOpen,
+    Conflict,
+    ConversationBusy,
+    CorruptLog,
+    Fenced,
+    Invalid,
+    InvalidItem,
+    KeyReused,
+    NotFound,
+    ResponseFailed,
+    StoreError,
+    TurnlogError,
+    UnknownModel,
+    VersionConflict,
+)
+
+EVERY = {
+    Invalid("expected='x': a version is needed"): "expected='x': a version is needed",
+    InvalidItem("items[2].role", "'x' is none of user"): "items[2].role: 'x' is none of user",
+    UnknownModel(
+        "m", "Responses"
+    ): "m: context window unknown. Pass Budget(context=…) to Responses(...) or to this call.",
+    BudgetExceeded(12_000, 8_000): (
+        "the pinned items, this turn's input and its last group need 12,000 tokens and 8,000 are available. "
+        "Shorten the input, raise Budget(context=…), or lower its reserve."
+    ),
+    NotFound("conversation c"): "conversation c: not found",
+    NotFound("conversation c", deleted=True): "conversation c: deleted",
+    Conflict("x"): "x",
+    VersionConflict("c", 3, 5): "c: expected version 3, it is 5; read on and decide again",
+    ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 12 s, or pass when_busy="wait".',
+    KeyReused("c", "k"): "c: key 'k' was used for other input. A key names one input: choose a new one.",
+    CallsOpen("c", []): (
+        'c: waiting for the output of . Append it as a function_call_output, or pass open_calls="seal".'
+    ),
+    AlreadyAnswered("c", "call_1", 9): "c: call call_1 was answered at 9; the first output stands.",
+    Fenced("c", 1, 2): "c: this worker's lease (generation 1) was taken over (now 2); the turn goes on elsewhere.",
+    StoreError("log.db: the disk is full", retryable=True): "log.db: the disk is full",
+    CorruptLog("c/3: changed"): "c/3: changed",
+}
+
+
+@pytest.mark.parametrize(("error", "message"), EVERY.items(), ids=lambda one: type(one).__name__)
+def test_a_message_names_the_thing_and_the_remedy(error, message):
+    assert str(error) == message
+
+
+@pytest.mark.parametrize("error", EVERY, ids=lambda one: type(one).__name__)
+def test_an_error_can_be_copied_and_pickled_with_its_fields(error):
+    for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert vars(twin) == vars(error)
+        assert twin is not error
+
+
+def test_every_error_has_its_place_in_the_tree():
+    listed = {getattr(errors, name) for name in errors.__all__}
+    assert listed == {type(error) for error in EVERY} | {TurnlogError, ResponseFailed}
+    assert all(issubclass(kind, TurnlogError) and kind.__doc__ for kind in listed)
+    branches = (Invalid, NotFound, Conflict, ResponseFailed, StoreError)
+    for kind in listed - {TurnlogError}:
+        assert sum(issubclass(kind, branch) for branch in branches) == 1
+    assert issubclass(Invalid, ValueError)
+    assert issubclass(NotFound, LookupError)

@@ -1,0 +1,312 @@
+"""What holds of every window of every log."""
+
+from copy import copy
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from turnlog.engine.canonical import encode
+from turnlog.engine.errors import BudgetExceeded
+from turnlog.engine.events import ASIDE, PINNED
+from turnlog.engine.items import reading
+from turnlog.engine.loading import load, look_up
+from turnlog.engine.manifest import SENT
+from turnlog.engine.replay import verify
+from turnlog.engine.stores.memory import MemoryStore
+from turnlog.engine.testing.judge import refusals
+from turnlog.engine.testing.scribe import ENCODERS
+from turnlog.engine.testing.strategies import (
+    BUDGETS,
+    TARGETS,
+    Respond,
+    Scribe,
+    Sight,
+    body_of,
+    conversations,
+)
+from turnlog.engine.tokens import measure
+from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.choose import Deeper, choose
+from turnlog.engine.window.policies import Cut
+from turnlog.engine.window.render import SEALED, seal
+from turnlog.engine.window.units import Weights
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
+
+targets = st.sampled_from(TARGETS)
+contexts = st.sampled_from([60, 120, 250, 500, 1000, 2000, 5000])
+pages = st.sampled_from([1, 20, 100, 400, 2000])
+
+
+class Scattered:
+    """A policy that drops what it likes, in the middle too."""
+
+    name = "scattered"
+    version = 1
+
+    def cut(self, units, available, frontier):
+        cut = Cut(sum(unit.cost for unit in units))
+        for unit in units:
+            if unit.at % 3 == 0:
+                cut.excerpt(unit)
+        for rest in (1, 2, 0):
+            for unit in units:
+                if unit.at % 3 == rest and unit.at not in frontier and cut.total > available:
+                    cut.drop(unit)
+        for unit in units:
+            if cut.total > available:
+                cut.excerpt(unit)
+        if cut.total > available:
+            raise BudgetExceeded(cut.total, available)
+        return cut
+
+
+policies = st.sampled_from([None, None, None, Scattered()])
+
+
+async def written(steps):
+    scribe = Scribe(MemoryStore())
+    await scribe.write(steps)
+    return scribe
+
+
+async def window(scribe, *args, **more):
+    try:
+        return await scribe.window(*args, **more)
+    except BudgetExceeded as error:
+        reject_if(error.needed > error.available)
+        raise
+
+
+def reject_if(fits_not):
+    """Give an example up where there rightly is no window."""
+    assume(not fits_not)
+
+
+def refused(scribe, rendered, target, **more):
+    return [str(one) for one in refusals(target.api, body_of(rendered, target), born=scribe.born, **more)]
+
+
+@given(conversations(), targets, contexts, policies)
+async def test_a_window_is_valid_or_there_is_none(steps, target, context, policy):
+    scribe = await written(steps)
+    history, manifest, rendered = await window(scribe, target, Budget(context), policy=policy)
+    count = (await scribe.intake.vocabulary()).count
+    records = await scribe.records()
+    it_is_taken(scribe, rendered, target, context, count)
+    it_fits(manifest, rendered, history, context, count)
+    runs_cover_every_seq_once(manifest)
+    why_tells_what_was_sent(manifest, rendered, records)
+    the_frontier_is_there(manifest, history, records)
+
+
+def it_is_taken(scribe, rendered, target, context, count):
+    if rendered:
+        assert refused(scribe, rendered, target, window=context, count=count) == []
+
+
+def it_fits(manifest, rendered, history, context, count):
+    assert manifest.items <= manifest.tokens <= context
+    weighed = sum(measure(one.item, count).tokens for one in rendered if one.seq != manifest.base)
+    assert weighed + (history.base[0].tokens if history.base else 0) <= manifest.items
+
+
+def runs_cover_every_seq_once(manifest):
+    assert manifest.runs[0].first == 1
+    assert manifest.runs[-1].last == manifest.as_of
+    assert all(run.first <= run.last for run in manifest.runs)
+    assert all(left.last + 1 == right.first for left, right in pairwise(manifest.runs))
+
+
+def why_tells_what_was_sent(manifest, rendered, records):
+    sent = {one.seq for one in rendered} - {manifest.base}
+    assert sent == set(manifest.weights)
+    for record in records:
+        verdict = manifest.why(record.seq)
+        assert verdict.rule
+        if record.seq in sent:
+            assert verdict.fate in SENT
+            assert verdict.tokens == manifest.weights[record.seq]
+        elif record.item is not None:
+            assert verdict.fate not in SENT
+    assert manifest.as_of == records[-1].seq
+    assert manifest.why(manifest.as_of + 1).fate == "later"
+
+
+def the_frontier_is_there(manifest, history, records):
+    alive = [one for one in records if history.is_alive(one.seq) and one.seq > history.start and not one.flags & ASIDE]
+    said = [one.seq for one in alive if one.shape == "user"]
+    assert not said or manifest.fate(said[-1]) in SENT
+    failed = {one.response for one in alive if one.kind == "response.failed"}
+    answers = [one for one in alive if one.shape == "assistant" and one.response not in failed]
+    last = max((one.response for one in answers), default=0)
+    later = [one for one in alive if one.item and one.response not in failed and is_made(one) and one.response > last]
+    for one in answers:
+        # A message that came while the answer was under way starts a turn of its own.
+        if one.response == last and not later and (not said or last > said[-1]):
+            assert manifest.fate(one.seq) in SENT
+    for one in alive:
+        if one.flags & PINNED and one.shape in ("user", "system", "developer"):
+            assert manifest.fate(one.seq) == "pinned"
+
+
+def is_made(record):
+    return reading(record.shape or "", record.link).maker == "model"
+
+
+@given(conversations())
+async def test_requests_in_the_log_are_valid_and_can_be_written_out_again(steps):
+    scribe = await written(steps)
+    for sent in scribe.sent:
+        assert refused(scribe, sent.rendered, sent.sight.target) == []
+        assert sent.manifest.tokens <= sent.sight.budget.context - sent.sight.budget.reserve
+    for error in scribe.refused:
+        assert error.needed > error.available
+    report = await verify(scribe.store, "c", ENCODERS)
+    assert report.diverged == []
+    assert report.verified == report.responses >= len(scribe.sent)
+
+
+@given(conversations(), targets, contexts, pages, policies)
+async def test_what_is_loaded_makes_no_difference(steps, target, context, tokens, policy):
+    """A history that grew event by event, and one read from the store in pages of any size, choose alike."""
+    scribe = Scribe(MemoryStore())
+    await scribe.begin()
+    _, live = await load(scribe.store, "c", line=None, tokens=10**9)
+    for step in steps:
+        await scribe.take(step)
+        live.extend(await scribe.records(live.version))
+        if live.stale:
+            _, live = await load(scribe.store, "c", line=None, tokens=10**9)
+    for sight in [
+        Sight(target, Budget(context), policy),
+        *{sent.sight.line: sent.sight for sent in scribe.sent}.values(),
+    ]:
+        assert await look_up(scribe.store, live, sight.line)
+        assert await decided(scribe, sight, tokens) == await outcome(live, sight)
+
+
+async def decided(scribe, sight, tokens):
+    while True:
+        _, cold = await load(scribe.store, "c", line=sight.line, tokens=tokens)
+        try:
+            return await outcome(cold, sight)
+        except Deeper:
+            tokens *= 4
+
+
+async def outcome(history, sight):
+    try:
+        manifest = choose(history, await sight.request(history), sight.policy)
+    except BudgetExceeded as error:
+        return error.needed, error.available
+    assert choose(history, await sight.request(history), sight.policy) == manifest
+    return msgspec.structs.asdict(manifest)
+
+
+@given(conversations(), targets, policies)
+async def test_a_refusal_names_what_is_needed(steps, target, policy):
+    scribe = await written(steps)
+    needed = await needed_for(scribe, target, 1, policy)
+    assume(needed is not None)
+    _, manifest, _ = await scribe.window(target, Budget(needed), policy=policy)
+    assert manifest.tokens <= needed
+    if policy is None and needed > 2:
+        assert await needed_for(scribe, target, needed - 1, policy) == needed
+
+
+async def needed_for(scribe, target, context, policy):
+    try:
+        await scribe.window(target, Budget(context), policy=policy)
+    except BudgetExceeded as error:
+        return error.needed if error.available == context else None
+    return None
+
+
+@given(conversations(6), st.sampled_from(BUDGETS), targets)
+async def test_between_two_cuts_a_window_only_grows_at_its_end(steps, budget, target):
+    """Unless what was sent has itself changed: an output came late or in place of a seal, or a response failed."""
+    scribe = Scribe(MemoryStore())
+    await scribe.begin()
+    for step in steps:
+        await scribe.take(step)
+        await scribe.take(Respond(TARGETS.index(target), BUDGETS.index(budget)))
+    lines = {}
+    changes = await changed_at(scribe)
+    for sent in scribe.sent:
+        last = lines.get(sent.sight.line)
+        lines[sent.sight.line] = sent
+        if last is None or last.manifest.cut != sent.manifest.cut or excerpted(sent) - excerpted(last):
+            continue
+        if any(last.seq < seq < sent.seq for seq in changes):
+            continue
+        before, now = [encode(one.item) for one in last.rendered], [encode(one.item) for one in sent.rendered]
+        assert now[: len(before)] == before
+        assert sent.manifest.shared == last.manifest.items
+
+
+def excerpted(sent):
+    return {run.first for run in sent.manifest.runs if run.fate == "excerpted"}
+
+
+async def changed_at(scribe):
+    """Return the seqs of events that may change what came before them."""
+    kinds = ("response.failed", "history.rewound", "context.compacted", "compaction.undone")
+    return [
+        record.seq
+        for record in await scribe.records()
+        if record.kind in kinds or reading(record.shape or "", record.link).is_output
+    ]
+
+
+@given(conversations(), targets, st.sampled_from(BUDGETS[:3]))
+async def test_a_line_never_moves_the_cut_of_another(steps, target, small):
+    scribe = await written(steps)
+    await scribe.take(Respond(parts=()))  # no call is left open, so the next request adds nothing to the window
+    large = Budget(5000)
+    before = await window(scribe, target, large)
+    await scribe.take(Respond(TARGETS.index(target), BUDGETS.index(small), parts=()))
+    after = await window(scribe, target, large)
+    assert after[1].cut == before[1].cut
+    assert [encode(one.item) for one in after[2]][: len(before[2])] == [encode(one.item) for one in before[2]]
+
+
+@given(conversations(), targets, contexts, st.sampled_from([1, 2, 5]))
+async def test_another_counter_decides_by_its_own_figures(steps, target, context, per_character):
+    scribe = await written(steps)
+
+    def count(text):
+        return len(text) // per_character
+
+    items = {}
+    for record in await scribe.records():
+        if record.item is not None:
+            items[record.seq] = measure(msgspec.json.decode(record.item), count)[:2]
+    sealed = measure(seal({"call_id": ""}, "function_call", SEALED), count).tokens
+    _, manifest, rendered = await window(scribe, target, Budget(context), weights=Weights(items, sealed))
+    assert manifest.tokens <= context
+    weighed = sum(measure(one.item, count).tokens for one in rendered if one.seq != manifest.base)
+    assert weighed <= manifest.items
+    if rendered:
+        assert refused(scribe, rendered, target) == []
+
+
+@given(conversations())
+async def test_a_copy_of_a_history_grows_alone(steps):
+    scribe = await written(steps)
+    _, history = await load(scribe.store, "c", line=None, tokens=10**9)
+    before = state(history)
+    twin = history.copy()
+    assert state(twin) == before
+    await scribe.take(Respond())
+    twin.extend(await scribe.records(twin.version))
+    assert state(history) == before
+
+
+def state(history):
+    return {
+        name: copy(value) if isinstance(value, dict | list | set) else value for name, value in vars(history).items()
+    }
