@@ -20,12 +20,12 @@ from .listing import Appended, Call, Entry, Event, Listing
 from .log import Appended as Written
 from .log import Head, Key
 from .model import Model
-from .outcome import Options, Result, WhenBusy, open_call
 from .pages import Pages
-from .plan import mapping, one_of, plan, preview, version_of
-from .streams import Opening
 from .tools import Tools
-from .turns import check_answers
+from .turns.outcome import Options, Result, WhenBusy, open_call
+from .turns.plan import mapping, one_of, plan, preview, version_of
+from .turns.streams import Opening
+from .turns.turn import check_answers
 from .window.budget import Budget
 from .window.policies import Policy
 from .window.window import Window
@@ -102,7 +102,7 @@ class Conversation:
             items: strings, dicts in the Responses shape, or objects of openai's SDK.
             expected: the version that the conversation must have.
             key: an idempotency key: the same items under it again return the first result.
-            pinned: keep them in every window.
+            pinned: keep them in every window; an output is pinned with its call, in one append.
             meta: small JSON kept with each item and never sent.
 
         Raises:

@@ -14,31 +14,31 @@ from typing import Any, Final, Literal
 import anyio
 import msgspec
 
-from .call import interruption
 from .canonical import canonical, digest, loads
 from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
-from .crew import Crew
 from .errors import Conflict, Invalid, StoreError, VersionConflict
 from .events import ConversationCreated
 from .history import History
 from .ids import NO_STREAM, Clock, Ids, check_id, moment, system_clock, ulid
 from .intake import Intake
 from .items import Input
-from .keys import known
 from .log import Break, Head, Key, Store
 from .logs import Log
 from .model import Model, StreamEvent
-from .outcome import Options, Result
 from .pages import Page, Pages
-from .plan import Plan, mapping, one_of, plan
 from .reader import Reader
 from .shield import finish
 from .stores.memory import MemoryStore
-from .streams import Channel
 from .tokens import Counter, overhead
-from .turns import KeyTaken, Turn
+from .turns.call import interruption
+from .turns.crew import Crew
+from .turns.keys import known
+from .turns.outcome import Options, Result
+from .turns.plan import Plan, mapping, one_of, plan
+from .turns.streams import Channel
+from .turns.turn import KeyTaken, Turn
 from .window.budget import Budget
 from .window.policies import OldestTurns, Policy
 from .writer import Writer

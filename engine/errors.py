@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .history import OpenCall
-    from .outcome import Result
+    from .turns.outcome import Result
 
 __all__ = (
     "AlreadyAnswered",

@@ -359,7 +359,6 @@ class History:
         call = self.calls.get(key)
         if call is None:
             self._add(entry.seq, entry)
-            self.stale |= bool(self.floor and entry.flags & PINNED)  # it pins a group that may be below the floor
             return
         if call.output is None or call.output.flags & SEAL:
             self.calls[key] = Call(call.entry, call.at, entry)

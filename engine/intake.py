@@ -106,13 +106,14 @@ class Intake:
         """Return events for a caller's items.
 
         Raises:
-            InvalidItem: one of them is no item; nothing has been written.
+            InvalidItem: one of them is no item, or cannot be pinned; nothing has been written.
         """
         said = ItemAppended(meta=_meta(meta))
-        flags = PINNED if pinned else 0
-        made = []
+        made: list[NewEvent] = []
         for index, value in enumerate(values):
-            item, data = accept(value, f"{path}[{index}]")
+            place = f"{path}[{index}]"
+            item, data = accept(value, place)
+            flags = PINNED if pinned and not _follows(read(item), made, place) else 0
             made.append(await self.item(item, data, said=said, flags=flags))
         return as_responses(made)
 
@@ -178,6 +179,20 @@ class Intake:
             tokens=count.tokens,
             flags=ESTIMATED if count.estimated or not (await self.vocabulary()).exact else 0,
         )
+
+
+def _follows(form: Reading, before: Sequence[NewEvent], place: str) -> bool:
+    """Return whether a pinned item is an output, which is pinned with its call.
+
+    Raises:
+        InvalidItem: it is, and its call is not among those before it.
+    """
+    if not form.is_output:
+        return False
+    answers = form.kind.answers if form.kind else None
+    if not any((one.shape, one.link) == (answers, form.link) for one in before):
+        raise InvalidItem(place, "an output is pinned with its call: append both in one call, or pin a message")
+    return True
 
 
 def _meta(meta: Mapping[str, Any] | None) -> Any:

@@ -28,9 +28,9 @@ from .items import Item
 from .log import Query
 from .manifest import Manifest
 from .pages import Page, Pages
-from .plan import one_of
 from .replay import rebuild
-from .turning import turn_end, turns_of
+from .turns.places import turn_end, turns_of
+from .turns.plan import one_of
 
 if TYPE_CHECKING:
     from .engine import Engine

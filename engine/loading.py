@@ -125,9 +125,7 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     tail, floor = await _tail(store, outline, end, least, tokens)
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _islands(store, outline, manifest, floor)}
-    # A pinned output pins its whole group, wherever the call stands.
-    late = {record.seq: record for record in outline.pinned if record.seq > floor and _is_output(record)}
-    older |= await _Groups(store, outline, floor).completed({**older, **late})
+    older |= await _Groups(store, outline, floor).completed(older)
     below = sorted(older.values(), key=_seq)
     early = [record for record in below if record.seq <= outline.start]
     history = History(outline.name, floor=floor, path=outline.path, base=outline.base, early=early)
@@ -254,12 +252,14 @@ class _Groups:
         return next((one for one in reversed(calls) if kind is not None and one.shape == kind.answers), None)
 
     async def _responses(self, calls: Iterable[Record]) -> list[Record]:
-        """Return all items of the responses that calls are part of."""
+        """Return all items of the responses that calls are part of, and the end of one that failed."""
         found: list[Record] = []
         for place in sorted({_place(call) for call in calls}):
             async for record in _following(self._store, self._outline.name, place - 1, self._floor):
                 mine = record.response == place
-                if mine and record.item is not None and self._outline.alive(record):
+                # What failed is not sent again, whatever of it is pinned: so its end belongs to it.
+                said = record.item is not None or record.kind == "response.failed"
+                if mine and said and self._outline.alive(record):
                     found.append(record)
                 # A model's response has an end; what a caller appended as one stands together.
                 if (mine and record.kind in ENDS) or (not mine and found and found[0].seq == place):

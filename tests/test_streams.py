@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 
 SCHEMA = {"type": "function", "name": "ask", "parameters": {"type": "object", "properties": {}}}
 LONG = Reply("A rather long answer, in many pieces.", delay=0.02)
+ALL_KINDS = Reply(Reason("Hm"), Text("Well, I see."), Refuse("No."), Call("look", {"at": "a"}, id="call_a"))
 
 
 async def look(at: str = "here") -> str:
@@ -35,15 +36,21 @@ async def statuses(c):
 # -- what they show
 
 
+async def watched(s, api):
+    """Stream a turn of two responses; return the conversation, the events, and the result."""
+    c = await s.engine.create()
+    async with c.stream(s.model(api), "Look", tools=[look]) as stream:
+        return c, [event async for event in stream], await stream.result()
+
+
+def types(events):
+    return [event.type.removeprefix("response.") for event in events]
+
+
 async def test_events_of_responses_in_order(stage):
-    answer = Reply(Reason("Hm"), Text("Well, I see."), Refuse("No."), Call("look", {"at": "a"}, id="call_a"))
-    async with stage(answer, "Done.") as s:
-        c = await s.engine.create()
-        async with c.stream(s.model("responses"), "Look", tools=[look]) as stream:
-            events = [event async for event in stream]
-            result = await stream.result()
-        shown = [event.type.removeprefix("response.") for event in events]
-        assert [name for name in shown if "part" not in name and not name.endswith("text.done")] == [
+    async with stage(ALL_KINDS, "Done.") as s:
+        _, events, result = await watched(s, "responses")
+        assert [name for name in types(events) if "part" not in name and not name.endswith("text.done")] == [
             "created", "in_progress",
             "output_item.added", "reasoning_summary_text.delta",
             # Reasoning is passed on with what it led to.
@@ -55,28 +62,33 @@ async def test_events_of_responses_in_order(stage):
             "created", "in_progress", "output_item.added", "output_text.delta", "output_item.done", "completed",
         ]  # fmt: skip
         assert result.output_text == "Done."
-        done = [event for event in events if event.item is not None]
-        assert [event.item for event in done] == list(result.items)
-        entries = {entry.seq: entry.item async for entry in c.items()}
-        assert all(entries[event.seq] == event.item for event in done)
-        assert [event.call_id for event in done] == [None, None, None, "call_a", "call_a", None]
-        requests = [call.seq async for call in c.responses()]
-        assert sorted({event.response for event in events}) == requests
-        texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-        assert texts == "Well, I see.Done."
+
+
+async def test_events_of_responses_carry_what_came(stage):
+    async with stage(ALL_KINDS, "Done.") as s:
+        _, events, _ = await watched(s, "responses")
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+        assert "".join(deltas) == "Well, I see.Done."
         created = next(event for event in events if event.type == "response.created")
         assert created.raw["response"]["id"] == "resp_0001"
         assert events[-1].raw["response"]["usage"]
 
 
+async def test_events_of_responses_carry_what_was_logged(stage):
+    async with stage(ALL_KINDS, "Done.") as s:
+        c, events, result = await watched(s, "responses")
+        done = [event for event in events if event.item is not None]
+        entries = {entry.seq: entry.item async for entry in c.items()}
+        assert [event.item for event in done] == [entries[event.seq] for event in done] == list(result.items)
+        assert [event.call_id for event in done] == [None, None, None, "call_a", "call_a", None]
+        assert sorted({event.response for event in events}) == [call.seq async for call in c.responses()]
+
+
 async def test_events_of_chat_in_order(stage):
     answer = Reply(Reason(content="Hm"), Text("Well, I see."), Call("look", {"at": "a"}, id="call_a"))
     async with stage(answer, "Done.") as s:
-        c = await s.engine.create()
-        async with c.stream(s.model("chat"), "Look", tools=[look]) as stream:
-            events = [event async for event in stream]
-            result = await stream.result()
-        assert [event.type.removeprefix("response.") for event in events] == [
+        _, events, result = await watched(s, "chat")
+        assert types(events) == [
             "created", "output_item.added", "reasoning_text.delta", "output_item.added", "output_text.delta",
             "output_text.delta", "output_item.added", "function_call_arguments.delta", "function_call_arguments.delta",
             *["output_item.done"] * 3, "completed", "turnlog.call.started", "turnlog.call.output",

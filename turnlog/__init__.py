@@ -18,8 +18,8 @@ from .engine.errors import (
 )
 from .engine.ids import ANY, NO_STREAM
 from .engine.model import StreamEvent
-from .engine.outcome import Result
 from .engine.tools import Tool, ToolContext, tool
+from .engine.turns.outcome import Result
 from .engine.window.budget import Budget
 from .engine.window.window import Window
 

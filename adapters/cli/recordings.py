@@ -35,7 +35,7 @@ from turnlog.engine.items import read
 from turnlog.engine.manifest import Manifest, Run
 from turnlog.engine.messages import pieces
 from turnlog.engine.model import ModelFailure, StreamEvent, usage_of
-from turnlog.engine.recorder import Finished, Recorder
+from turnlog.engine.turns.recorder import Finished, Recorder
 from turnlog.engine.window.render import RENDERER
 
 __all__ = ("BACKEND", "Made", "Unusable", "items_of", "record_events", "shifted")

@@ -314,7 +314,7 @@ class Scribe:
         if step.shape == "image":
             output = [*output, {"type": "input_image", "image_url": PNG}]
         item = {"type": f"{shape}_output", "call_id": link, "output": output}
-        await self._append(await self.intake.caller([item], pinned=step.pinned))
+        await self._append(await self.intake.caller([item]))
 
     async def _request(
         self,

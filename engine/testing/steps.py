@@ -111,7 +111,6 @@ class Output:
     size: int = 3
     sealed: bool = False
     shape: Literal["text", "parts", "image"] = "text"
-    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def outputs() -> st.SearchStrategy[Output]:
     """Outputs of calls: short, or long enough for an excerpt, with images, and seals."""
     sizes = st.one_of(st.integers(0, 10), st.sampled_from([100, 700]))
     shapes = st.sampled_from(["text", "text", "parts", "image"])
-    return st.builds(Output, _few(8), sizes, st.booleans(), shapes, st.sampled_from([False] * 7 + [True]))
+    return st.builds(Output, _few(8), sizes, st.booleans(), shapes)
 
 
 def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:

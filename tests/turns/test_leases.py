@@ -6,8 +6,8 @@ import pytest
 
 from turnlog import ConversationBusy, open_engine
 from turnlog.engine.errors import CallsOpen, Fenced
-from turnlog.engine.outcome import NEVER_RAN, UNKNOWN
 from turnlog.engine.testing.server import Call, Reply, Text
+from turnlog.engine.turns.outcome import NEVER_RAN, UNKNOWN
 
 pytestmark = pytest.mark.anyio
 

@@ -3,6 +3,7 @@
 import random
 from bisect import bisect_right
 from contextlib import suppress
+from itertools import pairwise, product
 
 import pytest
 
@@ -13,11 +14,12 @@ from turnlog.engine.history import History
 from turnlog.engine.log import Query
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.testing.server import Call, Fail, Reply
-from turnlog.engine.turning import turn_at, turn_end, turns_of
+from turnlog.engine.turns.places import turn_at, turn_end, turns_of
 
 pytestmark = pytest.mark.anyio
 
 SCHEMA = {"type": "function", "name": "ask", "parameters": {"type": "object", "properties": {}}}
+THREE = (Reply("one"), Fail(400, code="no_good"), Reply("x", status="incomplete"))
 
 
 async def look() -> str:
@@ -50,25 +52,25 @@ async def by_the_fold(c):
     return turns, requests, starts
 
 
+def in_order(turns, order):
+    """Return pairs of seq and turn as a listing has them."""
+    return sorted(turns.items(), reverse=order == "desc")
+
+
 async def agree(c, sizes=(1, 3, 1000)):
+    """See to it that listings tell the same turns as the fold, both ways and in pages of any size."""
+    store = c._engine.store
     turns, requests, starts = await by_the_fold(c)
-    for order in ("asc", "desc"):
-        for limit in sizes:
-            entries = [entry async for entry in c.items(order=order, limit=limit)]
-            assert [entry.seq for entry in entries] == sorted(turns, reverse=order == "desc")
-            wrong = {entry.seq: (entry.turn, turns[entry.seq]) for entry in entries if entry.turn != turns[entry.seq]}
-            assert wrong == {}
-            calls = [call async for call in c.responses(order=order, limit=limit)]
-            assert [call.seq for call in calls] == sorted(requests, reverse=order == "desc")
-            assert {call.seq: call.turn for call in calls} == requests
-            for turn in [*starts, 1]:
-                mine = [call.seq async for call in c.responses(turn=turn, order=order, limit=limit)]
-                expected = [seq for seq, number in requests.items() if number == turn]
-                assert mine == sorted(expected, reverse=order == "desc")
-    for seq, turn in requests.items():
-        assert await turn_at(c._engine.store, c.id, seq) == turn
-    for start, following in zip(starts, [*starts[1:], None], strict=False):
-        assert await turn_end(c._engine.store, c.id, start) == following
+    for order, limit in product(("asc", "desc"), sizes):
+        entries = [(entry.seq, entry.turn) async for entry in c.items(order=order, limit=limit)]
+        assert entries == in_order(turns, order)
+        calls = [(call.seq, call.turn) async for call in c.responses(order=order, limit=limit)]
+        assert calls == in_order(requests, order)
+        for turn in [*starts, 1]:
+            mine = [(call.seq, call.turn) async for call in c.responses(turn=turn, order=order, limit=limit)]
+            assert mine == [(seq, number) for seq, number in in_order(requests, order) if number == turn]
+    assert {seq: await turn_at(store, c.id, seq) for seq in requests} == requests
+    assert [(start, await turn_end(store, c.id, start)) for start in starts] == list(pairwise([*starts, None]))
     return turns
 
 
@@ -190,24 +192,43 @@ async def test_turns_of_nothing(engine):
 # -- pages
 
 
-async def test_pages_of_items(engine):
+async def notes(engine):
+    """Return a conversation of 25 items, whose seqs are 2 to 26."""
     c = await engine.create()
     await c.append(*[f"text {number}" for number in range(25)], meta={"by": "me"})
+    return c
+
+
+def seqs(page):
+    return [entry.seq for entry in page.data]
+
+
+async def test_pages_of_items(engine):
+    c = await notes(engine)
     page = await c.items(limit=10)
     assert [entry.item["content"] for entry in page.data] == [f"text {number}" for number in range(10)]
-    assert page.has_more
-    assert page.next == "11"
     assert page.data[0].meta == {"by": "me"}
+    assert (page.has_more, page.next) == (True, "11")
     page = await c.items(after=int(page.next), limit=15)
-    assert [entry.seq for entry in page.data] == list(range(12, 27))
-    assert (page.has_more, page.next) == (False, None)
+    assert (seqs(page), page.has_more, page.next) == (list(range(12, 27)), False, None)
+
+
+async def test_pages_of_items_from_the_end(engine):
+    c = await notes(engine)
     page = await c.items(order="desc", limit=10)
-    assert [entry.seq for entry in page.data] == list(range(26, 16, -1))
+    assert seqs(page) == list(range(26, 16, -1))
     page = await c.items(order="desc", before=int(page.next), limit=10)
-    assert [entry.seq for entry in page.data] == list(range(16, 6, -1))
+    assert seqs(page) == list(range(16, 6, -1))
+
+
+async def test_items_between_two_others(engine):
+    c = await notes(engine)
     assert [entry.seq async for entry in c.items(after=5, before=9)] == [6, 7, 8]
     assert [entry.seq async for entry in c.items(after=5, before=9, order="desc", limit=1)] == [8, 7, 6]
-    # What is added meanwhile neither repeats nor hides an entry.
+
+
+async def test_what_is_added_meanwhile_neither_repeats_nor_hides_an_item(engine):
+    c = await notes(engine)
     seen = []
     async for entry in c.items(limit=5):
         seen.append(entry.seq)
@@ -240,29 +261,41 @@ async def test_pages_of_responses(stage, api):
         assert turns == sorted(set(turns), reverse=True)
 
 
+async def three_calls(s, api):
+    """Return a conversation with a response that is completed, one that failed, and one that is incomplete."""
+    c = await s.engine.create(metadata={"who": "me"})
+    await c.respond(s.model(api, backend="eu"), "1")
+    with pytest.raises(ResponseFailed, match="400"):
+        await c.respond(s.model(api), "2")
+    await c.respond(s.model(api), "3")
+    return c
+
+
 async def test_what_a_call_tells(stage, api):
-    async with stage(Reply("one"), Fail(400, code="no_good"), Reply("x", status="incomplete")) as s:
-        c = await s.engine.create(metadata={"who": "me"})
-        await c.respond(s.model(api, backend="eu"), "1")
-        with pytest.raises(ResponseFailed, match="400"):
-            await c.respond(s.model(api), "2")
-        await c.respond(s.model(api), "3")
+    async with stage(*THREE) as s:
+        c = await three_calls(s, api)
         one, two, three = [call async for call in c.responses()]
         assert (one.status, one.purpose, one.adapter, one.model, one.backend, one.error) == (
             "completed", "answer", api, "gpt-4o-mini", "eu", None,
         )  # fmt: skip
         assert one.usage.input_tokens > 0
         assert one.response_id is not None
+        assert one.manifest.why(2).fate == "kept"
         assert (two.status, two.usage, two.response_id) == ("failed", None, None)
         assert two.error.startswith("no_good: ")
         assert (three.status, three.turn) == ("incomplete", 7)
-        assert one.manifest.why(2).fate == "kept"
+
+
+async def test_what_an_event_tells(stage, api):
+    async with stage(*THREE) as s:
+        c = await three_calls(s, api)
         events = [event async for event in c.events()]
-        assert events[0].type == "conversation.created"
-        assert events[0].metadata == {"who": "me"}
-        assert [event.seq for event in events if event.response == one.seq] == [4, 5, 6]
-        assert events[1].tokens > 0
-        assert events[1].time <= events[-1].time
+        first, second, *_, last = events
+        assert (first.type, first.metadata) == ("conversation.created", {"who": "me"})
+        assert second.tokens > 0
+        assert second.time <= last.time
+        call = (await c.responses()).data[0]
+        assert [event.seq for event in events if event.response == call.seq] == [4, 5, 6]
         assert [event.seq async for event in c.events(after=10)] == list(range(11, len(events) + 1))
 
 

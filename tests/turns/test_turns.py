@@ -9,8 +9,8 @@ from turnlog import BudgetExceeded, Conversation, ConversationBusy, Invalid, Not
 from turnlog.engine.errors import AlreadyAnswered, CallsOpen, VersionConflict
 from turnlog.engine.ids import NO_STREAM
 from turnlog.engine.log import Head
-from turnlog.engine.outcome import TOO_MANY, UNANSWERED
 from turnlog.engine.testing.server import Call, Item, Reason, Reply, Text
+from turnlog.engine.turns.outcome import TOO_MANY, UNANSWERED
 from turnlog.engine.window.budget import Budget
 
 pytestmark = pytest.mark.anyio

@@ -100,7 +100,9 @@ async def test_a_window_is_valid_or_there_is_none(steps, target, context, policy
     it_fits(manifest, rendered, history, context, count)
     runs_cover_every_seq_once(manifest)
     why_tells_what_was_sent(manifest, rendered, records)
-    the_frontier_is_there(manifest, history, records)
+    alive = alive_in(history, records)
+    the_frontier_is_there(manifest, alive)
+    what_is_pinned_is_there(manifest, alive)
 
 
 def it_is_taken(scribe, rendered, target, context, count):
@@ -136,21 +138,38 @@ def why_tells_what_was_sent(manifest, rendered, records):
     assert manifest.why(manifest.as_of + 1).fate == "later"
 
 
-def the_frontier_is_there(manifest, history, records):
-    alive = [one for one in records if history.is_alive(one.seq) and one.seq > history.start and not one.flags & ASIDE]
-    said = [one.seq for one in alive if one.shape == "user"]
-    assert not said or manifest.fate(said[-1]) in SENT
-    failed = {one.response for one in alive if one.kind == "response.failed"}
-    answers = [one for one in alive if one.shape == "assistant" and one.response not in failed]
-    last = max((one.response for one in answers), default=0)
-    later = [one for one in alive if one.item and one.response not in failed and is_made(one) and one.response > last]
-    for one in answers:
-        # A message that came while the answer was under way starts a turn of its own.
-        if one.response == last and not later and (not said or last > said[-1]):
-            assert manifest.fate(one.seq) in SENT
+def the_frontier_is_there(manifest, alive):
+    for seq in [*last_input(alive), *last_answer(alive)]:
+        assert manifest.fate(seq) in SENT
+
+
+def what_is_pinned_is_there(manifest, alive):
     for one in alive:
         if one.flags & PINNED and one.shape in ("user", "system", "developer"):
             assert manifest.fate(one.seq) == "pinned"
+
+
+def alive_in(history, records):
+    return [one for one in records if history.is_alive(one.seq) and one.seq > history.start and not one.flags & ASIDE]
+
+
+def last_input(alive):
+    """Return the seq of what a user said last, in a list; an empty one if there is nothing."""
+    return [one.seq for one in alive if one.shape == "user"][-1:]
+
+
+def last_answer(alive):
+    """Return the seqs of the messages of the last answer, unless something came after it."""
+    failed = {one.response for one in alive if one.kind == "response.failed"}
+    stands = [one for one in alive if one.response not in failed]
+    answers = [one for one in stands if one.shape == "assistant"]
+    last = max((one.response for one in answers), default=0)
+    if any(one.item and is_made(one) and one.response > last for one in stands):
+        return []
+    # A message that came while the answer was under way starts a turn of its own.
+    if any(seq >= last for seq in last_input(alive)):
+        return []
+    return [one.seq for one in answers if one.response == last]
 
 
 def is_made(record):

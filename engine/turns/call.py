@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from .codec import event
-from .errors import Fenced
-from .events import (
+from ..codec import event
+from ..errors import Fenced
+from ..events import (
     ItemAppended,
     NewEvent,
     ResponseCompleted,
@@ -19,17 +19,17 @@ from .events import (
     ResponseStarted,
     Usage,
 )
-from .history import Call, History
-from .items import read
-from .log import Appended, LeaseChange, Release
-from .logs import Log
-from .model import Ending, ModelFailure, StreamEvent, helps
+from ..history import Call, History
+from ..items import read
+from ..log import Appended, LeaseChange, Release
+from ..logs import Log
+from ..model import Ending, ModelFailure, StreamEvent, helps
+from ..shield import finish
 from .outcome import NEVER_RAN, UNKNOWN
 from .recorder import Finished, Recorder
-from .shield import finish
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from ..engine import Engine
     from .plan import Plan
 
 __all__ = ("Emit", "Hold", "ModelCall", "interruption", "seals")

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from .codec import ITEM, body, item_of
-from .errors import KeyReused
-from .events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
-from .items import read, reading
-from .log import Query
-from .model import StreamEvent
+from ..codec import ITEM, body, item_of
+from ..errors import KeyReused
+from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
+from ..items import read, reading
+from ..log import Query
+from ..model import StreamEvent
 from .outcome import CUT_OFF, TOO_MANY, Result, Status, open_call, text_of
-from .turning import turn_at
+from .places import turn_at
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from ..engine import Engine
     from .plan import Plan
 
 __all__ = ("Known", "known")

@@ -12,9 +12,9 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from .canonical import canonical, loads, salvage
-from .items import read
-from .model import Ending, StreamEvent, clean, ending
+from ..canonical import canonical, loads, salvage
+from ..items import read
+from ..model import Ending, StreamEvent, clean, ending
 
 __all__ = ("Draft", "Finished", "Recorder")
 

@@ -11,9 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
-from .events import ASIDE, PINNED, Record
-from .items import KINDS, reading
-from .log import Query, Store
+from ..events import ASIDE, PINNED, Record
+from ..items import KINDS, reading
+from ..log import Query, Store
 
 __all__ = ("turn_at", "turn_end", "turns_of")
 

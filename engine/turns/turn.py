@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import anyio
 
-from .call import Emit, Hold, ModelCall, interruption, seals
-from .canonical import canonical, digest, encode
-from .codec import event
-from .errors import (
+from ..canonical import canonical, digest, encode
+from ..codec import event
+from ..errors import (
     AlreadyAnswered,
     CallsOpen,
     ConversationBusy,
@@ -24,22 +23,23 @@ from .errors import (
     ResponseFailed,
     VersionConflict,
 )
-from .events import SEAL, CallStarted, NewEvent, Record, ResponseRequested, Usage
-from .history import History
-from .ids import Position, ulid
-from .intake import leading
-from .items import Item, reading
-from .log import Appended, Head, Query, Release, Store, Take, record
-from .logs import Log
-from .model import Ending, ModelFailure, StreamEvent
+from ..events import SEAL, CallStarted, NewEvent, Record, ResponseRequested, Usage
+from ..history import History
+from ..ids import Position, ulid
+from ..intake import leading
+from ..items import Item, reading
+from ..log import Appended, Head, Query, Release, Store, Take, record
+from ..logs import Log
+from ..model import Ending, ModelFailure, StreamEvent
+from ..shield import finish
+from ..tools import Runs, ToolContext
+from ..window.window import Window
+from .call import Emit, Hold, ModelCall, interruption, seals
 from .outcome import CUT_OFF, TOO_MANY, UNANSWERED, Result, Status, open_call, text_of
-from .shield import finish
-from .tools import Runs, ToolContext
-from .turning import turn_at
-from .window.window import Window
+from .places import turn_at
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from ..engine import Engine
     from .plan import Plan
 
 __all__ = ("KeyTaken", "Turn", "check_answers")

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from .events import Usage
-from .history import OpenCall
-from .ids import ANY, Expected
-from .items import Item, parts, read
-from .tools import Tools
-from .window.budget import Budget
-from .window.policies import Policy
+from ..events import Usage
+from ..history import OpenCall
+from ..ids import ANY, Expected
+from ..items import Item, parts, read
+from ..tools import Tools
+from ..window.budget import Budget
+from ..window.policies import Policy
 
 if TYPE_CHECKING:
-    from .conversation import Conversation
+    from ..conversation import Conversation
 
 __all__ = (
     "CUT_OFF",

@@ -16,8 +16,8 @@ from typing import Any, Literal, Self, TypeAlias
 
 import anyio
 
-from .errors import Invalid
-from .model import StreamEvent
+from ..errors import Invalid
+from ..model import StreamEvent
 from .outcome import Result
 
 __all__ = ("Channel", "Opening", "Stream")

@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from .canonical import canonical, digest, plain
-from .checks import whole
-from .errors import Invalid, UnknownModel
-from .events import NewEvent, Origin, Target
-from .history import History
-from .ids import ANY, NO_STREAM, Expected, check_key
-from .intake import content_digest, inputs
-from .items import Input, Item
-from .log import Key
-from .model import Model, Shape, StreamEvent, merged, settings_of, shape_of, target_of
+from ..canonical import canonical, digest, plain
+from ..checks import whole
+from ..errors import Invalid, UnknownModel
+from ..events import NewEvent, Origin, Target
+from ..history import History
+from ..ids import ANY, NO_STREAM, Expected, check_key
+from ..intake import content_digest, inputs
+from ..items import Input, Item
+from ..log import Key
+from ..model import Model, Shape, StreamEvent, merged, settings_of, shape_of, target_of
+from ..tokens import Counter
+from ..tools import Runs, Toolbox, Tools
+from ..vocabulary import DEFAULT, load, vocabulary_of
+from ..window.budget import Budget, known, reserve_of
+from ..window.choose import Request, line_of
+from ..window.policies import Policy
 from .outcome import Options
-from .tokens import Counter
-from .tools import Runs, Toolbox, Tools
-from .vocabulary import DEFAULT, load, vocabulary_of
-from .window.budget import Budget, known, reserve_of
-from .window.choose import Request, line_of
-from .window.policies import Policy
 
 if TYPE_CHECKING:
-    from .conversation import Conversation
-    from .engine import Engine
+    from ..conversation import Conversation
+    from ..engine import Engine
 
 __all__ = ("Plan", "View", "budget_for", "mapping", "one_of", "plan", "preview", "version_of")
 

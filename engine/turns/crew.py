@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from .logs import Log
+from ..logs import Log
 
 __all__ = ("Crew",)
 
