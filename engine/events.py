@@ -289,6 +289,10 @@ MISNAMED: Final = 64
 """Flag: the item has an id of another form, which the API would refuse."""
 
 
+ERASED: Final = 128
+"""Flag: the content was overwritten; an item is sent no more, a compaction stands for nothing any more."""
+
+
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event on its way into the log: what a window needs to know as columns, the rest as canonical JSON."""
 
@@ -310,6 +314,8 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A checksum of item and data as they were written (`checksum`), to tell later which row changed."""
     marks: tuple[str, ...] = ()
     """Names under which the event is found by index."""
+    refs: tuple[str, ...] = ()
+    """The bodies, by SHA-256, that belong to this event alone."""
     time: int | None = None
     """Microseconds since 1970, UTC; None: the store's writer says when."""
 

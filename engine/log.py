@@ -14,9 +14,15 @@ Guarantees (each is a test of `turnlog.engine.testing.contract`, which every sto
    content raises `KeyReused`.
 5. A fence that is older than the lease's generation raises `Fenced`, whatever is expected, and writes nothing.
 6. Several processes may write one store (when it declares `shared`). Order never comes from a clock.
+7. A fork costs the same whatever it shares: its first events are its parent's, read through it like its own.
+8. A feed gives every event of the store once, a conversation's in seq order, with no gap when transactions commit out
+   of order. A named reader's place is stored by `ack`; while one reads under a name, others stand by.
+9. Erasing overwrites, and deleting removes: what the store can reach of the content is gone from its files when the
+   call returns, and what it cannot reach is named. Other conversations, forks too, keep what is theirs.
+10. A body is stored once and goes when nothing refers to it any more.
 
 Non-guarantees: `time` does not grow with `seq` when clocks disagree; positions of neighbouring events may lie apart;
-reads are not linearised with appends of other processes that have not returned.
+reads are not linearised with appends of other processes that have not returned; what a backup holds is not erased.
 """
 
 from __future__ import annotations
@@ -35,6 +41,10 @@ __all__ = (
     "Append",
     "Appended",
     "Break",
+    "Erased",
+    "Erasure",
+    "Fed",
+    "Fork",
     "Head",
     "Key",
     "KeyUse",
@@ -42,9 +52,12 @@ __all__ = (
     "LeaseChange",
     "Query",
     "Release",
+    "Scalar",
     "Snapshot",
+    "Standing",
     "Store",
     "Take",
+    "Trunk",
     "decide",
     "limited",
     "merge_patch",
@@ -106,6 +119,9 @@ class Break(msgspec.Struct, frozen=True):
 
 LeaseChange: TypeAlias = Take | Release | Break
 
+Scalar: TypeAlias = str | int | float | bool | None
+"""What metadata can be looked up by: the values of its top level that are neither objects nor arrays."""
+
 
 class Lease(msgspec.Struct, frozen=True):
     """A turn's lease as the store sees it."""
@@ -131,6 +147,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     lease: Lease | None = None
     """None: nobody holds it."""
+    parent: tuple[str, int] | None = None
+    """Of a fork: its parent, and the seq up to which it shares the parent's events."""
+    deleted: bool = False
+    """Whether only its tombstone is left."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +188,59 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing was written, because the key had been used with the same content."""
 
 
+class Fork(msgspec.Struct, frozen=True):
+    """What a conversation that is being created shares: the parent's events up to a seq."""
+
+    parent: str
+    at: int
+
+
+class Trunk(msgspec.Struct, frozen=True):
+    """A fork's parent as it was at the seq of the fork."""
+
+    version: int
+    """The parent's version now."""
+    items: int
+    last_item: int
+    metadata: bytes
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of one event: its row is overwritten, and the bodies that it refers to are let go."""
+
+    seq: int
+    item: bytes | None = None
+    data: bytes | None = None
+    flags: int = 0
+    sum: int = 0
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """What an erasure or a deletion came to."""
+
+    versions: Mapping[str, int]
+    """The conversations that were appended to, with their versions right after."""
+    bodies: int = 0
+    """Bodies that went, because nothing refers to them any more."""
+    left: Sequence[str] = ()
+    """What could not be reached, in words; empty when all is gone."""
+
+
+class Fed(msgspec.Struct, frozen=True):
+    """An event as followers get it."""
+
+    record: Record
+    metadata: bytes
+    """The conversation's metadata as of the reading."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a named reader of the feed stands."""
+
+    position: Position | None
+    """What it acknowledged last; None: nothing yet."""
+
+
 class Store(Protocol):
     """What every store implements. All methods but `close` may be called from many tasks at once."""
 
@@ -186,13 +259,16 @@ class Store(Protocol):
         fence: int | None = None,
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
+        fork: Fork | None = None,
     ) -> Appended:
         """Append events to a conversation; to a new one only if the first of them is `conversation.created`.
 
-        *bodies* are stored once by their SHA-256 in the same transaction.
+        *bodies* are stored once by their SHA-256 in the same transaction. An event refers to those in its `refs`, the
+        conversation to the rest. With *fork* the new conversation begins behind the parent's events: its own first seq
+        is `fork.at + 1`.
 
         Raises:
-            NotFound: the conversation is not there and is not being created.
+            NotFound: the conversation is not there and is not being created, or was deleted; or the fork's parent.
             VersionConflict: *expected* is not the version, or what is being created is there already.
             KeyReused: *key* came with other content before.
             Fenced: *fence* is not the generation of the lease that is held.
@@ -220,12 +296,69 @@ class Store(Protocol):
         order: str = "-updated",
         limit: int = 50,
         after: tuple[int, str] | None = None,
+        where: Mapping[str, Scalar] | None = None,
     ) -> Sequence[Head]:
         """Return heads in *order* ("-updated", "-created", "created"), behind the (time, id) of the last one seen.
+
+        With *where* only those whose metadata has these values, found by index. What was deleted is not listed.
 
         Raises:
             Invalid: *order* is none of these.
         """
+        ...
+
+    async def forks(self, conversation: str) -> Sequence[Head]:
+        """Return the conversations that share events of this one's own, at any depth, by id."""
+        ...
+
+    async def erase(self, appends: Sequence[Append]) -> Erased:
+        """Overwrite what the `erasures` of the appends name, and append their events, in one transaction.
+
+        An erasure of a shared event overwrites it for all that share it. Nothing of the old content is left in the
+        store's files when this returns, unless the result says so.
+
+        Raises:
+            NotFound, VersionConflict, StoreError: nothing was changed.
+        """
+        ...
+
+    async def delete(self, conversation: str, tombstone: NewEvent, *, forks: Literal["refuse", "keep"]) -> Erased:
+        """Remove a conversation's events but for the tombstone, its keys, and what only it refers to.
+
+        With "keep" the events that forks share stay, readable through the forks alone, and go with the last of them.
+
+        Raises:
+            NotFound: there is no such conversation, or it was deleted before.
+            ConversationBusy: a turn is running.
+            Conflict: it has forks, and they are to "refuse".
+        """
+        ...
+
+    async def collect(self, seconds: float = 3600.0) -> int:
+        """Remove bodies that nothing has referred to for so long; return how many."""
+        ...
+
+    async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
+        """Return the store's events behind a position (None: from the first on), in the order of their positions.
+
+        It stops before the first event that may still be followed by an earlier one.
+        """
+        ...
+
+    async def end(self) -> Position | None:
+        """Return the position of the last event of the feed, None when there is none."""
+        ...
+
+    async def stand(self, name: str, owner: str, seconds: float) -> Standing | None:
+        """Be, or stay, the one who reads the feed under a name, for so long; None while somebody else is."""
+        ...
+
+    async def ack(self, name: str, owner: str, position: Position) -> bool:
+        """Store a reader's place; return whether it is still the one who reads under that name."""
+        ...
+
+    async def resign(self, name: str, owner: str) -> None:
+        """Let somebody else read under a name at once."""
         ...
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
@@ -273,12 +406,17 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     fence: int | None = None
     lease: LeaseChange | None = None
     bodies: Mapping[str, bytes] = {}
+    fork: Fork | None = None
+    erasures: Sequence[Erasure] = ()
 
 
-def decide(append: Append, head: Head | None, use: KeyUse | None, now: int) -> tuple[Head | None, Appended]:
+def decide(
+    append: Append, head: Head | None, use: KeyUse | None, now: int, trunk: Trunk | None = None
+) -> tuple[Head | None, Appended]:
     """Return the head after an append and its result, or raise what the contract says; pure.
 
-    *use* is what the append's key was used for. The head is None when nothing is to be written (a replay).
+    *use* is what the append's key was used for, *trunk* what its fork begins with. The head is None when nothing is to
+    be written (a replay).
     """
     name = append.conversation
     expected = _version(append.expected)
@@ -286,11 +424,12 @@ def decide(append: Append, head: Head | None, use: KeyUse | None, now: int) -> t
         if use.digest != append.key.digest:
             raise KeyReused(name, append.key.name)
         return None, Appended(first=use.first, last=use.last, version=use.last, replayed=True)
-    head = _existing(append, head, now)
+    actual = head.version if head is not None else 0
+    head = _existing(append, head, trunk, now)
     if append.fence is not None and (append.fence != head.generation or head.lease is None):
         raise Fenced(name, append.fence, head.generation)
-    if expected is not None and expected != head.version:
-        raise VersionConflict(name, expected, head.version)
+    if expected is not None and expected != actual:
+        raise VersionConflict(name, expected, actual)
     head = _leased(append, head)
     first = head.version + 1
     for offset, event in enumerate(append.events):
@@ -313,18 +452,36 @@ def _version(expected: Expected) -> int | None:
     return None if expected == ANY else 0
 
 
-def _existing(append: Append, head: Head | None, now: int) -> Head:
+def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) -> Head:
     """Return the head to append behind: the one that is there, or that of a conversation that begins here."""
     creates = [place for place, event in enumerate(append.events) if event.kind == _CREATED]
     if head is None:
         if creates[:1] != [0]:
             raise NotFound(f"conversation {append.conversation}")
         head = Head(conversation=append.conversation, version=0, created=now, updated=now, last_item=0, items=0)
+        if append.fork is not None:
+            head = _forked(head, append.fork, trunk)
     elif creates[:1] == [0]:
         raise VersionConflict(append.conversation, 0, head.version)
+    elif head.deleted:
+        raise NotFound(f"conversation {append.conversation}", deleted=True)
     if any(creates):
         raise Invalid(f"{append.conversation}: a {_CREATED} can only be the first event of a conversation")
     return head
+
+
+def _forked(head: Head, fork: Fork, trunk: Trunk | None) -> Head:
+    if trunk is None:
+        raise NotFound(f"conversation {fork.parent}")
+    if not 1 <= fork.at <= trunk.version:
+        raise Invalid(f"{fork.parent}: at={fork.at}: a seq from 1 to its version, {trunk.version}, is needed")
+    return msgspec.structs.replace(
+        head,
+        version=fork.at,
+        items=trunk.items,
+        last_item=trunk.last_item,
+        parent=(fork.parent, fork.at),
+    )
 
 
 def _leased(append: Append, head: Head) -> Head:
@@ -347,6 +504,8 @@ def _leased(append: Append, head: Head) -> Head:
 
 def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
     changes: dict[str, object] = {"version": seq}
+    if event.kind == "conversation.deleted":
+        return msgspec.structs.replace(head, version=seq, deleted=True, metadata=b"{}", items=0, last_item=0)
     time = now if event.time is None else event.time
     if event.kind == "item.appended":
         changes |= {"items": head.items + 1, "last_item": seq, "updated": time}
