@@ -72,7 +72,13 @@ def event(
         data=written,
         sum=checksum(item, written),
         marks=tuple(_marks(said, flags, form)),
+        refs=_refs(said),
     )
+
+
+def _refs(said: EventBody) -> tuple[str, ...]:
+    """Return the bodies that an event alone refers to."""
+    return tuple(dict.fromkeys(blob.digest for blob in said.blobs)) if isinstance(said, events.ItemAppended) else ()
 
 
 def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
@@ -105,6 +111,7 @@ def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
 def renewed(record: Record) -> NewEvent:
     """Return a record as an event to append elsewhere, with its time, its checksum and its marks."""
     form = reading(record.shape, record.link) if record.shape is not None else None
+    said = body(record)
     return NewEvent(
         kind=record.kind,
         schema=record.schema,
@@ -117,7 +124,8 @@ def renewed(record: Record) -> NewEvent:
         item=record.item,
         data=record.data,
         sum=record.sum,
-        marks=tuple(_marks(body(record), record.flags, form)),
+        marks=tuple(_marks(said, record.flags, form)),
+        refs=_refs(said),
         time=record.time,
     )
 

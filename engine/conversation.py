@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
-from .canonical import canonical, loads
+from .branching import boundary_below, check_boundary
+from .canonical import canonical, digest, loads
 from .checks import whole
 from .codec import event
+from .erasing import Receipt, erase
 from .errors import Invalid, VersionConflict
-from .events import MetadataUpdated, NewEvent, ResponseCompleted, Usage
+from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
 from .items import Input, InputItem, reading
-from .listing import Appended, Call, Entry, Event, Listing
+from .listing import Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
-from .log import Head, Key
+from .log import Break, Fork, Head, Key
 from .model import Model
 from .pages import Pages
 from .tools import Tools
@@ -160,6 +162,90 @@ class Conversation:
         said = event(MetadataUpdated(patch=loads(canonical(mapping("patch", patch), "patch"))))
         await self._engine.writer.append(self.id, [said], expected=expected)
         await self.refresh()
+
+    async def rewind(self, to: int, *, expected: Expected = ANY, key: str | None = None) -> Appended:
+        """Go on from where the conversation was at version *to*: what came behind it is left, and stays in the log.
+
+        *to* may lie on a branch that was left before: exactly what was alive at that version is alive again. So
+        rewinding to just before a rewind undoes it.
+
+        Raises:
+            Invalid: there is no such seq, or it lies within a group; the message names the nearest that will do.
+            ConversationBusy: a turn is running.
+            VersionConflict, KeyReused, NotFound, StoreError: nothing was written.
+        """
+        self._engine.check()
+        version_of(expected)
+        whole("to", to, 1)
+        named = None if key is None else Key(key, digest(canonical({"rewound": to})))
+        for attempt in range(_ATTEMPTS):
+            if named is not None and await self._engine.store.key(self.id, named.name) is not None:
+                written = await self._engine.writer.append(self.id, [], key=named)
+                break
+            paths = await check_boundary(self._engine.store, self.id, to)
+            exact = paths.head.version if expected == ANY else expected
+            try:
+                written = await self._engine.writer.append(
+                    self.id, [event(HistoryRewound(to=to))], expected=exact, key=named, lease=Break()
+                )
+                break
+            except VersionConflict:
+                if expected != ANY or attempt == _ATTEMPTS - 1:
+                    raise
+        self.saw(written.version)
+        return Appended(written.first, written.last, written.version, written.replayed)
+
+    async def fork(
+        self,
+        at: int | None = None,
+        *,
+        id: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        key: str | None = None,
+    ) -> Conversation:
+        """Return a new conversation that begins with this one's events up to *at*, and goes its own way from there.
+
+        Nothing is copied: the cost is the same whatever the length. Seqs up to *at* are shared, and what is erased
+        there is erased in both.
+
+        Args:
+            at: a seq between groups; default: the last one, before a response that is under way.
+            id: see `Engine.create`.
+            key: see `Engine.create`.
+            metadata: JSON about it; default: this conversation's.
+
+        Raises:
+            Invalid: there is no such seq, or it lies within a group; the message names the nearest that will do.
+            VersionConflict: there is a conversation of that id.
+            NotFound, KeyReused, StoreError: nothing was written.
+        """
+        self._engine.check()
+        if at is None:
+            at = await boundary_below(self._engine.store, self.id)
+        else:
+            await check_boundary(self._engine.store, self.id, whole("at", at, 1))
+        if metadata is None:
+            metadata = loads((await self._engine.reader.head(self.id)).metadata)
+        return await self._engine.begin(id, metadata, key, Fork(self.id, at))
+
+    async def erase(self, *seqs: int, reason: str) -> Receipt:
+        """Overwrite the content of events, for good: here, and in every fork that shares them.
+
+        The events keep their places, and what they were; requests that held them can no longer be rebuilt. A compaction
+        that covers one is void. What others said of it is not found by itself: name those seqs too.
+
+        Raises:
+            Invalid: no seqs, or one that holds no content.
+            NotFound, VersionConflict, StoreError: nothing was changed.
+        """
+        self._engine.check()
+        if not seqs:
+            raise Invalid("erase: at least one seq is needed")
+        for seq in seqs:
+            whole("seq", seq, 1)
+        receipt = await erase(self._engine, self.id, seqs, reason)
+        await self.refresh()
+        return receipt
 
     # -- answering
 
@@ -356,9 +442,9 @@ class Conversation:
         rendered = await self._engine.reader.rendered(history, manifest, view.target)
         return Window(rendered, manifest, view.target, view.budget)
 
-    def events(self, *, after: int = 0) -> AsyncIterator[Event]:
-        """Yield the log's events behind *after*, in seq order."""
-        return self._list.events(after)
+    def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
+        """Yield the log's events behind *after*, in seq order; with *follow* go on with what comes, for ever."""
+        return self._list.events(after, follow=follow)
 
     def items(
         self,
@@ -367,9 +453,27 @@ class Conversation:
         before: int | None = None,
         limit: int = 100,
         order: Literal["asc", "desc"] = "asc",
+        abandoned: bool = False,
     ) -> Pages[Entry]:
-        """List the transcript: every item, for people. Windows hide nothing from it."""
-        return self._list.items(after, before, limit, order)
+        """List the transcript: every item, for people. Windows hide nothing from it.
+
+        With *abandoned* also what a rewind has left; those entries are not `alive`.
+        """
+        return self._list.items(after, before, limit, order, abandoned=abandoned)
+
+    def turns(
+        self,
+        *,
+        after: int | None = None,
+        limit: int = 50,
+        order: Literal["asc", "desc"] = "asc",
+        abandoned: bool = False,
+    ) -> Pages[Turn]:
+        """List the turns behind seq *after*, numbered from 1 in the order of the listing.
+
+        With *abandoned* also those that a rewind has left, in the order in which they were begun.
+        """
+        return self._list.turns(after, limit, order, abandoned=abandoned)
 
     def responses(
         self, *, turn: int | None = None, limit: int = 50, order: Literal["asc", "desc"] = "asc"

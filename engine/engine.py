@@ -18,13 +18,15 @@ from .canonical import canonical, digest, loads
 from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
+from .erasing import Receipt, delete
 from .errors import Conflict, Invalid, StoreError, VersionConflict
 from .events import ConversationCreated
+from .followers import Follower, News, follow
 from .history import History
-from .ids import NO_STREAM, Clock, Ids, check_id, moment, system_clock, ulid
+from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, moment, system_clock, ulid
 from .intake import Intake
 from .items import Input
-from .log import Break, Head, Key, Store
+from .log import Break, Fork, Head, Key, Scalar, Store
 from .logs import Log
 from .model import Model, StreamEvent
 from .pages import Page, Pages
@@ -66,6 +68,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     """The seq of the last item, 0 when there is none."""
     items: int
     metadata: Mapping[str, Any]
+    parent: tuple[str, int] | None
+    """Of a fork: its parent, and the seq up to which it shares the parent's events."""
     busy: bool
     """Whether a turn is running."""
 
@@ -96,6 +100,8 @@ class Engine:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._leases: dict[str, int] = {}
+        self.followers: set[Follower] = set()
+        """Those whose names are kept for them."""
         self._overheads: dict[tuple[str, Counter], int] = {}
 
     def check(self) -> None:
@@ -139,6 +145,12 @@ class Engine:
             VersionConflict: there is a conversation of that id.
             KeyReused: the key was used with other metadata.
         """
+        return await self.begin(id, {} if metadata is None else metadata, key, None)
+
+    async def begin(
+        self, id: str | None, metadata: Mapping[str, object], key: str | None, fork: Fork | None
+    ) -> Conversation:
+        """Create a conversation, perhaps as a fork; see `create` and `Conversation.fork`."""
         self.check()
         # A key without an id names the id too, so that two workers with one key meet in one conversation.
         name = (
@@ -148,11 +160,33 @@ class Engine:
             if key is not None
             else self._ids("cv")
         )
-        data = canonical({} if metadata is None else mapping("metadata", metadata), "metadata")
-        created = event(ConversationCreated(metadata=loads(data)))
-        named = None if key is None else Key(key, digest(data))
-        await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named)
+        data = canonical(mapping("metadata", metadata), "metadata")
+        parent, at = (None, None) if fork is None else (fork.parent, fork.at)
+        created = event(ConversationCreated(metadata=loads(data), parent=parent, at=at))
+        said = data if fork is None else canonical([loads(data), parent, at])
+        named = None if key is None else Key(key, digest(said))
+        await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named, fork=fork)
         return await self.get(name)
+
+    async def delete(
+        self, id: str, *, forks: Literal["refuse", "keep", "delete"] = "refuse", reason: str = ""
+    ) -> Receipt:
+        """Remove a conversation, for good; only a tombstone stays, which followers see. Its id is never used again.
+
+        Args:
+            id: the conversation.
+            forks: what becomes of conversations that share its events: nothing is deleted while there are such; they
+                keep what they share, and it goes with the last of them; or they are deleted too.
+            reason: is written on the tombstone.
+
+        Raises:
+            NotFound: there is no such conversation, or it was deleted before.
+            ConversationBusy: a turn is running.
+            Conflict: there are forks, and they are to refuse it.
+        """
+        self.check()
+        one_of("forks", forks, ("refuse", "keep", "delete"))
+        return await delete(self, check_id(id), forks, reason)
 
     async def get(self, id: str) -> Conversation:
         """Return a conversation; nothing is written.
@@ -173,26 +207,49 @@ class Engine:
     def list(
         self,
         *,
+        where: Mapping[str, object] | None = None,
         order: Literal["-updated", "-created", "created"] = "-updated",
         limit: int = 50,
         after: str | None = None,
     ) -> Pages[Info]:
         """List conversations, by the time of their last item or of their birth. *after* is a page's `next`.
 
+        *where*: only those whose metadata has these values at its top level; found by index.
+
         Raises:
-            Invalid: an order that is none of these, a limit that is not 1 to 1000, or a cursor of another listing.
+            Invalid: an order that is none of these, a limit that is not 1 to 1000, a cursor of another listing, or a
+                value to look for that is an object or an array.
         """
+        wanted = _wanted(where)
         one_of("order", order, ("-updated", "-created", "created"))
         whole("limit", limit, 1, 1000)
 
         async def fetch(cursor: str | None) -> Page[Info]:
             self.check()
-            heads = await self.store.heads(order=order, limit=limit + 1, after=_place(cursor))
+            heads = await self.store.heads(order=order, limit=limit + 1, after=_place(cursor), where=wanted)
             shown = heads[:limit]
             more = len(heads) > limit
             return Page([_info(head) for head in shown], more, _cursor(shown[-1], order) if more else None)
 
         return Pages(fetch, after)
+
+    def follow(
+        self, *, name: str | None = None, after: Position | Literal["start", "end"] = "start", batch: int = 500
+    ) -> AbstractAsyncContextManager[Follower]:
+        """Follow the store: every event of every conversation, what is there first, then what comes, in batches.
+
+        Args:
+            name: under which the place is stored by `ack`, and gone on from; one reads under a name, others stand by.
+            after: where to begin when nothing is stored: the start, the end, or a position.
+            batch: events at most.
+
+        Processing is at least once: what was not acknowledged comes again. What other processes append is noticed
+        within a quarter of a second.
+
+        Raises:
+            Invalid: a name or a batch size that cannot be (on entering).
+        """
+        return follow(self, None if name is None else check_key(name, "name"), after, batch)
 
     # -- turns
 
@@ -281,6 +338,15 @@ class Engine:
                         self.drop_lease(name, generation)
                 except Exception as error:  # noqa: BLE001 - the next round tries again; the fence guards the log
                     _log.warning("turnlog.lease.unrenewed", conversation=name, error=type(error).__name__)
+            for follower in list(self.followers):
+                try:
+                    await follower.renew()
+                except Exception as error:  # noqa: BLE001 - the next round tries again; `ack` guards the place
+                    _log.warning("turnlog.follower.unrenewed", error=type(error).__name__)
+
+    def news(self) -> News:
+        """Return what can be waited on for the next append; what others append is noticed a little later."""
+        return News(self.writer.news())
 
     async def overhead(self, settings: Mapping[str, Any], counter: Counter) -> int:
         """Return the tokens of a request's settings; the same settings are counted once."""
@@ -323,8 +389,25 @@ def _info(head: Head) -> Info:
         last_item=head.last_item,
         items=head.items,
         metadata=loads(head.metadata),
+        parent=head.parent,
         busy=head.lease is not None and head.lease.remaining > 0,
     )
+
+
+def _wanted(where: Mapping[str, object] | None) -> dict[str, Scalar] | None:
+    """Return what metadata is looked up by.
+
+    Raises:
+        Invalid: a value that is an object or an array.
+    """
+    if not where:
+        return None
+    wanted: dict[str, Scalar] = {}
+    for name, value in loads(canonical(mapping("where", where), "where")).items():
+        if not isinstance(value, Scalar):
+            raise Invalid(f"where: {name!r}: a text, a number, true, false or null is needed")
+        wanted[name] = value
+    return wanted
 
 
 def _cursor(head: Head, order: str) -> str:

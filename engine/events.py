@@ -7,6 +7,7 @@ of the structs below; where and when it was said is its envelope: `NewEvent` bef
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = (
     "PINNED",
     "SEAL",
     "SECRET",
+    "Blob",
     "CallDecided",
     "CallStarted",
     "CompactionUndone",
@@ -100,6 +102,13 @@ class ConversationCreated(_Body, frozen=True, kw_only=True, tag="conversation.cr
     at: int | None = None
 
 
+class Blob(msgspec.Struct, frozen=True, array_like=True):
+    """A string of an item that stands out of line: where in the item, and the SHA-256 of its canonical JSON."""
+
+    path: tuple[str | int, ...]
+    digest: str
+
+
 class ItemAppended(_Body, frozen=True, kw_only=True, tag="item.appended"):
     """An item; the raw JSON stands beside, in the envelope."""
 
@@ -109,6 +118,8 @@ class ItemAppended(_Body, frozen=True, kw_only=True, tag="item.appended"):
     """Fields of the maker's own shape for which an item has no place; only the adapter in origin reads it."""
     beside: int = 0
     """Tokens of what of `extra` goes back to its maker; in the envelope's tokens only the item counts."""
+    blobs: list[Blob] = []
+    """What of the item stands out of line; in its place stands the beginning."""
     meta: Any = None
     """The caller's small JSON, never sent."""
     repaired: list[str] = []
@@ -316,6 +327,8 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Names under which the event is found by index."""
     refs: tuple[str, ...] = ()
     """The bodies, by SHA-256, that belong to this event alone."""
+    blobs: Mapping[str, bytes] = {}
+    """Their content, where it comes with the event."""
     time: int | None = None
     """Microseconds since 1970, UTC; None: the store's writer says when."""
 

@@ -19,8 +19,10 @@ from .canonical import loads
 from .codec import ITEM, REQUESTED, body
 from .events import (
     ASIDE,
+    ERASED,
     PINNED,
     SEAL,
+    Blob,
     ContextCompacted,
     ItemAppended,
     Origin,
@@ -41,7 +43,19 @@ _unlinked = lru_cache(maxsize=256)(reading)
 class Entry:
     """One item of the path, as its row describes it."""
 
-    __slots__ = ("beside", "excerpt", "extra", "flags", "item", "origin", "reading", "response", "seq", "tokens")
+    __slots__ = (
+        "beside",
+        "blobs",
+        "excerpt",
+        "extra",
+        "flags",
+        "item",
+        "origin",
+        "reading",
+        "response",
+        "seq",
+        "tokens",
+    )
 
     def __init__(self, record: Record, said: ItemAppended | None = None) -> None:
         self.seq = record.seq
@@ -55,6 +69,8 @@ class Entry:
         self.origin = said.origin if said else None
         self.extra = said.extra if said else None
         self.beside = said.beside if said else 0
+        self.blobs: Sequence[Blob] = said.blobs if said else ()
+        """What of the item stands out of line."""
 
     def value(self) -> Any:
         """Return the item as a new JSON value."""
@@ -411,7 +427,11 @@ class History:
 
     def unanswered(self) -> list[Call]:
         """Return the calls without an output, oldest first; only what is loaded counts."""
-        return [call for call in self.calls.values() if call.output is None and call.at in self.groups]
+        return [
+            call
+            for call in self.calls.values()
+            if call.output is None and call.at in self.groups and not call.entry.flags & ERASED
+        ]
 
     def is_alive(self, seq: int) -> bool:
         """Return whether an event lies on the path."""

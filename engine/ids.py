@@ -59,14 +59,14 @@ def check_id(value: object) -> str:
     return value
 
 
-def check_key(value: object) -> str:
-    """Return *value* if it can be an idempotency key: a text of 1 to 255 characters.
+def check_key(value: object, what: str = "key") -> str:
+    """Return *value* if it can be an idempotency key, or a follower's name: a text of 1 to 255 characters.
 
     Raises:
         Invalid: it cannot.
     """
     if not isinstance(value, str) or not 0 < len(value) <= 255 or _SURROGATE.search(value):
-        raise Invalid(f"key {value!r:.100}: a text of 1 to 255 characters is needed")
+        raise Invalid(f"{what} {value!r:.100}: a text of 1 to 255 characters is needed")
     return value
 
 

@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from . import vocabulary
+from .blobs import LIMIT, packed
 from .canonical import canonical, digest, encode, loads
 from .codec import event
 from .errors import InvalidItem
@@ -136,8 +137,13 @@ class Intake:
             counter = (await self.vocabulary()).count
             beside = sum(count_text(encode(value).decode(), counter) for _, value in replayed(said.extra))
             said = msgspec.structs.replace(said, beside=beside)
-        return event(
-            said or ItemAppended(),
+        said, bodies = said or ItemAppended(), dict[str, bytes]()
+        if len(data) > LIMIT:
+            stub, blobs, bodies = packed(item)
+            said = msgspec.structs.replace(said, blobs=blobs)
+            data = encode(stub)
+        made = event(
+            said,
             item=data,
             form=form,
             response=response,
@@ -145,6 +151,7 @@ class Intake:
             excerpt=count.excerpt,
             flags=flags | flags_of(item, form) | (ESTIMATED if count.estimated or not exact else 0),
         )
+        return msgspec.structs.replace(made, blobs=bodies) if bodies else made
 
     async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
         """Return what an item weighs; a long one is counted off the event loop."""

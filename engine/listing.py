@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
+from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import whole
 from .codec import REQUESTED, body, item_of
 from .errors import CorruptLog, NotFound
 from .events import (
+    ERASED,
     ItemAppended,
     Record,
     ResponseCompleted,
@@ -28,19 +31,23 @@ from .items import Item
 from .log import Query
 from .manifest import Manifest
 from .pages import Page, Pages
+from .paths import Along, Paths, Reads, paths_of
 from .replay import rebuild
+from .turns.listed import Turn, turns_on
 from .turns.places import turn_end, turns_of
 from .turns.plan import one_of
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("Appended", "Call", "Entry", "Event", "Listing", "event_of")
+__all__ = ("Appended", "Call", "Entry", "Event", "Listing", "Turn", "event_of")
 
 T = TypeVar("T")
 _PAGE: Final = 500
 _MORE: Final = 16
 """Events read beyond twice the items that are asked for: about every second event is one."""
+_SHOWN: Final = frozenset({"item.appended", "response.interrupted"})
+"""What can carry an item of the transcript; an erased event of another kind never did."""
 _LAST: Final = 2**62
 """No conversation has so many events."""
 _ENDS: Final = frozenset({"response.completed", "response.failed", "response.interrupted"})
@@ -148,8 +155,8 @@ class Listing:
         self._engine = engine
         self._name = name
 
-    async def records(self, query: Query | None = None) -> AsyncGenerator[Record, None]:
-        """Yield records in the order of *query*, read in pages of its limit.
+    async def records(self, query: Query | None = None, reads: Reads | None = None) -> AsyncGenerator[Record, None]:
+        """Yield records in the order of *query*, read in pages of its limit, from the store or along a path.
 
         Raises:
             NotFound: there is no such conversation.
@@ -159,9 +166,9 @@ class Listing:
         query = msgspec.structs.replace(query, limit=size)
         while True:
             self._engine.check()
-            snapshot = await self._engine.store.read(self._name, query)
-            if snapshot is None:
-                raise NotFound(f"conversation {self._name}")
+            snapshot = await (reads or self._engine.store).read(self._name, query)
+            if snapshot is None or snapshot.head.deleted:
+                raise NotFound(f"conversation {self._name}", deleted=snapshot is not None)
             page = snapshot.records[0]
             for record in page:
                 yield record
@@ -170,10 +177,16 @@ class Listing:
             place = {"before" if query.reverse else "after": page[-1].seq}
             query = msgspec.structs.replace(query, **place)
 
-    async def events(self, after: int) -> AsyncIterator[Event]:
-        """Yield events behind *after*."""
-        async for record in self.records(Query(after=after)):
-            yield event_of(record)
+    async def events(self, after: int, *, follow: bool = False) -> AsyncIterator[Event]:
+        """Yield events behind *after*; with *follow* wait for more, for ever."""
+        while True:
+            news = self._engine.news()
+            async for record in self.records(Query(after=after)):
+                after = record.seq
+                yield event_of(await whole_record(self._engine.store, record))
+            if not follow:
+                return
+            await news.wait()
 
     async def bodies(self, kind: type[T]) -> AsyncIterator[T]:
         """Yield what all events of one kind say."""
@@ -184,24 +197,63 @@ class Listing:
 
     # -- the transcript
 
-    def items(self, after: int | None, before: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Entry]:
+    def items(
+        self, after: int | None, before: int | None, limit: int, order: Literal["asc", "desc"], *, abandoned: bool
+    ) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
         whole("limit", limit, 1, 1000)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Entry]:
+            self._engine.check()
+            store = self._engine.store
+            paths = await paths_of(store, self._name)
             query = _from(cursor, Query(after=after or 0, before=before, reverse=down, limit=_MORE + 2 * limit))
             found: list[Record] = []
-            async with aclosing(self.records(query)) as records:
+            async with aclosing(self.records(query, store if abandoned else Along(store, paths.alive))) as records:
                 async for record in records:
-                    if record.item is not None:
+                    if record.kind in _SHOWN and (record.item is not None or record.flags & ERASED):
                         found.append(record)
                     if len(found) > limit:
                         break
-            shown = found[:limit]
-            turns = await turns_of(self._engine.store, self._name, shown)
+            shown = [await whole_record(store, one) for one in found[:limit]]
+            turns = await self._turns(paths, shown)
             more = len(found) > limit
-            return Page([_entry(one, turns[one.seq]) for one in shown], more, str(shown[-1].seq) if more else None)
+            entries = [_entry(one, turns[one.seq], alive=paths.is_alive(one.seq)) for one in shown]
+            return Page(entries, more, str(found[limit - 1].seq) if more else None)
+
+        return Pages(fetch, None)
+
+    async def _turns(self, paths: Paths, records: Sequence[Record]) -> dict[int, int]:
+        """Return the turns of neighbours by seq, each on the path that it lies on."""
+        turns: dict[int, int] = {}
+        for version, some in groupby(sorted(records, key=_seq), lambda one: paths.left(one.seq)):
+            along = Along(self._engine.store, paths.to(version))
+            turns |= await turns_of(along, self._name, list(some))
+        return turns
+
+    def turns(self, after: int | None, limit: int, order: Literal["asc", "desc"], *, abandoned: bool) -> Pages[Turn]:
+        """List turns by seq, behind *after*."""
+        whole("limit", limit, 1, 1000)
+        down = one_of("order", order, ("asc", "desc")) == "desc"
+
+        async def fetch(cursor: str | None) -> Page[Turn]:
+            self._engine.check()
+            paths = await paths_of(self._engine.store, self._name)
+            place, _, number = (cursor or ":0").partition(":")
+            bounds = (after or 0, _LAST) if not place else (after or 0, int(place)) if down else (int(place), _LAST)
+            store, version = self._engine.store, paths.head.version
+            found = await turns_on(store, self._name, paths, version, bounds, limit + 1, down=down)
+            for top in paths.tops() if abandoned else ():
+                left = await turns_on(store, self._name, paths, top, bounds, limit + 1, down=down)
+                found += [turn for turn in left if not turn.alive]
+            ordered = sorted({turn.seq: turn for turn in reversed(found)}.items(), reverse=down)
+            shown = [
+                msgspec.structs.replace(turn, number=index)
+                for index, (_, turn) in enumerate(ordered[:limit], int(number) + 1)
+            ]
+            more = len(ordered) > limit
+            return Page(shown, more, f"{shown[-1].seq}:{shown[-1].number}" if more else None)
 
         return Pages(fetch, None)
 
@@ -214,15 +266,17 @@ class Listing:
 
         async def fetch(cursor: str | None) -> Page[Call]:
             self._engine.check()
+            paths = await paths_of(self._engine.store, self._name)
             bounds = Query()
             if turn is not None:
-                bounds = Query(after=turn - 1, before=await turn_end(self._engine.store, self._name, turn))
+                along = Along(self._engine.store, paths.to(paths.left(turn)))
+                bounds = Query(after=turn - 1, before=await turn_end(along, self._name, turn))
             query = msgspec.structs.replace(bounds, mark="request", limit=limit + 1, reverse=down)
             snapshot = await self._engine.store.read(self._name, _from(cursor, query))
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")
             found = list(snapshot.records[0])
-            calls = await self._calls(found[:limit])
+            calls = await self._calls(found[:limit], paths)
             more = len(found) > limit
             return Page(
                 [call for call in calls if turn is None or call.turn == turn],
@@ -249,9 +303,9 @@ class Listing:
                 f"conversation {self._name}, response {seq} (a response is named by the seq of its {REQUESTED}; "
                 "look at the events)"
             )
-        return (await self._calls(requests))[0]
+        return (await self._calls(requests, await paths_of(self._engine.store, self._name)))[0]
 
-    async def _calls(self, requests: Sequence[Record]) -> list[Call]:
+    async def _calls(self, requests: Sequence[Record], paths: Paths) -> list[Call]:
         """Return recorded model calls, with what became of them."""
         if not requests:
             return []
@@ -267,7 +321,7 @@ class Listing:
                         going.discard(record.response)
                 if not going:  # what was appended behind the last end may be long
                     break
-        turns = await turns_of(self._engine.store, self._name, sorted(requests, key=lambda record: record.seq))
+        turns = await self._turns(paths, requests)
         return [self._call(record, ends[record.seq], turns[record.seq]) for record in requests]
 
     def _call(self, record: Record, ends: Sequence[Record], turn: int) -> Call:
@@ -310,13 +364,19 @@ def _from(cursor: str | None, query: Query) -> Query:
     return msgspec.structs.replace(query, **{"before" if query.reverse else "after": int(cursor)})
 
 
-def _entry(record: Record, turn: int) -> Entry:
+def _seq(record: Record) -> int:
+    return record.seq
+
+
+def _entry(record: Record, turn: int, *, alive: bool) -> Entry:
     said = body(record)
     return Entry(
         seq=record.seq,
-        item=item_of(record),
+        item=item_of(record) or {},
         meta=said.meta if isinstance(said, ItemAppended) else None,
         time=moment(record.time),
         turn=turn,
         response=record.response,
+        alive=alive,
+        erased=bool(record.flags & ERASED),
     )

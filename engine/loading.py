@@ -13,7 +13,7 @@ from typing import Final
 from .codec import body
 from .compaction import references
 from .errors import NotFound
-from .events import CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
+from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
 from .history import ENDS, History, alive, segments
 from .items import reading
 from .log import Head, Query, Snapshot, Store
@@ -106,8 +106,8 @@ async def load(
         Query(mark="pin", before=before),
         *(Query(mark=mark, before=before, reverse=True, limit=1) for mark in marks),
     )
-    if snapshot is None:
-        raise NotFound(f"conversation {name}")
+    if snapshot is None or snapshot.head.deleted:
+        raise NotFound(f"conversation {name}", deleted=snapshot is not None)
     outline = _Outline(name, snapshot, at)
     await outline.settle(store, marks)
     history = await _filled(store, outline, tokens)
@@ -148,7 +148,7 @@ def _base(records: Sequence[Record], path: Sequence[Span]) -> tuple[Record, Cont
         said = body(record)
         if isinstance(said, CompactionUndone):
             undone.add(said.seq)
-        elif isinstance(said, ContextCompacted) and record.seq not in undone:
+        elif isinstance(said, ContextCompacted) and record.seq not in undone and not record.flags & ERASED:
             return record, said
     return None
 

@@ -1,7 +1,8 @@
 """Conversations as JSON Lines: everything that the log has of them, and back.
 
-A conversation is a header line, then the bodies that its events refer to, then its events in seq order. Reading it into
-another store gives the same events: same seqs, times, checksums; only positions are the new store's own.
+A conversation is a header line, then the bodies that its events refer to, then its events in seq order. What a fork
+shares comes before it, as the conversations that it is a fork of, up to there. Reading it into another store gives the
+same events: same seqs, times, checksums; only positions are the new store's own.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
+from .blobs import blobs_of
 from .canonical import digest, encode, loads
 from .codec import REQUESTED, body, renewed
 from .errors import Conflict, InvalidItem, NotFound
 from .events import NewEvent, Record, ResponseRequested
 from .ids import Position, check_id
-from .log import Query, Store
+from .log import Fork, Head, Query, Store
 
 __all__ = ("FORMAT", "Package", "dump", "restore")
 
@@ -34,23 +36,56 @@ async def dump(store: Store, name: str) -> AsyncIterator[tuple[bytes, bool]]:
         NotFound: there is no such conversation.
     """
     snapshot = await store.read(name)
-    if snapshot is None:
-        raise NotFound(f"conversation {name}")
-    version = snapshot.head.version
-    yield _line({"turnlog": "conversation", "format": FORMAT, "id": name, "version": version}), False
+    if snapshot is None or snapshot.head.deleted:
+        raise NotFound(f"conversation {name}", deleted=snapshot is not None)
+    for one, first, last in await _lineage(store, snapshot.head):
+        header: dict[str, Any] = {"turnlog": "conversation", "format": FORMAT, "id": one, "version": last}
+        if first is not None:
+            header |= {"parent": first[0], "at": first[1]}
+        yield _line(header), False
+        async for line in _lines(store, name, first[1] if first else 0, last):
+            yield line
+
+
+async def _lineage(store: Store, head: Head) -> list[tuple[str, tuple[str, int] | None, int]]:
+    """Return a conversation and those whose events it shares, oldest first: id, parent and seq, last seq shared."""
+    found: list[tuple[str, tuple[str, int] | None, int]] = []
+    last = head.version
+    while True:
+        # A fork of a fork at a point before that one's own beginning shares none of its events.
+        if head.parent is None or head.parent[1] < last:
+            found.append((head.conversation, head.parent, last))
+        if head.parent is None:
+            break
+        last = min(last, head.parent[1])
+        parent = await store.read(head.parent[0])
+        assert parent is not None, "what was deleted leaves its head"
+        head = parent.head
+    for index, (name, parent_, top) in enumerate(found[:-1]):
+        if parent_ is not None and parent_[0] != found[index + 1][0]:
+            found[index] = name, (found[index + 1][0], parent_[1]), top
+    return found[::-1]
+
+
+async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterator[tuple[bytes, bool]]:
     seen: set[str] = set()
-    async for record in _records(store, name, version):
+    async for record in _records(store, name, last, after=first):
         said = body(record) if record.kind == REQUESTED else None
         if isinstance(said, ResponseRequested) and said.settings not in seen:
             seen.add(said.settings)
             content = await store.body(said.settings)
             if content is not None:
                 yield _line({"body": said.settings, "value": loads(content)}), False
+        for blob in blobs_of(record):
+            if blob.digest not in seen:
+                seen.add(blob.digest)
+                content = await store.body(blob.digest)
+                if content is not None:
+                    yield _line({"body": blob.digest, "value": loads(content)}), False
         yield _line(_written(record)), True
 
 
-async def _records(store: Store, name: str, version: int) -> AsyncIterator[Record]:
-    after = 0
+async def _records(store: Store, name: str, version: int, after: int = 0) -> AsyncIterator[Record]:
     while after < version:
         snapshot = await store.read(name, Query(after=after, before=version + 1, limit=_PAGE))
         page = snapshot.records[0] if snapshot else ()
@@ -93,6 +128,8 @@ class Package:
             )
         self.id = check_id(str(header.get("id")))
         self.version = header.get("version")
+        self.fork = _fork(header)
+        self.first = self.fork.at + 1 if self.fork else 1
         self.bodies: dict[str, bytes] = {}
         self.records: list[Record] = []
 
@@ -109,9 +146,14 @@ class Package:
             self.bodies[str(line["body"])] = content
             return
         seq = line.get("seq")
-        if seq != len(self.records) + 1:
-            raise InvalidItem("$.seq", f"{seq!r}: event {len(self.records) + 1} is expected here")
+        if seq != self.first + len(self.records):
+            raise InvalidItem("$.seq", f"{seq!r}: event {self.first + len(self.records)} is expected here")
         self.records.append(_read(self.id, line))
+
+    @property
+    def whole(self) -> bool:
+        """Whether its last event has been read."""
+        return self.first + len(self.records) - 1 == self.version
 
     def check(self) -> None:
         """See to it that it is whole.
@@ -119,15 +161,27 @@ class Package:
         Raises:
             InvalidItem: events are missing at its end, or settings that they refer to.
         """
-        if len(self.records) != self.version:
-            there = f"{len(self.records)} of {self.version} events are here"
+        if not self.whole:
+            there = f"{len(self.records)} events are here, the last should be {self.version}"
             raise InvalidItem("$", f"{self.id}: {there}; the file is not whole")
         for record in self.records:
             said = body(record) if record.kind == REQUESTED else None
+            missing = [blob.digest for blob in blobs_of(record) if blob.digest not in self.bodies]
+            if missing:
+                raise InvalidItem("$", f"{self.id}/{record.seq}: its blob {missing[0]} is missing from the file")
             if isinstance(said, ResponseRequested) and said.settings not in self.bodies:
                 raise InvalidItem(
                     "$", f"{self.id}: the settings of event {record.seq} are missing; the file is not whole"
                 )
+
+
+def _fork(header: Mapping[str, Any]) -> Fork | None:
+    parent, at = header.get("parent"), header.get("at")
+    if parent is None:
+        return None
+    if not isinstance(at, int) or at < 1:
+        raise InvalidItem("$.at", f"{at!r}: the seq up to which the parent's events are shared is needed")
+    return Fork(check_id(str(parent)), at)
 
 
 def _read(name: str, line: Mapping[str, Any]) -> Record:
@@ -165,7 +219,14 @@ async def restore(store: Store, package: Package) -> int:
     there = await _same(store, package)
     for start in range(there, len(package.records), _BATCH):
         events: list[NewEvent] = [renewed(record) for record in package.records[start : start + _BATCH]]
-        await store.append(package.id, events, expected=start, bodies=package.bodies)
+        version = package.first - 1 + start if start else 0
+        await store.append(
+            package.id,
+            events,
+            expected=version,
+            bodies=package.bodies,
+            fork=package.fork if start == 0 else None,
+        )
     return len(package.records) - there
 
 
@@ -175,8 +236,11 @@ async def _same(store: Store, package: Package) -> int:
     if snapshot is None:
         return 0
     version = snapshot.head.version
+    shared = snapshot.head.parent[1] if snapshot.head.parent else 0
+    if snapshot.head.deleted or shared != package.first - 1:
+        raise Conflict(f"conversation {package.id}: it is another one here; import it under another id")
     ours: Iterable[Record] = package.records
-    theirs = [record async for record in _records(store, package.id, version)]
+    theirs = [record async for record in _records(store, package.id, version, after=package.first - 1)]
     for mine, other in zip(ours, theirs, strict=False):
         if (mine.kind, mine.time, mine.sum, mine.item, mine.data) != (
             other.kind,
@@ -188,6 +252,4 @@ async def _same(store: Store, package: Package) -> int:
             raise Conflict(
                 f"conversation {package.id}: event {mine.seq} is another one here; import it under another id"
             )
-    if version > len(package.records):
-        return len(package.records)
-    return version
+    return min(len(theirs), len(package.records))

@@ -7,19 +7,21 @@ writes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from .blobs import filled, whole
 from .canonical import encode
 from .codec import item_of
 from .compaction import references, stand_in
 from .errors import NotFound
-from .events import ContextCompacted, Record, Target
+from .events import ERASED, ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
 from .loading import load, look_up
 from .log import Head, Query, Store
-from .manifest import Manifest
+from .manifest import Fates, Manifest
 from .tokens import Counter
 from .window.budget import Budget
 from .window.choose import Deeper, Request, choose
@@ -35,6 +37,9 @@ _GROWTH: Final = 1024
 """Groups by which a live history may outgrow twice what was loaded; then its beginning is let go."""
 _COUNTED: Final = 64
 """Conversations, by counter, whose items' weights are remembered."""
+
+
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class Aim(Protocol):
@@ -82,8 +87,8 @@ class Reader:
             NotFound: there is no such conversation.
         """
         snapshot = await self._store.read(name)
-        if snapshot is None:
-            raise NotFound(f"conversation {name}")
+        if snapshot is None or snapshot.head.deleted:
+            raise NotFound(f"conversation {name}", deleted=snapshot is not None)
         return snapshot.head
 
     async def fresh(self, name: str, *, line: str | None = None, tokens: int = 1) -> tuple[Head, History]:
@@ -94,13 +99,13 @@ class Reader:
         """
         while (history := self._known(name)) is not None:
             snapshot = await self._store.read(name, Query(after=history.version))
-            if snapshot is None:
-                self._forget(name)
-                raise NotFound(f"conversation {name}")
+            if snapshot is None or snapshot.head.deleted:
+                self.forget(name)
+                raise NotFound(f"conversation {name}", deleted=snapshot is not None)
             # Another task may have brought the same records in meanwhile.
             history.extend([record for record in snapshot.records[0] if record.seq > history.version])
             if history.stale:
-                self._forget(name)
+                self.forget(name)
                 break
             if line is not None and not await look_up(self._store, history, line):
                 break
@@ -122,7 +127,7 @@ class Reader:
         while len(self._live) > _LIVE:
             self._live.popitem(last=False)
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
         """Let go of what is known of a conversation: its path or one of its items has changed."""
         self._live.pop(name, None)
         for place in [place for place in self._weights if place[0] == name]:
@@ -166,19 +171,25 @@ class Reader:
                 if head.version == version and (known is None or known.floor > history.floor):
                     self._keep(history)
 
-    async def rendered(self, history: History, manifest: Manifest, target: Target) -> list[Rendered]:
-        """Return the items that a manifest names."""
+    async def rendered(
+        self, history: History, manifest: Manifest, target: Target, blobs: Mapping[str, bytes] = _NONE
+    ) -> list[Rendered]:
+        """Return the items that a manifest names; *blobs* are bodies that are not in the store yet."""
         base: list[dict[str, Any]] = []
         if history.base is not None:
             base = await self.stand_in(history.conversation, history.base[1], target)
-        return render(history, history.early, base, manifest.base, manifest, target)
+        fates = Fates(manifest)
+        sent = (entry for entry in history.entries() if entry.blobs and fates.sent(entry.seq))
+        large = {entry.seq: await filled(self._store, entry.item, entry.blobs, blobs) for entry in sent}
+        return render(history, history.early, base, manifest.base, manifest, target, large)
 
     async def stand_in(self, name: str, said: ContextCompacted, target: Target) -> list[dict[str, Any]]:
         """Return what is sent for compacted events."""
         records = await logged(self._store, name, references(said))
-        return stand_in(said, {record.seq: item_of(record) for record in records}, target)
+        items = {record.seq: item_of(await whole(self._store, record)) for record in records}
+        return stand_in(said, items, target)
 
-    async def weights(self, history: History, counter: Counter) -> Weights:
+    async def weights(self, history: History, counter: Counter, blobs: Mapping[str, bytes] = _NONE) -> Weights:
         """Return what the loaded items weigh by another counter than the log's; each item is counted once."""
         place = history.conversation, counter
         known = self._weights.setdefault(place, _Weighed())
@@ -186,7 +197,12 @@ class Reader:
         while len(self._weights) > _COUNTED:
             self._weights.popitem(last=False)
         new = [entry for entry in history.entries() if entry.seq not in known.items]
-        counts = await self._intake.counts([entry.item for entry in new], counter)
+        known.items |= {entry.seq: (0, None) for entry in new if entry.flags & ERASED}
+        new = [entry for entry in new if not entry.flags & ERASED]
+        items = [
+            await filled(self._store, entry.item, entry.blobs, blobs) if entry.blobs else entry.item for entry in new
+        ]
+        counts = await self._intake.counts(items, counter)
         known.items |= {entry.seq: count[:2] for entry, count in zip(new, counts, strict=True)}
         if known.seal is None:
             call = {"call_id": "call_" + "0" * 24}

@@ -13,11 +13,12 @@ from typing import Any, Final, Protocol, TypeAlias
 import anyio
 import msgspec
 
+from .blobs import whole, whole_items
 from .canonical import canonical, digest, loads
 from .codec import REQUESTED, body, item_of
 from .compaction import references, stand_in
-from .errors import CorruptLog, TurnlogError
-from .events import ContextCompacted, Record, ResponseRequested, checksum
+from .errors import CorruptLog, NotFound, TurnlogError
+from .events import ERASED, ContextCompacted, Record, ResponseRequested, checksum
 from .history import History
 from .items import Item
 from .log import Query, Store
@@ -101,6 +102,7 @@ async def rebuild(
     """Return the body of a recorded request. *cached* holds records of the conversation that are at hand.
 
     Raises:
+        NotFound: it held something that was erased since.
         TurnlogError: its encoder is not installed, or a stored event cannot be read.
     """
     said = body(request)
@@ -127,18 +129,23 @@ async def _window(
 ) -> tuple[list[Rendered], set[int]]:
     manifest = said.manifest
     records = await _sent(store, name, manifest, cached)
+    _still_there(name, records)
     changed = {record.seq for record in records if checksum(record.item, record.data) != record.sum}
     base: list[dict[str, Any]] = []
     if manifest.base:
-        compaction = body((await logged(store, name, [manifest.base]))[0])
+        stood = await logged(store, name, [manifest.base])
+        compaction = body(stood[0])
         assert isinstance(compaction, ContextCompacted)
         parts = await logged(store, name, references(compaction))
+        _still_there(name, [*stood, *parts])
         changed |= {record.seq for record in parts if checksum(record.item, record.data) != record.sum}
-        base = stand_in(compaction, {record.seq: item_of(record) for record in parts}, said.target)
+        items = {record.seq: item_of(await whole(store, record)) for record in parts}
+        base = stand_in(compaction, items, said.target)
     early = [record for record in records if record.seq in manifest.early]
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
-    return render(history, history.early, base, manifest.base, manifest, said.target), changed
+    apart = await whole_items(store, records)
+    return render(history, history.early, base, manifest.base, manifest, said.target, apart), changed
 
 
 async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int, Record]) -> list[Record]:
@@ -154,7 +161,18 @@ async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int
     if queries:
         snapshot = await store.read(name, *queries)
         found += [record for records in (snapshot.records if snapshot else ()) for record in records]
-    return sorted((record for record in found if record.item is not None), key=_seq)
+    return sorted((record for record in found if record.item is not None or record.flags & ERASED), key=_seq)
+
+
+def _still_there(name: str, records: Sequence[Record]) -> None:
+    """See to it that nothing of a request was erased since.
+
+    Raises:
+        NotFound: something was.
+    """
+    gone = [str(record.seq) for record in records if record.flags & ERASED]
+    if gone:
+        raise NotFound(f"conversation {name}, the content at seq {', '.join(gone)}", deleted=True)
 
 
 def _seq(record: Record) -> int:
@@ -190,7 +208,11 @@ async def verify(
         if record.kind != REQUESTED:
             continue
         report.responses += 1
-        divergence = await _check(store, record, known, cached)
+        try:
+            divergence = await _check(store, record, known, cached)
+        except NotFound:
+            report.erased += 1
+            continue
         if divergence is None:
             report.verified += 1
         else:
@@ -222,6 +244,8 @@ async def _check(
     try:
         said = body(request)
         rebuilt = await rebuild(store, request, known, cached)
+    except NotFound:
+        raise
     except TurnlogError as error:
         return Divergence(*place, "$", str(error))
     assert isinstance(said, ResponseRequested)

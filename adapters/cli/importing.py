@@ -113,7 +113,7 @@ class _Importing:
                 self._begun, self._package = number, Package(value)
             elif self._package is not None:
                 self._package.add(_object(value))
-                if len(self._package.records) == self._package.version:
+                if self._package.whole:
                     await self.finish()
             else:
                 await self._append(number, value, group)

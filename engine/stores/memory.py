@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from ..canonical import loads
+from ..canonical import canonical, encode, loads
 from ..errors import Conflict, ConversationBusy, NotFound
 from ..events import NewEvent, Record
 from ..ids import ANY, Clock, Expected, Position, micros, system_clock
@@ -184,7 +184,7 @@ class MemoryStore:
 
     async def forks(self, conversation: str) -> Sequence[Head]:
         """See `turnlog.engine.log.Store.forks`."""
-        return [self._heads[name] for name in sorted(self._sharers(conversation))]
+        return [head for name in sorted(self._sharers(conversation)) if (head := self._head(name))]
 
     def _sharers(self, conversation: str) -> dict[str, int]:
         """Return who shares events of a conversation's own, with the last seq that each does."""
@@ -260,9 +260,7 @@ class MemoryStore:
 
     async def erase(self, appends: Sequence[Append]) -> Erased:
         """See `turnlog.engine.log.Store.erase`."""
-        now = micros(self._clock())
-        for append in appends:  # all are checked before one is written
-            decide(append, self._head(append.conversation), None, now)
+        self._check(appends)  # all, before one is written
         freed: set[str] = set()
         versions: dict[str, int] = {}
         for append in appends:
@@ -281,6 +279,15 @@ class MemoryStore:
             versions[append.conversation] = self._append(append).version
         return Erased(versions=versions, bodies=self._drop(freed))
 
+    def _check(self, appends: Sequence[Append]) -> None:
+        now, heads = micros(self._clock()), dict[str, Head | None]()
+        for append in appends:
+            name = append.conversation
+            heads[name], result = decide(append, heads.get(name) or self._head(name), None, now)
+            for erasure in append.erasures:
+                if not 0 < erasure.seq < result.first:
+                    raise NotFound(f"event {name}/{erasure.seq}")
+
     async def delete(self, conversation: str, tombstone: NewEvent, *, forks: Literal["refuse", "keep"]) -> Erased:
         """See `turnlog.engine.log.Store.delete`."""
         head = self._head(conversation)
@@ -296,6 +303,8 @@ class MemoryStore:
         if head.lease is not None:
             self._heads[conversation] = msgspec.structs.replace(head, lease=None)
         result = self._append(Append(conversation=conversation, events=[tombstone]))
+        # What forks share stays, and is theirs alone: followers are told no more of it.
+        self._feed = [entry for entry in self._feed if entry[1] != conversation or entry[2] == result.last]
         for place in [place for place in self._keys if place[0] == conversation]:
             del self._keys[place]
         owners = [owner for owner, _, _ in self._spans(conversation)]
@@ -312,7 +321,6 @@ class MemoryStore:
         for index in (stream.marks, stream.links):
             for word in list(index):
                 index[word] = [seq for seq in index[word] if seq not in gone]
-        self._feed = [entry for entry in self._feed if entry[1] != name or entry[2] not in gone]
         freed = {digest for seq in gone for digest in stream.refs.pop(seq, set())}
         if last == 0:
             freed |= stream.refs[0]
@@ -377,7 +385,4 @@ def _has(head: Head, where: Mapping[str, Scalar] | None) -> bool:
     if not where:
         return True
     metadata = loads(head.metadata)
-    return all(
-        name in metadata and (type(metadata[name]), metadata[name]) == (type(value), value)
-        for name, value in where.items()
-    )
+    return all(name in metadata and encode(metadata[name]) == canonical(value, name) for name, value in where.items())

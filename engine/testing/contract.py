@@ -19,12 +19,27 @@ from __future__ import annotations
 from typing import Final
 
 from .contract_crowds import CROWDS
+from .contract_deleting import DELETING
+from .contract_erasing import ERASING
+from .contract_feeding import FEEDING
+from .contract_forking import FORKING
 from .contract_kit import Check, Declined, Place
 from .contract_leases import LEASES
+from .contract_listing import LISTING
 from .contract_reading import READING
 from .contract_writing import WRITING
 
 __all__ = ("CHECKS", "Check", "Declined", "Place")
 
-CHECKS: Final[tuple[Check, ...]] = (*WRITING, *LEASES, *READING, *CROWDS)
+CHECKS: Final[tuple[Check, ...]] = (
+    *WRITING,
+    *LEASES,
+    *READING,
+    *LISTING,
+    *FORKING,
+    *ERASING,
+    *DELETING,
+    *FEEDING,
+    *CROWDS,
+)
 """Every guarantee of the contract, one function each; its docstring says which."""

@@ -15,34 +15,18 @@ from ..errors import ConversationBusy, Fenced, Invalid, KeyReused, NotFound, Sto
 from ..ids import NO_STREAM
 from ..log import Appended, Key, Store, Take
 from .cancelling import HOW, everywhere
-from .contract_kit import Declined, Place, created, fails, item, records_of, started, text_of
+from .contract_kit import Declined, Place, created, fails, item, records_of, started, text_of, together
 
 __all__ = ("CROWDS",)
 
 MANY = 100
 
 
-async def _together(*attempts: Callable[[], Awaitable[Appended]]) -> list[Appended | Exception]:
-    """Make attempts at the same time; return what each of them came to, in their order."""
-    outcomes: dict[int, Appended | Exception] = {}
-
-    async def one(index: int, attempt: Callable[[], Awaitable[Appended]]) -> None:
-        try:
-            outcomes[index] = await attempt()
-        except Exception as error:  # noqa: BLE001 - it is handed back
-            outcomes[index] = error
-
-    async with anyio.create_task_group() as group:
-        for index, attempt in enumerate(attempts):
-            group.start_soon(one, index, attempt)
-    return [outcomes[index] for index in range(len(attempts))]
-
-
 async def concurrent_appends_follow_one_another(place: Place) -> None:
     """Of many appends at once each gets its own seqs, neighbours in the order given, none twice and none left out."""
     async with place.open() as store:
         await started(store)
-        results = await _together(
+        results = await together(
             *(
                 partial(store.append, "c", [item(f"{number}.{part}") for part in range(1 + number % 3)])
                 for number in range(MANY)
@@ -60,8 +44,8 @@ async def concurrent_appends_to_many_conversations(place: Place) -> None:
     """Many conversations created and appended to at once are each as if it were alone."""
     async with place.open() as store:
         names = [f"c{number}" for number in range(MANY)]
-        await _together(*(partial(store.append, name, [created(), item(name)]) for name in names))
-        await _together(*(partial(store.append, name, [item(name), item(name)]) for name in names for _ in range(2)))
+        await together(*(partial(store.append, name, [created(), item(name)]) for name in names))
+        await together(*(partial(store.append, name, [item(name), item(name)]) for name in names for _ in range(2)))
         for name in names:
             assert [text_of(record) for record in (await records_of(store, name))[1:]] == [name] * 5
         assert {head.conversation for head in await store.heads(limit=2 * MANY)} == set(names)
@@ -72,7 +56,7 @@ async def of_concurrent_exact_appends_one_wins(place: Place) -> None:
     async with place.open() as store:
         await started(store)
         for version in range(1, 6):
-            results = await _together(
+            results = await together(
                 *(partial(store.append, "c", [item(str(number))], expected=version) for number in range(20))
             )
             winners = [result for result in results if isinstance(result, Appended)]
@@ -87,7 +71,7 @@ async def of_concurrent_exact_appends_one_wins(place: Place) -> None:
 async def of_concurrent_creations_one_wins(place: Place) -> None:
     """A conversation that many create at once is created by one of them."""
     async with place.open() as store:
-        results = await _together(
+        results = await together(
             *(partial(store.append, "c", [created(), item("x")], expected=NO_STREAM) for _ in range(20))
         )
         assert sum(isinstance(result, Appended) for result in results) == 1
@@ -99,7 +83,7 @@ async def of_concurrent_uses_of_a_key_one_writes(place: Place) -> None:
     """The same append under one key, made many times at once, is written once, and all learn where."""
     async with place.open() as store:
         await started(store)
-        results = await _together(
+        results = await together(
             *(partial(store.append, "c", [item("a"), item("b")], key=Key("k", "d")) for _ in range(20))
         )
         assert Counter((one.first, one.last, one.replayed) for one in results if isinstance(one, Appended)) == {
@@ -113,7 +97,7 @@ async def of_concurrent_takers_one_holds_the_lease(place: Place) -> None:
     """A lease that many want at once goes to one of them."""
     async with place.open() as store:
         await started(store)
-        results = await _together(
+        results = await together(
             *(
                 partial(store.append, "c", [item("x")], lease=Take(owner=str(number), seconds=600, turn=-1))
                 for number in range(20)
@@ -141,7 +125,7 @@ async def a_loser_does_not_hurt_the_others(place: Place) -> None:
             for number in range(MANY // 2)
             for attempt in (partial(store.append, "c", [item(str(number))]), losers[number % len(losers)][1])
         ]
-        results = await _together(*attempts)
+        results = await together(*attempts)
         for number, (won, lost) in enumerate(zip(results[::2], results[1::2], strict=True)):
             assert isinstance(won, Appended), won
             assert type(lost) is losers[number % len(losers)][0], lost
@@ -160,7 +144,7 @@ async def what_cannot_be_stored_does_not_hurt_the_others(place: Place) -> None:
             partial(store.append, "body", [created()], bodies={"no digest": b"x"}),
         ]
         good = [partial(store.append, "c", [item(str(number))]) for number in range(20)]
-        results = await _together(*good[:10], *odd, *good[10:])
+        results = await together(*good[:10], *odd, *good[10:])
         for result in [*results[:10], *results[13:]]:
             assert isinstance(result, Appended), result
         assert len(await records_of(store)) == 21
@@ -236,7 +220,7 @@ async def close_finishes_what_is_being_written(place: Place) -> None:
         results: list[Appended | Exception] = []
 
         async def all_of_them() -> None:
-            results.extend(await _together(*attempts))
+            results.extend(await together(*attempts))
 
         async with anyio.create_task_group() as group:
             group.start_soon(all_of_them)
@@ -263,7 +247,7 @@ async def two_openings_are_one_log(place: Place) -> None:
                 partial((one, two)[number % 2].append, "c", [item(str(number)), item(str(number))])
                 for number in range(MANY)
             ]
-            results = await _together(*appends)
+            results = await together(*appends)
             assert all(isinstance(result, Appended) for result in results), results
             texts = [text_of(record) for record in (await records_of(two))[1:]]
             assert texts[::2] == texts[1::2]
@@ -271,7 +255,7 @@ async def two_openings_are_one_log(place: Place) -> None:
             assert list(await records_of(one)) == list(await records_of(two))
 
             version = len(texts) + 1
-            results = await _together(
+            results = await together(
                 *(partial(store.append, "c", [item("x")], expected=version) for store in (one, two, one, two))
             )
             assert sum(isinstance(result, Appended) for result in results) == 1

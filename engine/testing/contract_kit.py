@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+import anyio
+
 from ..canonical import encode
 from ..codec import event
 from ..errors import TurnlogError
-from ..events import ConversationCreated, ItemAppended, MetadataUpdated, NewEvent, Record, checksum
+from ..events import ConversationCreated, ConversationDeleted, ItemAppended, MetadataUpdated, NewEvent, Record, checksum
 from ..items import accept, read
-from ..log import Appended, Head, Query, Store
+from ..log import Appended, Fork, Head, Query, Store
 
 __all__ = (
+    "BEGUN",
+    "LONG",
     "Check",
     "Declined",
     "Place",
+    "agree",
+    "body",
     "created",
     "fails",
+    "forked",
     "head_of",
     "item",
+    "matching",
     "other",
     "patched",
     "records_of",
     "started",
     "text_of",
+    "texts_of",
+    "together",
+    "tombstone",
 )
 
 E = TypeVar("E", bound=TurnlogError)
+T = TypeVar("T")
 
 BEGUN: Final = 1_700_000_000_000_000
 """An explicit time, in microseconds."""
+LONG: Final = 600.0
+"""Seconds that no check lasts."""
 
 
 class Place(Protocol):
@@ -70,6 +85,17 @@ def patched(**patch: Any) -> NewEvent:
     return event(MetadataUpdated(patch=patch))
 
 
+def body(text: str) -> tuple[str, bytes]:
+    """Return a body, behind its digest."""
+    data = encode(text)
+    return hashlib.sha256(data).hexdigest(), data
+
+
+def tombstone() -> NewEvent:
+    """Return what is left of a conversation that is deleted."""
+    return event(ConversationDeleted(reason="a check"))
+
+
 def other(kind: str, said: Any = None, **columns: Any) -> NewEvent:
     """Return an event of any kind, with any columns."""
     data = None if said is None else encode(said)
@@ -80,6 +106,11 @@ def other(kind: str, said: Any = None, **columns: Any) -> NewEvent:
 async def started(store: Store, name: str = "c", *texts: str) -> Appended:
     """Create a conversation with some messages."""
     return await store.append(name, [created(), *(item(text) for text in texts)])
+
+
+async def forked(store: Store, name: str, parent: str, at: int, *texts: str) -> Appended:
+    """Create a fork with some messages of its own."""
+    return await store.append(name, [created(), *(item(text) for text in texts)], fork=Fork(parent, at))
 
 
 async def records_of(store: Store, name: str = "c") -> Sequence[Record]:
@@ -102,6 +133,63 @@ def text_of(record: Record) -> str:
     """Return the text of a message that `item` made."""
     assert record.item is not None
     return record.item.decode().split('"content":"')[1].split('"')[0]
+
+
+async def texts_of(store: Store, name: str = "c") -> list[str]:
+    """Return the texts of all messages of a conversation."""
+    return [text_of(record) for record in await records_of(store, name) if record.item is not None]
+
+
+def matching(events: Sequence[NewEvent], query: Query) -> list[int]:
+    """Return the seqs that a query finds among the events of a conversation, by the words of its definition."""
+    found = [(seq, one) for seq, one in enumerate(events, 1) if _matches(seq, one, query)]
+    seqs: list[int] = []
+    tokens = 0
+    for seq, one in reversed(found) if query.reverse else found:
+        if query.limit is not None and len(seqs) == query.limit:
+            break
+        seqs.append(seq)
+        tokens += one.tokens if one.excerpt is None else one.excerpt
+        if query.tokens is not None and tokens >= query.tokens:
+            break
+    return seqs
+
+
+def _matches(seq: int, one: NewEvent, query: Query) -> bool:
+    return (
+        seq > query.after
+        and (query.before is None or seq < query.before)
+        and (query.mark is None or query.mark in one.marks)
+        and (query.link is None or query.link == one.link)
+    )
+
+
+async def agree(store: Store, name: str, events: Sequence[NewEvent], queries: Sequence[Query]) -> None:
+    """See to it that a conversation that consists of some events answers each query with those that match."""
+    whole = await records_of(store, name)
+    assert [(one.item, one.data) for one in whole] == [(one.item, one.data) for one in events]
+    snapshot = await store.read(name, *queries)
+    assert snapshot is not None
+    assert len(snapshot.records) == len(queries)
+    for query, found in zip(queries, snapshot.records, strict=True):
+        assert [record.seq for record in found] == matching(events, query), query
+        assert all(record == whole[record.seq - 1] for record in found)
+
+
+async def together(*attempts: Callable[[], Awaitable[T]]) -> list[T | Exception]:
+    """Make attempts at the same time; return what each of them came to, in their order."""
+    outcomes: dict[int, T | Exception] = {}
+
+    async def one(index: int, attempt: Callable[[], Awaitable[T]]) -> None:
+        try:
+            outcomes[index] = await attempt()
+        except Exception as error:  # noqa: BLE001 - it is handed back
+            outcomes[index] = error
+
+    async with anyio.create_task_group() as group:
+        for index, attempt in enumerate(attempts):
+            group.start_soon(one, index, attempt)
+    return [outcomes[index] for index in range(len(attempts))]
 
 
 async def fails(kind: type[E], attempt: Awaitable[object]) -> E:

@@ -6,11 +6,9 @@ import anyio
 
 from ..errors import ConversationBusy, Fenced, NotFound
 from ..log import Appended, Break, Key, Release, Store, Take
-from .contract_kit import Declined, Place, created, fails, head_of, item, records_of, started
+from .contract_kit import LONG, Declined, Place, created, fails, head_of, item, records_of, started
 
 __all__ = ("LEASES",)
-
-LONG = 600.0
 
 
 async def _taken(store: Store, name: str = "c", *, seconds: float = LONG, owner: str = "one") -> Appended:

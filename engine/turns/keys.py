@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from ..blobs import whole
 from ..codec import ITEM, body, item_of
 from ..errors import KeyReused
 from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
@@ -70,7 +71,8 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
     turn = await engine.store.read(name, Query(after=use.first - 1, before=before), Query(mark=mark, before=before))
     if turn is None:
         return Known("again", last)
-    attempt = _Attempt(turn.records[0], [record.seq for record in turn.records[1]])
+    records = [await whole(engine.store, record) for record in turn.records[0]]
+    attempt = _Attempt(records, [record.seq for record in turn.records[1]])
     outcome = attempt.outcome()
     if outcome is None:
         return Known("again", last)
@@ -129,7 +131,7 @@ class _Attempt:
         for record in self.records:
             said = body(record)
             if record.kind == ITEM:
-                items.append(item_of(record))
+                items.append(_item(record))
                 if record.response == self.last:
                     last.append(items[-1])
             elif isinstance(said, ResponseCompleted):
@@ -137,7 +139,7 @@ class _Attempt:
             elif isinstance(said, ResponseStarted) and record.response == self.last:
                 provider = said.id
         answered = self.answered | self.sealed.keys()
-        waiting = [(item_of(call), call.seq) for link, call in self.owed.items() if link not in answered]
+        waiting = [(_item(call), call.seq) for link, call in self.owed.items() if link not in answered]
         return Result(
             status=status,
             output_text=text_of(last),
@@ -161,7 +163,7 @@ class _Attempt:
             if isinstance(said, ResponseCompleted):
                 yield StreamEvent(type=f"response.{said.status}", response=response)
             elif record.kind == ITEM:
-                item = item_of(record)
+                item = _item(record)
                 text = text_of([item])
                 if text:
                     yield StreamEvent(type="response.output_text.delta", delta=text, response=response)
@@ -179,4 +181,9 @@ def _is_output(record: Record) -> bool:
 
 def _is_own_seal(record: Record) -> bool:
     """Return whether the turn sealed a call itself, rather than one that came later."""
-    return bool(record.flags & SEAL) and item_of(record).get("output") in (CUT_OFF, TOO_MANY)
+    return bool(record.flags & SEAL) and _item(record).get("output") in (CUT_OFF, TOO_MANY)
+
+
+def _item(record: Record) -> dict[str, Any]:
+    """Return an item, an empty one where it was erased."""
+    return item_of(record) or {}

@@ -13,9 +13,10 @@ from typing import Final, Literal, TypeAlias
 
 from ..events import ASIDE, PINNED, Record
 from ..items import KINDS, reading
-from ..log import Query, Store
+from ..log import Query
+from ..paths import Reads
 
-__all__ = ("turn_at", "turn_end", "turns_of")
+__all__ = ("Groups", "turn_at", "turn_end", "turns_of")
 
 _PAGE: Final = 64
 _FAR: Final = 256
@@ -26,7 +27,7 @@ _Call: TypeAlias = tuple[str, str]
 """A call's kind and link."""
 
 
-class _Groups:
+class Groups:
     """What stands at each place, as far as records have been seen. They may come in any order."""
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ class _Groups:
         return found, None if found and found[-1] == run else run
 
 
-async def turns_of(store: Store, name: str, records: Sequence[Record]) -> dict[int, int]:
+async def turns_of(store: Reads, name: str, records: Sequence[Record]) -> dict[int, int]:
     """Return the turns of events by seq, 0 before the first one. *records* are neighbours, such as a page."""
     if not records:
         return {}
@@ -98,14 +99,14 @@ async def turns_of(store: Store, name: str, records: Sequence[Record]) -> dict[i
     return {seq: _before(alone.get(place, starts), place) for seq, place in places.items()}
 
 
-async def turn_at(store: Store, name: str, seq: int) -> int:
+async def turn_at(store: Reads, name: str, seq: int) -> int:
     """Return the turn in which a request or an input stands, 0 before the first."""
     return _before(await _starts(store, name, seq, seq), seq)
 
 
-async def turn_end(store: Store, name: str, turn: int) -> int | None:
+async def turn_end(store: Reads, name: str, turn: int) -> int | None:
     """Return where the turn behind a turn starts, None when it is the last."""
-    groups = _Groups()
+    groups = Groups()
     after, page = turn - 1, _PAGE
     while True:
         snapshot = await store.read(name, Query(after=after, limit=page))
@@ -123,9 +124,9 @@ def _before(starts: Sequence[int], place: int) -> int:
     return starts[index] if index >= 0 else 0
 
 
-async def _places(store: Store, name: str, records: Sequence[Record]) -> dict[int, int]:
+async def _places(store: Reads, name: str, records: Sequence[Record]) -> dict[int, int]:
     """Return where events stand: an output with its call, what a model made with its response."""
-    groups = _Groups()
+    groups = Groups()
     groups.feed(records)
     places: dict[int, int] = {}
     outputs: dict[int, _Call] = {}
@@ -142,21 +143,21 @@ async def _places(store: Store, name: str, records: Sequence[Record]) -> dict[in
     return places
 
 
-async def _call(store: Store, name: str, output: int, call: _Call) -> int | None:
+async def _call(store: Reads, name: str, output: int, call: _Call) -> int | None:
     """Return the place of the call that an output answers, wherever it is; None when there is none."""
     snapshot = await store.read(name, Query(link=call[1], before=output))
-    groups = _Groups()
+    groups = Groups()
     groups.feed(snapshot.records[0] if snapshot else ())
     return groups.call_of(output, call)
 
 
-async def _starts(store: Store, name: str, low: int, high: int) -> list[int]:
+async def _starts(store: Reads, name: str, low: int, high: int) -> list[int]:
     """Return where turns start, from the one that *low* stands in to *high*.
 
     It reads down to where that one started; and up, while it is not known what the last response has come to, or
     whether a user's message is in the last run of input.
     """
-    groups = _Groups()
+    groups = Groups()
     snapshot = await store.read(
         name,
         Query(after=low - 1, before=high + 1),

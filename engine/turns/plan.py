@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ..blobs import bodies_of
 from ..canonical import canonical, digest, plain
 from ..checks import whole
 from ..errors import Invalid, UnknownModel
@@ -54,12 +55,14 @@ class View:
         self.line = line_of(policy, budget, target)
         self._counter = counter
         self.engine = engine
+        self.blobs: Mapping[str, bytes] = {}
+        """Bodies of what is about to be appended."""
 
     async def request(self, history: History) -> Request:
         """Return what choosing needs to know; with another counter than the log's, items are counted anew."""
         weights = None
         if self._counter is not None:
-            weights = await self.engine.reader.weights(history, self._counter)
+            weights = await self.engine.reader.weights(history, self._counter, self.blobs)
         return Request(self.target, self.budget, self.reserve, self.overhead, weights)
 
 
@@ -83,6 +86,7 @@ class Plan(View):
         self.model = model
         self.options = options
         self.items = items
+        self.blobs = bodies_of(items)
         self.toolbox = toolbox
         self.settings = settings
         self.shape: Shape = shape_of(model)

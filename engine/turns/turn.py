@@ -226,7 +226,7 @@ class Turn:
         first = history.version + 1
         pending = [record(self.name, seq, Position(""), 0, one, first) for seq, one in enumerate(events, first)]
         history, manifest = await self.engine.reader.chosen(plan, history, pending)
-        rendered = await self.engine.reader.rendered(history, manifest, plan.target)
+        rendered = await self.engine.reader.rendered(history, manifest, plan.target, plan.blobs)
         if not rendered:
             raise Invalid(f"{self.name}: there is nothing to send yet; pass an input, or append one first")
         self.window = Window(rendered, manifest, plan.target, plan.budget)

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from ..events import ESTIMATED
 from ..manifest import SENT, Fate, Fates, Manifest, Run, Span, spans
 from .render import RENDERER
-from .units import FAILED, Scene, Unit
+from .units import FAILED, GONE, Scene, Unit
 
 __all__ = ("Account",)
 
@@ -59,8 +59,7 @@ class Account:
             seq = entry.seq
             rule = unit.out.get(seq)
             if rule is not None:
-                superseded = rule == FAILED or rule.startswith("superseded")
-                self._decisions[seq] = "superseded" if superseded else "dropped", rule
+                self._decisions[seq] = _fate_of(rule), rule
                 continue
             tokens, short = unit.weights[seq]
             decision = whole
@@ -210,6 +209,13 @@ class Account:
         if sealed != {entry.seq for entry in unit.entries if entry.seq in self.last.sealed}:
             return total, False
         return total + self.seal * len(sealed), True
+
+
+def _fate_of(rule: str) -> Fate:
+    """Return the fate of what is left out by a rule."""
+    if rule == GONE:
+        return "erased"
+    return "superseded" if rule == FAILED or rule.startswith("superseded") else "dropped"
 
 
 def _form(fate: Fate) -> Fate | None:

@@ -70,13 +70,16 @@ def render(
     base_seq: int,
     manifest: Manifest,
     target: Target,
+    whole: Mapping[int, bytes] | None = None,
 ) -> list[Rendered]:
     """Return the items that a manifest names, in their order, as *target* takes them.
+
+    *whole* holds the items of which some stands out of line, put together again.
 
     *early* are pinned groups that the compaction covers which the window starts from, *base* are the items that stand
     for it. A request that was made elsewhere is in the order in which it was logged.
     """
-    pen = _Pen(manifest, target)
+    pen = _Pen(manifest, target, whole or {})
     if target.state == "recorded":
         entries = (entry for group in chain(early, groups) for entry in group.entries)
         logged = sorted((entry for entry in entries if pen.fates.sent(entry.seq)), key=_seq)
@@ -94,7 +97,8 @@ def _seq(entry: Entry) -> int:
 class _Pen:
     """Writes entries for one target, as one manifest says."""
 
-    def __init__(self, manifest: Manifest, target: Target) -> None:
+    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes]) -> None:
+        self._whole = whole
         self.fates = Fates(manifest)
         self.bare = {seq for first, last in manifest.bare for seq in range(first, last + 1)}
         self.sealed = frozenset(manifest.sealed)
@@ -108,15 +112,19 @@ class _Pen:
                 yield self.entry(entry, excerpted=fate == "excerpted")
         for entry in group.entries if self.sealed else ():
             if entry.seq in self.sealed:
-                yield Rendered(entry.seq, None, seal(loads(entry.item), entry.reading.shape, SEALED))
+                yield Rendered(entry.seq, None, seal(self._item(entry), entry.reading.shape, SEALED))
 
     def copy(self, entry: Entry) -> Rendered:
         """Return an entry as it was logged."""
-        return self._rendered(entry, loads(entry.item))
+        return self._rendered(entry, self._item(entry))
+
+    def _item(self, entry: Entry) -> dict[str, Any]:
+        item: dict[str, Any] = loads(self._whole.get(entry.seq, entry.item))
+        return item
 
     def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
         """Return an entry as the target takes it."""
-        item: dict[str, Any] = loads(entry.item)
+        item = self._item(entry)
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:

