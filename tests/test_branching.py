@@ -1,8 +1,10 @@
 """Forks and rewinds: what is alive, what is shared, and where a conversation may be cut."""
 
+import random
+
 import pytest
 
-from turnlog import Conflict, ConversationBusy, Invalid, NotFound
+from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound
 from turnlog.engine.errors import KeyReused, VersionConflict
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Reply
@@ -232,3 +234,53 @@ async def test_deleting_what_has_forks(engine, forks):
     assert await texts(deep) == ["one"]
     await engine.delete(deep.id)
     assert [one.record.kind for one in await engine.store.feed(None, 100)] == ["conversation.deleted"] * 3
+
+
+# -- any history
+
+
+async def test_every_version_can_be_gone_back_to(engine, seed, long):
+    """Whatever was appended, left and taken up again: the path, the window, the turns and the forks of it agree."""
+    chance = random.Random(seed)
+    for _ in range(100 if long else 10):
+        c = await engine.create()
+        said: dict[int, list[str]] = {1: []}
+        now: list[str] = []
+        for step in range(chance.randrange(1, 30)):
+            if chance.random() < 0.3:
+                version = chance.choice(list(said))
+                await c.rewind(version)
+                now = list(said[version])
+            else:
+                role = chance.choice(["user", "user", "assistant", "developer"])
+                await c.append({"role": role, "content": f"{role} {step}"})
+                now.append(f"{role} {step}")
+            said[c.version] = list(now)
+            assert await texts(c) == now
+        await agrees(c, now)
+        version = chance.choice(list(said))
+        twin = await c.fork(at=version)
+        await agrees(twin, said[version])
+        await twin.append("user of its own")
+        await agrees(twin, [*said[version], "user of its own"])
+
+
+async def agrees(c, said):
+    """See to it that all that can be read of a conversation's path tells the same."""
+    window = await c.window(Budget(100_000))
+    assert sorted(text_of(item) for item in window.items) == sorted(said)
+    down = await texts(c, order="desc")
+    assert down == said[::-1]
+    entries = [entry async for entry in c.items(limit=2)]
+    starts = [turn async for turn in c.turns(limit=2)]
+    assert [turn.number for turn in starts] == list(range(1, len(starts) + 1))
+    assert {entry.turn for entry in entries} - {0} == {turn.seq for turn in starts}
+    for turn in starts:
+        mine = [entry.seq for entry in entries if entry.turn == turn.seq]
+        assert (turn.first, turn.last >= mine[-1]) == (mine[0], True)
+    backwards = [turn.seq async for turn in c.turns(order="desc", limit=3)]
+    assert backwards == [turn.seq for turn in starts][::-1]
+    everything = [(entry.seq, entry.alive) async for entry in c.items(abandoned=True)]
+    assert [seq for seq, alive in everything if alive] == [entry.seq for entry in entries]
+    abandoned = {turn.seq: turn.alive async for turn in c.turns(abandoned=True)}
+    assert [seq for seq, alive in abandoned.items() if alive] == [turn.seq for turn in starts]

@@ -1,8 +1,10 @@
 """Erasing: the content is gone wherever it stood, and the conversation goes on."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from turnlog import Budget, Invalid, NotFound
+from turnlog import Budget, Invalid, NotFound, open_engine
 from turnlog.engine.codec import event
 from turnlog.engine.errors import CallsOpen
 from turnlog.engine.events import ContextCompacted, StandIn
@@ -120,3 +122,21 @@ async def test_what_cannot_be_erased(engine):
     await c.erase(2, reason="again")
     with pytest.raises(NotFound):
         await (await engine.create()).refresh() and await c._engine.get("nobody")
+
+
+async def test_what_is_old_expires(db):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    async with open_engine(":memory:", clock=lambda: now) as engine:
+        old = await engine.create(metadata={"user": "ada"})
+        await old.append("long ago")
+        twin = await old.fork()
+        kept = await engine.create(metadata={"user": "bob"})
+        now += timedelta(days=100)
+        await twin.append("today")
+        new = await engine.create(metadata={"user": "ada"})
+        gone = [receipt async for receipt in engine.expire(timedelta(days=90), where={"user": "ada"})]
+        assert [(one.conversation, list(one.forks)) for one in gone] == [(old.id, [twin.id])]
+        assert {info.id async for info in engine.list()} == {twin.id, kept.id, new.id}
+        assert [entry.item["content"] async for entry in twin.items()] == ["long ago", "today"]
+        with pytest.raises(Invalid, match="age"):
+            engine.expire(timedelta(0))

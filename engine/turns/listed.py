@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -71,8 +72,8 @@ async def turns_on(
     path = paths.to(version)
     along = Along(store, path)
     after, before = bounds
-    # The turn that *after* lies in began before it, unless its run of input goes on.
-    low = max(await turn_at(along, name, after + 1), 1) if after and not down else 1
+    # Of what follows the turn that *after* lies in, it is certain where a run of input begins.
+    low = max(await turn_at(along, name, after), 1) if after and not down else 1
     stretch, found, edge = _Stretch(), list[int](), low - 1
     top = version + 1
     while True:
@@ -87,7 +88,7 @@ async def turns_on(
         within = [seq for seq in found if after < seq < before]
         if whole or len(within) > most:
             break
-    ends = dict(zip(found, [*found[1:], version + 1], strict=True))
+    ends = dict(pairwise([*found, version + 1]))
     chosen = within[-most:][::-1] if down else within[:most]
     return [await _turn(store, name, paths, version, stretch, seq, ends[seq]) for seq in chosen]
 
