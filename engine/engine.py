@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,12 +18,12 @@ from .canonical import canonical, digest, loads
 from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
-from .erasing import Receipt, delete
+from .erasing import Receipt, delete, expire
 from .errors import Conflict, Invalid, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
 from .history import History
-from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, moment, system_clock, ulid
+from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, micros, moment, system_clock, ulid
 from .intake import Intake
 from .items import Input
 from .log import Break, Fork, Head, Key, Scalar, Store
@@ -86,6 +86,7 @@ class Engine:
         budget: Budget | None,
         policy: Policy | None,
         ids: Ids | None,
+        clock: Clock = system_clock,
     ) -> None:
         self.store = store
         self.intake = Intake()
@@ -96,6 +97,7 @@ class Engine:
         self.policy: Policy = policy or OldestTurns()
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._ids: Ids = ids or ulid
+        self._clock = clock
         self._crew = crew
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -232,6 +234,31 @@ class Engine:
             return Page([_info(head) for head in shown], more, _cursor(shown[-1], order) if more else None)
 
         return Pages(fetch, after)
+
+    def expire(
+        self,
+        age: timedelta,
+        *,
+        where: Mapping[str, object] | None = None,
+        forks: Literal["refuse", "keep", "delete"] = "keep",
+        reason: str = "retention",
+    ) -> AsyncIterator[Receipt]:
+        """Delete conversations whose last item is older than *age*, oldest last; yield what became of each.
+
+        Those with a running turn are left alone, and with forks="refuse" those that have forks.
+
+        Raises:
+            Invalid: an age that is not positive, or a value to look for that is an object or an array.
+        """
+        self.check()
+        one_of("forks", forks, ("refuse", "keep", "delete"))
+        if age <= timedelta(0):
+            raise Invalid(f"age={age!r}: more than nothing is needed")
+        return expire(self, age, _wanted(where), forks, reason)
+
+    def now(self) -> int:
+        """Return the time by the engine's clock, in microseconds since 1970, UTC."""
+        return micros(self._clock())
 
     def follow(
         self, *, name: str | None = None, after: Position | Literal["start", "end"] = "start", batch: int = 500
@@ -495,7 +522,7 @@ async def _opened(
 
         store = await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
     crew = Crew()
-    engine = Engine(store, crew, **options)
+    engine = Engine(store, crew, clock=clock, **options)
     crew.start(engine.renew_leases(), "turnlog leases")
     try:
         yield engine

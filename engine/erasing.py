@@ -6,14 +6,16 @@ shares it. Compactions that cover it are void, since they may quote it: windows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from .canonical import encode, loads
 from .codec import ITEM, body, event
-from .errors import Invalid, NotFound, VersionConflict
+from .errors import Conflict, Invalid, NotFound, VersionConflict
 from .events import (
     ERASED,
     ContextCompacted,
@@ -24,17 +26,18 @@ from .events import (
     RemoteAttached,
     checksum,
 )
-from .log import Append, Erased, Erasure, Query, Store
+from .log import Append, Erased, Erasure, Query, Scalar, Store
 from .logs import Log
 from .reader import logged
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("Receipt", "delete", "erase")
+__all__ = ("Receipt", "delete", "erase", "expire")
 
 _log = Log("turnlog.erasing")
 _ATTEMPTS: Final = 8
+_PAGE: Final = 100
 _KEPT: Final[Mapping[str, frozenset[str]]] = {
     ITEM: frozenset({"origin"}),
     "response.interrupted": frozenset({"cause", "sealed"}),
@@ -53,6 +56,7 @@ _EMPTY: Final[Mapping[str, Mapping[str, Any]]] = {
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What an erasure or a deletion has reached."""
 
+    conversation: str
     seqs: Sequence[int]
     """The events whose content is gone."""
     forks: Sequence[str] = ()
@@ -82,6 +86,7 @@ async def erase(engine: Engine, name: str, seqs: Sequence[int], reason: str) -> 
         forks = [append.conversation for append in work.appends[1:]]
         _log.info("turnlog.erased", conversation=name, events=len(set(seqs)), forks=len(forks), bodies=erased.bodies)
         return Receipt(
+            conversation=name,
             seqs=sorted(set(seqs)),
             forks=forks,
             blobs=erased.bodies,
@@ -193,7 +198,38 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
         blobs, left = _add(await _deleted(engine, other, reason, "keep"), blobs, left)
     blobs, left = _add(await _deleted(engine, name, reason, "keep" if forks == "delete" else forks), blobs, left)
     _log.info("turnlog.deleted", conversation=name, forks=len(sharers), bodies=blobs)
-    return Receipt(seqs=range(1, snapshot.head.version + 1), forks=sharers, blobs=blobs, remote=remote, left=list(left))
+    return Receipt(
+        conversation=name,
+        seqs=range(1, snapshot.head.version + 1),
+        forks=sharers,
+        blobs=blobs,
+        remote=remote,
+        left=list(left),
+    )
+
+
+async def expire(
+    engine: Engine,
+    age: timedelta,
+    where: Mapping[str, Scalar] | None,
+    forks: Literal["refuse", "keep", "delete"],
+    reason: str,
+) -> AsyncIterator[Receipt]:
+    """Delete what has had no item for so long; see `Engine.expire`."""
+    store = engine.store
+    before = engine.now() - age // timedelta(microseconds=1)
+    while True:
+        heads = await store.heads(order="-updated", limit=_PAGE, after=(before, ""), where=where)
+        for head in heads:
+            before = head.updated
+            # What was written to meanwhile, or is being written to, is not old.
+            snapshot = await store.read(head.conversation)
+            if snapshot is None or snapshot.head.updated != head.updated:
+                continue
+            with suppress(Conflict, NotFound):
+                yield await delete(engine, head.conversation, forks, reason)
+        if len(heads) < _PAGE:
+            return
 
 
 def _add(erased: Erased, blobs: int, left: dict[str, None]) -> tuple[int, dict[str, None]]:
