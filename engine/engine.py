@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -455,6 +456,8 @@ def open_engine(
     *,
     durability: Literal["full", "normal"] = "full",
     migrate: bool = True,
+    schema: str | None = None,
+    pool: object | None = None,
     lease: float = 60.0,
     budget: Budget | None = None,
     policy: Policy | None = None,
@@ -476,9 +479,11 @@ def open_engine(
     3 assistant Hi!
 
     Args:
-        url: a path, "sqlite:///app.db", or ":memory:" for a log that is forgotten.
+        url: a path, "sqlite:///app.db", "postgresql://…", or ":memory:" for a log that is forgotten.
         durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last.
         migrate: whether the schema may be made or brought up to date.
+        schema: of a PostgreSQL database, where the tables are; default: public.
+        pool: an open `psycopg_pool.AsyncConnectionPool` of that database, to be used and not closed.
         lease: seconds after which a worker that shows no sign of life is taken for dead.
         budget: for models that bring none.
         policy: what goes first when a window is short of room; default: large outputs, then the oldest turns.
@@ -493,11 +498,19 @@ def open_engine(
         raise Invalid(f"durability={durability!r}: full or normal is needed")
     held = seconds("lease", lease, *_LIMITS)
     place = _url(url)
-    return _opened(place, durability, migrate, clock or system_clock, lease=held, budget=budget, policy=policy, ids=ids)
+    opened: Callable[..., Awaitable[Store]]
+    if isinstance(place, str):
+        within = {"schema": "public" if schema is None else schema, "pool": pool}
+        opened = partial(_postgres(), place, durability=durability, migrate=migrate, **within)
+    elif schema is not None or pool is not None:
+        raise Invalid("schema= and pool= are for PostgreSQL: a postgresql:// url is needed")
+    else:
+        opened = partial(_store, place, durability=durability, migrate=migrate)
+    return _opened(opened, clock or system_clock, lease=held, budget=budget, policy=policy, ids=ids)
 
 
-def _url(url: str | os.PathLike[str]) -> Path | None:
-    """Return the file that an url names, None for memory."""
+def _url(url: str | os.PathLike[str]) -> Path | str | None:
+    """Return the file that an url names, or the url of a PostgreSQL database; None for memory."""
     text = os.fspath(url)
     if not text:
         raise Invalid(f"open_engine({url!r}): a path or an url is needed")
@@ -505,22 +518,33 @@ def _url(url: str | os.PathLike[str]) -> Path | None:
         return None
     if text.startswith("sqlite:///"):
         return Path(text.removeprefix("sqlite:///"))
-    if "://" in text:
-        raise Invalid(f"open_engine({text!r}): a path, sqlite:///path or :memory: is needed")
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme.partition("+")[0] in ("postgresql", "postgres"):
+        return text
+    if separator:
+        raise Invalid(f"open_engine({text!r}): a path, sqlite:///path, postgresql://… or :memory: is needed")
     return Path(text)
 
 
-@asynccontextmanager
-async def _opened(
-    path: Path | None, durability: Literal["full", "normal"], migrate: bool, clock: Clock, **options: Any
-) -> AsyncIterator[Engine]:
-    store: Store
-    if path is None:
-        store = MemoryStore(clock)
-    else:
-        from .stores.sqlite import SqliteStore  # noqa: PLC0415 - a log in memory needs no database driver
+def _postgres() -> Callable[..., Awaitable[Store]]:
+    try:
+        from .stores.postgres import PostgresStore  # noqa: PLC0415 - its driver comes with an extra
+    except ImportError as error:
+        raise Invalid('a postgresql:// url needs a driver: pip install "turnlog[postgres]"') from error
+    return PostgresStore.open
 
-        store = await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+
+async def _store(path: Path | None, *, durability: Literal["full", "normal"], migrate: bool, clock: Clock) -> Store:
+    if path is None:
+        return MemoryStore(clock)
+    from .stores.sqlite import SqliteStore  # noqa: PLC0415 - a log in memory needs no database driver
+
+    return await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+
+
+@asynccontextmanager
+async def _opened(open_: Callable[..., Awaitable[Store]], clock: Clock, **options: Any) -> AsyncIterator[Engine]:
+    store = await open_(clock=clock)
     crew = Crew()
     engine = Engine(store, crew, clock=clock, **options)
     crew.start(engine.renew_leases(), "turnlog leases")

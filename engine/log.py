@@ -318,14 +318,16 @@ class Store(Protocol):
         store's files when this returns, unless the result says so.
 
         Raises:
-            NotFound, VersionConflict, StoreError: nothing was changed.
+            NotFound: a conversation, or an event that is named, is not there.
+            VersionConflict, StoreError: as for an append. Nothing was changed.
         """
         ...
 
     async def delete(self, conversation: str, tombstone: NewEvent, *, forks: Literal["refuse", "keep"]) -> Erased:
         """Remove a conversation's events but for the tombstone, its keys, and what only it refers to.
 
-        With "keep" the events that forks share stay, readable through the forks alone, and go with the last of them.
+        With "keep" the events that forks share stay, readable through the forks alone, not by followers either, and go
+        with the last of them.
 
         Raises:
             NotFound: there is no such conversation, or it was deleted before.

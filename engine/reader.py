@@ -110,9 +110,10 @@ class Reader:
             if line is not None and not await look_up(self._store, history, line):
                 break
             if history.version == snapshot.head.version:
-                self._live.move_to_end(name)
+                if name in self._live:  # others may have pushed it out meanwhile
+                    self._live.move_to_end(name)
                 return snapshot.head, history
-        head, history = await load(self._store, name, line=line, tokens=tokens)
+        head, history = await load(self._store, name, line=line, tokens=_ample(tokens))
         self._keep(history)
         return head, history
 
@@ -145,7 +146,7 @@ class Reader:
         Raises:
             NotFound: there is no such conversation.
         """
-        _, history = await load(self._store, name, line=line, tokens=tokens, at=version)
+        _, history = await load(self._store, name, line=line, tokens=_ample(tokens), at=version)
         return history
 
     async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
@@ -215,6 +216,11 @@ class Reader:
             ]
             known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
         return Weights(known.items, known.seal, known.bases[base[0].seq] if base else None)
+
+
+def _ample(tokens: int) -> int:
+    """Return how much to read for a window of so many tokens: a little more shows that what is older cannot stay."""
+    return tokens + tokens // 4
 
 
 class _Weighed:

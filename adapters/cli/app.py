@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-import anyio
 import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import show
+from turnlog.adapters.cli import changing, keeping, show
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, existing, put, run
 from turnlog.adapters.cli.importing import Report, import_file
-from turnlog.engine.engine import Engine, open_engine
+from turnlog.engine.engine import open_engine
 from turnlog.engine.errors import Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.window.budget import Budget
@@ -39,11 +37,6 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Db = Annotated[Path, typer.Option("--db", envvar="TURNLOG_DB", help="The database file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="The conversation's id.")]
-DEFAULT = Path("turnlog.db")
-
 
 def main() -> NoReturn:
     """Run the command; the entry point."""
@@ -57,31 +50,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     raise SystemExit(0)
-
-
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's work."""
-    return anyio.run(work)
-
-
-@asynccontextmanager
-async def existing(db: Path) -> AsyncIterator[Engine]:
-    """Open a database that must be there already."""
-    if not await anyio.Path(db).exists():
-        raise NotFound(f"database {db} (name it with --db)")
-    async with open_engine(db, migrate=False) as engine:
-        yield engine
-
-
-def put(value: Any) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_plain) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return msgspec.to_builtins(value)
 
 
 # -- in and out
@@ -153,19 +121,33 @@ def list_(
     limit: Annotated[int, typer.Option(help="Conversations at most.")] = 50,
     after: Annotated[str | None, typer.Option(help="The `next` of the page before.")] = None,
     order: Annotated[str, typer.Option(help="-updated, -created or created.")] = "-updated",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with this metadata; JSON, or a text.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List conversations."""
+    wanted = dict(map(_pair, where or ()))
 
     async def work() -> Any:
         async with existing(db) as engine:
-            return await engine.list(order=order, limit=limit, after=after)  # type: ignore[arg-type]
+            return await engine.list(where=wanted, order=order, limit=limit, after=after)  # type: ignore[arg-type]
 
     page = run(work)
     if as_json:
         put({"conversations": [show.info(one) for one in page.data], "next": page.next})
     else:
         show.conversations(page)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--where")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 @app.command("show")
@@ -268,6 +250,21 @@ def verify(
         show.verified(report)
     if report.diverged:
         raise typer.Exit(1)
+
+
+# -- changing
+
+app.command()(changing.fork)
+app.command()(changing.rewind)
+app.command()(changing.erase)
+app.command()(changing.delete)
+app.command()(changing.expire)
+
+
+# -- keeping
+
+app.command()(keeping.backup)
+app.command()(keeping.migrate)
 
 
 # -- talking

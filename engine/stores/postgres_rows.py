@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from ..canonical import canonical, loads
+from ..canonical import canonical, encode, loads
 from ..errors import Invalid
 from ..events import Record
 from ..ids import Position
@@ -22,9 +22,11 @@ __all__ = (
     "ITEM",
     "Span",
     "Sql",
+    "columns",
     "digest_of",
     "field_of",
     "fields_of",
+    "having",
     "head_of",
     "numbers",
     "own_first",
@@ -32,6 +34,7 @@ __all__ = (
     "quoted",
     "record_of",
     "said",
+    "spans_within",
     "sql_for",
     "text",
 )
@@ -47,21 +50,27 @@ Span: TypeAlias = tuple[str, int, int]
 """Where events are: whose, from which seq, up to which."""
 
 
-def quoted(schema: str) -> str:
-    """Return a schema's name as SQL, in a statement that takes values too.
+def quoted(schema: object) -> str:
+    """Return a schema's name as SQL.
 
     Raises:
         Invalid: no schema can have this name.
     """
     if not isinstance(schema, str) or "\0" in schema or not 0 < len(schema.encode("utf-8", "replace")) < 64:
         raise Invalid(f"schema={schema!r:.100}: a name of 1 to 63 bytes is needed")
-    return '"' + schema.replace('"', '""').replace("%", "%%") + '"'
+    return '"' + schema.replace('"', '""') + '"'
 
 
 def sql_for(schema: str) -> Sql:
     """Return the statements for the tables in a schema."""
-    name = quoted(schema)
+    name = quoted(schema).replace("%", "%%")  # the driver takes a single one for a value's place
     return {key: text.replace("{schema}", name).encode() for key, text in statements("postgres_queries.sql").items()}
+
+
+def having(sql: Sql, name: str, fields: int) -> bytes:
+    """Return a statement that finds conversations which have so many values in their metadata."""
+    joins = (sql["having"].replace(b"#", str(number).encode()) for number in range(fields))
+    return sql[name].replace(b"{fields}", b" ".join(joins))
 
 
 # -- values
@@ -92,12 +101,17 @@ def digest_of(name: str) -> bytes:
 
 def field_of(name: str, value: Scalar) -> bytes:
     """Return the digest under which conversations are found whose metadata has this value."""
-    return hashlib.blake2b(canonical([name, value], "where"), digest_size=16).digest()
+    return _field(canonical([name, value], "where"))
 
 
 def fields_of(metadata: bytes) -> set[bytes]:
     """Return the digests under which a conversation with this metadata is found."""
-    return {field_of(name, value) for name, value in loads(metadata).items() if not isinstance(value, dict | list)}
+    pairs = loads(metadata).items()
+    return {_field(encode([name, value])) for name, value in pairs if not isinstance(value, dict | list)}
+
+
+def _field(pair: bytes) -> bytes:
+    return hashlib.blake2b(pair, digest_size=16).digest()
 
 
 def numbers(position: Position) -> tuple[int, int]:
@@ -118,6 +132,11 @@ def position_of(place: int, number: int) -> Position:
 
 
 # -- rows
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return rows as columns, by name."""
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def own_first(head: Head) -> int:

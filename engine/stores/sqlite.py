@@ -7,7 +7,10 @@ wait for the writer. What the threads do with their connections is in `sqlite_th
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,36 +18,63 @@ from typing import Final, Literal, TypeVar
 
 import aiosqlite
 import anyio
+from msgspec.structs import replace
 
 from ..errors import StoreError
 from ..events import NewEvent
-from ..ids import ANY, Clock, Expected, micros, system_clock
-from ..log import Append, Appended, Head, Key, KeyUse, LeaseChange, Query, Snapshot
+from ..ids import ANY, Clock, Expected, Position, micros, system_clock
+from ..log import (
+    Append,
+    Appended,
+    Erased,
+    Fed,
+    Fork,
+    Head,
+    Key,
+    KeyUse,
+    LeaseChange,
+    Query,
+    Scalar,
+    Snapshot,
+    Standing,
+)
 from ..shield import finish
-from . import sqlite_thread as thread
+from . import sqlite_erasing as erasing
+from . import sqlite_reading as reading
+from . import sqlite_writing as writing
 from .batching import Batcher, Outcome
-from .sqlite_thread import SCHEMA_VERSION
+from .sqlite_connection import SCHEMA_VERSION, Database, connect, make_file, prepare_writer, translated
+from .sqlite_copying import copy
+from .sqlite_schema import migrate as migrated
+from .sqlite_schema import migration_sql, schema_version, stored_version
 
-__all__ = ("SCHEMA_VERSION", "SqliteStore")
+__all__ = ("SCHEMA_VERSION", "SqliteStore", "copied", "migration_sql", "stored_version")
 
 T = TypeVar("T")
 
 _READERS: Final = 4
+_ERASING: Final = 5.0
+"""For so many seconds an erasure waits until nobody reads what the write-ahead log holds."""
+
+_LOG_LEFT: Final = (
+    "{path}-wal, the write-ahead log: a program or a backup is reading what it holds; when that has ended, erase "
+    "again, or close every program that has the database open"
+)
 
 
 class _Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole function in its thread, for one hop instead of one a statement."""
 
     def __init__(self, path: Path, patience: float) -> None:
-        super().__init__(lambda: thread.connect(path, patience), 64)
+        super().__init__(lambda: connect(path, patience), 64)
         self._path = path
 
     async def open(self) -> None:
-        with thread.translated(self._path):
+        with translated(self._path):
             await self
 
-    async def run(self, work: Callable[[thread.Database], T]) -> T:
-        with thread.translated(self._path):
+    async def run(self, work: Callable[[Database], T]) -> T:
+        with translated(self._path):
             execute: Callable[..., Awaitable[T]] = self._execute
             return await execute(work, self._conn)
 
@@ -81,11 +111,11 @@ class SqliteStore:
 
         "full" flushes every append to the disk before it returns; "normal" leaves the flush to the operating system:
         a killed process loses nothing, a loss of power the last appends. *patience* is for how many seconds an append
-        waits while another program keeps the database locked.
+        waits while another program keeps the database locked. With *migrate* an older schema is brought forward.
 
         Raises:
-            StoreError: it is no turnlog database, has a newer schema, or cannot be opened; or its schema is missing and
-                *migrate* is false.
+            StoreError: it is no turnlog database, has a newer schema, or cannot be opened; or its schema is missing or
+                older and *migrate* is false.
         """
         store = cls(Path(path), durability=durability, clock=clock, patience=patience)
         try:
@@ -96,15 +126,20 @@ class SqliteStore:
         return store
 
     async def _prepare(self, migrate: bool) -> None:
-        self.path = await anyio.to_thread.run_sync(thread.make_file, self.path, migrate)
+        self.path = await anyio.to_thread.run_sync(make_file, self.path, migrate)
         async with self._reader() as reader:
-            version = await reader.run(thread.schema_version)
+            version = await reader.run(schema_version)
         if version == SCHEMA_VERSION:
             return
-        if not migrate:
+        if not migrate and version == 0:
             raise StoreError(f"{self.path}: the schema is missing, and migrate=False forbids making it")
+        if not migrate:
+            raise StoreError(
+                f"{self.path}: its schema is {version}, this turnlog works with {SCHEMA_VERSION}, and migrate=False "
+                "forbids bringing it forward; run `turnlog migrate`"
+            )
         writer = await self._open_writer()
-        await writer.run(thread.create_schema)
+        await writer.run(migrated)
 
     def _check(self) -> None:
         if self._closed:
@@ -126,7 +161,7 @@ class SqliteStore:
             if self._writer is None:
                 writer = await self._connect()
                 try:
-                    await writer.run(lambda db: thread.prepare_writer(db, self._durability))
+                    await writer.run(lambda db: prepare_writer(db, self._durability))
                 except BaseException:
                     await finish(writer.close())
                     raise
@@ -161,6 +196,7 @@ class SqliteStore:
         fence: int | None = None,
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
+        fork: Fork | None = None,
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         return await self._batcher.add(
@@ -172,18 +208,19 @@ class SqliteStore:
                 fence=fence,
                 lease=lease,
                 bodies=bodies or {},
+                fork=fork,
             )
         )
 
     async def _commit(self, batch: Sequence[Append]) -> Sequence[Outcome]:
         now = micros(self._clock())
-        return await self._write(lambda db: thread.commit(db, batch, now))
+        return await self._write(lambda db: writing.commit(db, batch, now))
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
         """See `turnlog.engine.log.Store.renew`."""
-        return await self._write(lambda db: thread.renew(db, conversation, generation, seconds))
+        return await self._write(lambda db: writing.renew(db, conversation, generation, seconds))
 
-    async def _write(self, work: Callable[[thread.Database], T]) -> T:
+    async def _write(self, work: Callable[[Database], T]) -> T:
         writer = self._writer or await self._open_writer()
         try:
             return await writer.run(work)
@@ -194,29 +231,114 @@ class SqliteStore:
                 await finish(writer.close())
             raise
 
+    # -- erasing
+
+    async def erase(self, appends: Sequence[Append]) -> Erased:
+        """See `turnlog.engine.log.Store.erase`."""
+        now = micros(self._clock())
+        return await finish(self._erased(lambda db: erasing.erase(db, appends, now)))
+
+    async def delete(self, conversation: str, tombstone: NewEvent, *, forks: Literal["refuse", "keep"]) -> Erased:
+        """See `turnlog.engine.log.Store.delete`."""
+        now = micros(self._clock())
+        return await finish(self._erased(lambda db: erasing.delete(db, conversation, tombstone, now, forks=forks)))
+
+    async def collect(self, seconds: float = 3600.0) -> int:
+        """See `turnlog.engine.log.Store.collect`."""
+        return await finish(self._collected(seconds))
+
+    async def _erased(self, work: Callable[[Database], Erased]) -> Erased:
+        done, emptied = await self._write(lambda db: (work(db), erasing.truncated(db, 0.1)))
+        if emptied or await self._emptied():
+            return done
+        return replace(done, left=(*done.left, _LOG_LEFT.format(path=self.path)))
+
+    async def _collected(self, seconds: float) -> int:
+        gone, emptied = await self._write(lambda db: (erasing.collect(db, seconds), erasing.truncated(db, 0.1)))
+        if not emptied:
+            await self._emptied()
+        return gone
+
+    async def _emptied(self) -> bool:
+        """Empty the write-ahead log, in short attempts, so that appends are not held up."""
+        deadline = time.monotonic() + min(_ERASING, self._patience)
+        while time.monotonic() < deadline:
+            try:
+                if await self._write(lambda db: erasing.truncated(db, 0.5)):
+                    return True
+            except StoreError:
+                return False
+            await anyio.sleep(0.01)
+        return False
+
     # -- reading
+
+    async def _read(self, work: Callable[[Database], T]) -> T:
+        async with self._reader() as reader:
+            return await reader.run(work)
 
     async def read(self, conversation: str, *queries: Query) -> Snapshot | None:
         """See `turnlog.engine.log.Store.read`."""
-        async with self._reader() as reader:
-            return await reader.run(lambda db: thread.snapshot(db, conversation, queries))
+        return await self._read(lambda db: reading.snapshot(db, conversation, queries))
 
     async def key(self, conversation: str, name: str) -> KeyUse | None:
         """See `turnlog.engine.log.Store.key`."""
-        async with self._reader() as reader:
-            return await reader.run(lambda db: thread.key_of(db, conversation, name))
+        return await self._read(lambda db: reading.key_of(db, conversation, name))
 
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""
-        async with self._reader() as reader:
-            return await reader.run(lambda db: thread.body(db, digest))
+        return await self._read(lambda db: reading.body(db, digest))
 
     async def heads(
-        self, *, order: str = "-updated", limit: int = 50, after: tuple[int, str] | None = None
+        self,
+        *,
+        order: str = "-updated",
+        limit: int = 50,
+        after: tuple[int, str] | None = None,
+        where: Mapping[str, Scalar] | None = None,
     ) -> Sequence[Head]:
         """See `turnlog.engine.log.Store.heads`."""
-        async with self._reader() as reader:
-            return await reader.run(lambda db: thread.heads(db, order, limit, after))
+        return await self._read(lambda db: reading.heads(db, order, limit, after, where))
+
+    async def forks(self, conversation: str) -> Sequence[Head]:
+        """See `turnlog.engine.log.Store.forks`."""
+        return await self._read(lambda db: reading.forks(db, conversation))
+
+    # -- the feed
+
+    async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
+        """See `turnlog.engine.log.Store.feed`."""
+        place = reading.place_of(after)
+        return await self._read(lambda db: reading.feed(db, place, limit))
+
+    async def end(self) -> Position | None:
+        """See `turnlog.engine.log.Store.end`."""
+        return await self._read(reading.end)
+
+    async def stand(self, name: str, owner: str, seconds: float) -> Standing | None:
+        """See `turnlog.engine.log.Store.stand`."""
+        return await self._write(lambda db: writing.stand(db, name, owner, seconds))
+
+    async def ack(self, name: str, owner: str, position: Position) -> bool:
+        """See `turnlog.engine.log.Store.ack`."""
+        place = reading.place_of(position)
+        return await self._write(lambda db: writing.ack(db, name, owner, place))
+
+    async def resign(self, name: str, owner: str) -> None:
+        """See `turnlog.engine.log.Store.resign`."""
+        await self._write(lambda db: writing.resign(db, name, owner))
+
+    # -- the whole
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the log, as it is at one moment, to a new file at *path*, while others append.
+
+        Raises:
+            Invalid: there is a file already, or none can be made.
+            StoreError: the log cannot be read, or the copy not be written.
+        """
+        self._check()
+        await copied(self.path, path)
 
     async def close(self) -> None:
         """See `turnlog.engine.log.Store.close`."""
@@ -235,3 +357,26 @@ class SqliteStore:
         self._free.clear()
         for _ in range(_READERS):
             self._readers.release()
+
+
+async def copied(path: str | os.PathLike[str], target: str | os.PathLike[str], *, patience: float = 30.0) -> int:
+    """Copy a log of any schema that this turnlog knows, as it is at one moment, to a new file; return its schema.
+
+    Raises:
+        Invalid: there is a file already, or none can be made.
+        StoreError: the log cannot be read, or the copy not be written.
+    """
+    stop = threading.Event()
+    work = asyncio.ensure_future(anyio.to_thread.run_sync(copy, Path(path), Path(target), patience, stop.is_set))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        # Whoever is cancelled waits until nothing is left of it.
+        stop.set()
+        await finish(_ended(work))
+
+
+async def _ended(work: asyncio.Future[int]) -> None:
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()

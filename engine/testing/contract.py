@@ -1,35 +1,42 @@
-"""The store contract as a suite: every store runs it, also those that others write.
+"""The suites that tell whether a store keeps the contract; every store runs them, also those that others write.
 
-Each check takes a place that keeps a log, and sees to one guarantee of `turnlog.engine.log`. There is nothing of
-pytest here; with pytest, a store's whole test is
+There is nothing of pytest here. With pytest, all that a store needs is
 
-    @pytest.mark.anyio
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    async def test_contract(check, tmp_path):
+    import anyio
+    import pytest
+    from my_store import MyStore
+    from turnlog.engine.testing.contract import CHECKS, CONCURRENCY, FAULTS, At, Declined
+
+    @pytest.mark.parametrize("check", [*CHECKS, *CONCURRENCY, *FAULTS], ids=lambda check: check.__name__)
+    def test_my_store(check, tmp_path):
         try:
-            await check(MyPlace(tmp_path))
+            anyio.run(check, At(MyStore.open, tmp_path / "log"))
         except Declined as declined:
             pytest.skip(f"not {declined}")
 
-where `MyPlace` is a `Place`. A check that fails raises AssertionError.
+Each check takes a place that keeps a log (`At`, or any other `Place`), a fresh one each time, and sees to one guarantee
+of `turnlog.engine.log`; one that fails raises AssertionError. `CONCURRENCY` starts processes of its own when the store
+is `shared`. `FAULTS` runs the engine on the store, with faults between the two (`turnlog.engine.testing.faults`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from .concurrency import CONCURRENCY
 from .contract_crowds import CROWDS
 from .contract_deleting import DELETING
 from .contract_erasing import ERASING
+from .contract_faults import FAULTS
 from .contract_feeding import FEEDING
 from .contract_forking import FORKING
-from .contract_kit import Check, Declined, Place
+from .contract_kit import At, Check, Declined, Place
 from .contract_leases import LEASES
 from .contract_listing import LISTING
 from .contract_reading import READING
 from .contract_writing import WRITING
 
-__all__ = ("CHECKS", "Check", "Declined", "Place")
+__all__ = ("CHECKS", "CONCURRENCY", "FAULTS", "At", "Check", "Declined", "Place")
 
 CHECKS: Final[tuple[Check, ...]] = (
     *WRITING,

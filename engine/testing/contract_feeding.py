@@ -29,7 +29,7 @@ from .contract_kit import (
     tombstone,
 )
 
-__all__ = ("FEEDING",)
+__all__ = ("FEEDING", "all_of", "follows")
 
 PATIENCE: Final = 60.0
 """Seconds within which what was appended must be in the feed."""

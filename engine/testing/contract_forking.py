@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import Final
@@ -158,12 +158,12 @@ async def marks_and_links_are_found_across_forks(place: Place) -> None:
     """Marks and links are found in what is shared and in what is own, cut like any other query."""
     async with place.open() as store:
         tree = await _tree(store)
-        words = [{"mark": "two"}, {"mark": "three"}, {"mark": "none"}, {"link": "odd"}]
-        words += [{kind: f"{prefix}{name}"} for name in tree.events for kind, prefix in (("mark", ""), ("link", "of "))]
+        words = [("two", None), ("three", None), ("none", None), (None, "odd")]
+        words += [(name, None) for name in tree.events] + [(None, f"of {name}") for name in tree.events]
         ranges = product((0, 5, 6), (None, 7, 9), (None, 1, 3), (False, True))
         queries = [
-            Query(after=after, before=before, limit=limit, reverse=reverse, **word)
-            for word, (after, before, limit, reverse) in product(words, ranges)
+            Query(after=after, before=before, limit=limit, reverse=reverse, mark=mark, link=link)
+            for (mark, link), (after, before, limit, reverse) in product(words, ranges)
         ]
         await tree.agrees(queries)
 
@@ -212,13 +212,13 @@ async def a_parent_is_forked_while_it_grows(place: Place) -> None:
         async def grow(number: int) -> None:
             await store.append("c", [item(f"later {number}")])
 
-        attempts: list[Callable[[], object]] = []
+        attempts: list[Callable[[], Awaitable[object]]] = []
         for number in range(20):
             attempts += [
                 partial(grow, number),
                 partial(forked, store, f"d{number}", "c", 1 + number % 10, f"d{number}"),
             ]
-        results = await together(*attempts)  # type: ignore[arg-type]
+        results = await together(*attempts)
         assert not [result for result in results if isinstance(result, Exception)]
         for number in range(20):
             shared = [f"c {place}" for place in range(number % 10)]
@@ -302,9 +302,10 @@ async def a_fork_has_its_own_lease(place: Place) -> None:
         lease = (await head_of(store, "d")).lease
         assert lease is not None
         assert (lease.owner, lease.turn) == ("two", 6)
+        assert await store.renew("d", 1, 0.0)
         found = await store.forks("c")
         assert found[0].lease is not None
-        assert LONG - 60 < found[0].lease.remaining <= LONG
+        assert found[0].lease.remaining <= 0
 
 
 async def a_fork_can_take_its_lease_at_once(place: Place) -> None:

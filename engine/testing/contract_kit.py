@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -19,6 +19,7 @@ from ..log import Appended, Fork, Head, Query, Store
 __all__ = (
     "BEGUN",
     "LONG",
+    "At",
     "Check",
     "Declined",
     "Place",
@@ -59,6 +60,24 @@ class Place(Protocol):
         times at once if the store declares that it is `shared`.
         """
         ...
+
+
+class At:
+    """A place that a function opens: `At(SqliteStore.open, path)`. The function is given whatever else stands there."""
+
+    def __init__(self, opens: Callable[..., Awaitable[Store]], *args: object, **options: object) -> None:
+        self._opens = opens
+        self._args = args
+        self._options = options
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Store]:
+        """See `Place.open`."""
+        store = await self._opens(*self._args, **self._options)
+        try:
+            yield store
+        finally:
+            await store.close()
 
 
 Check: TypeAlias = Callable[[Place], Awaitable[None]]

@@ -425,10 +425,7 @@ class Turn:
         call = self._call
         if call is None or not self.hold.held:
             return
-        if call.ended and not call.calls:
-            # Between two rounds there is nothing to seal: only the lease to give up.
-            await self.hold.append([], Release())
-            return
+        # Between two rounds too, where nothing is to be sealed: else the next attempt would count as the rest of this.
         _, history = await self.engine.reader.fresh(self.name)
         await self.hold.append(await interruption(self.engine, history, call.seq, self.cause, call), Release())
 

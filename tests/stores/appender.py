@@ -1,23 +1,29 @@
 """A process that appends to a log and says what was acknowledged; run by the tests of crashes and of many processes.
 
-    appender.py PATH crash NAME          append for ever, several tasks at a time, until killed
-    appender.py PATH any NAME COUNT      append COUNT times at whatever version
-    appender.py PATH exact NAME COUNT    append COUNT times at the exact version, reading on after each conflict
+    appender.py PATH MODE NAME TIMES DURABILITY CLOCK     (or, for PATH, a PostgreSQL url, "#" and a schema)
 
-It says "ready" and waits for a line before it opens the log. Each acknowledged append is one line: conversation, first
-and last seq, and the word that its events say.
+    crash    append for ever, several tasks at a time, until killed
+    any      append TIMES times at whatever version
+    exact    append TIMES times at the exact version, reading on after each conflict
+
+Its clock is CLOCK seconds off. It says "ready" and waits for a line before it opens the log. Each acknowledged append
+is one line: conversation, first and last seq, and the word that its events say.
 """
 
 import os
 import random
 import sys
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from itertools import count
 
 import anyio
 
 from turnlog.engine.errors import VersionConflict
+from turnlog.engine.ids import system_clock
 from turnlog.engine.log import Key
+from turnlog.engine.stores.postgres import PostgresStore
 from turnlog.engine.stores.sqlite import SqliteStore
 from turnlog.engine.testing.contract_kit import created, item
 
@@ -57,8 +63,10 @@ async def append_at_the_exact_version(store, name, number):
         return
 
 
-async def main(path, mode, name, times="0"):
-    store = await SqliteStore.open(path)
+async def main(path, mode, name, times, durability, clock):
+    url, _, schema = path.partition("#")
+    open_ = partial(PostgresStore.open, url, schema=schema) if schema else partial(SqliteStore.open, path)
+    store = await open_(durability=durability, clock=lambda: system_clock() + timedelta(seconds=float(clock)))
     if mode == "crash":
         for conversation in ("c0", "c1"):
             await create(store, conversation)

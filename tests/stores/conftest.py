@@ -1,6 +1,22 @@
-"""The contract suite ships without pytest; here its asserts say what they compared."""
+"""The suites ship without pytest; here their asserts say what they compared. And a PostgreSQL server."""
 
 import pytest
 
-for part in ("crowds", "deleting", "erasing", "feeding", "forking", "kit", "leases", "listing", "reading", "writing"):
-    pytest.register_assert_rewrite(f"turnlog.engine.testing.contract_{part}")
+from pg_server import pg_url, schema  # noqa: F401 - fixtures
+
+PARTS = (
+    "crowds",
+    "deleting",
+    "erasing",
+    "faults",
+    "feeding",
+    "forking",
+    "kit",
+    "leases",
+    "listing",
+    "reading",
+    "writing",
+)
+
+for part in (*(f"contract_{part}" for part in PARTS), "concurrency"):
+    pytest.register_assert_rewrite(f"turnlog.engine.testing.{part}")

@@ -1,89 +1,41 @@
-"""Processes that are killed, and processes that share a log."""
+"""Processes that share a log: nothing lost, doubled or out of order, and nobody refused who would have been served."""
 
-import random
-import re
-import subprocess
-import sys
-from pathlib import Path
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
 
+import anyio
 import pytest
 
-from turnlog.engine.log import KeyUse, Query
+from log_writers import ended, found, go, started
+from turnlog.engine.log import Query
 from turnlog.engine.stores.sqlite import SqliteStore
-from turnlog.engine.testing.contract_kit import item, records_of, text_of
+from turnlog.engine.testing.contract_kit import (
+    At,
+    created,
+    forked,
+    head_of,
+    item,
+    records_of,
+    text_of,
+    texts_of,
+    together,
+    tombstone,
+)
+from turnlog.engine.testing.processes import in_processes
 
 pytestmark = pytest.mark.anyio
 
-APPENDER = Path(__file__).with_name("appender.py")
-WORD = re.compile(r"(\S+) (\d)/(\d)")
+YEAR = 365 * 86_400.0
 
 
-def started(db, *arguments):
-    """Start a process that is ready to open the log."""
-    process = subprocess.Popen(
-        [sys.executable, str(APPENDER), str(db), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(process):
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-def ended(process):
-    """Wait for a process; return the lines that it said to their end."""
-    lines = process.stdout.read().splitlines(keepends=True)
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
-    return [line.split() for line in lines if line.endswith("\n")]
-
-
-def killed(db, name, acknowledged):
-    """Run a process until some appends were acknowledged, kill it, and return all that it acknowledged."""
-    process = started(db, "crash", name)
-    go(process)
-    lines = [process.stdout.readline().split() for _ in range(acknowledged)]
-    process.kill()
-    return lines + ended(process)
-
-
-async def found(store, name):
-    """Return where each append of a conversation stands, seeing to it that none is there in part."""
-    appends = {}
-    for record in (await records_of(store, name))[1:] if await store.read(name) else ():
-        word, part, of = WORD.match(text_of(record)).groups()
-        appends.setdefault(word, []).append((record.seq, int(part), int(of)))
-    for parts in appends.values():
-        first, _, of = parts[0]
-        assert parts == [(first + number, number + 1, of) for number in range(of)]
-    return {word: [seq for seq, _, _ in parts] for word, parts in appends.items()}
-
-
-@pytest.mark.timeout(600)
-async def test_a_killed_process_loses_nothing_that_it_acknowledged(db, seed, long):
-    chance = random.Random(seed)
-    told = {}
-    for run in range(200 if long else 20):
-        for conversation, first, last, word in killed(db, f"run{run}", chance.choice([0, 1, 5, 20, 60])):
-            told.setdefault(conversation, {})[word] = (int(first), int(last))
-
-        store = await SqliteStore.open(db)
-        for conversation, words in told.items():
-            there = await found(store, conversation)
-            for word, (first, last) in words.items():
-                assert there[word] == list(range(first, last + 1))
-            word, (first, last) = chance.choice(list(words.items()))
-            assert await store.key(conversation, word) == KeyUse("d", first, last)
-        await store.close()
-    assert sum(map(len, told.values())) > 100
-
-
-async def together(db, mode, processes, times):
+async def run_together(db, mode, processes, times, clocks=(0.0,)):
     """Let processes append at the same time; return the lines that they said."""
-    running = [started(db, mode, f"p{number}", str(times)) for number in range(processes)]
+    running = [
+        started(db, mode, f"p{number}", times=times, clock=clocks[number % len(clocks)]) for number in range(processes)
+    ]
     for process in running:
         go(process)
     lines = [line for process in running for line in ended(process)]
@@ -93,29 +45,35 @@ async def together(db, mode, processes, times):
 
 @pytest.mark.parametrize("mode", ["any", "exact"])
 async def test_eight_processes_append_to_one_conversation(db, mode, long):
+    """Their clocks disagree by years: only times show it, never an order."""
     times = 200 if long else 20
 
-    lines = await together(db, mode, 8, times)
+    lines = await run_together(db, mode, 8, times, [0.0, YEAR, -YEAR, 60.0])
 
     assert sorted(int(first) for _, first, _, _ in lines) == list(range(2, 8 * times + 2))
     store = await SqliteStore.open(db)
     there = await found(store, "c")
     assert there == {word: [int(first)] for _, first, _, word in lines}
-    numbers = [int(word.rpartition(".")[2]) for word in there if word.startswith("p0.")]
-    assert numbers == sorted(numbers), "each process' appends are in the order of its own making"
+    for process in range(8):
+        numbers = [int(word.rpartition(".")[2]) for word in there if word.startswith(f"p{process}.")]
+        assert numbers == list(range(times)), "each process' appends are in the order of its own making"
+    written = [record.time for record in await records_of(store)]
+    assert max(written) - min(written) > 1.9 * YEAR * 1_000_000
+    fed = await store.feed(None, 8 * times + 1)
+    assert [one.record.seq for one in fed] == list(range(1, 8 * times + 2))
     await store.close()
 
 
 async def test_processes_that_make_the_same_log_at_once_make_one(tmp_path, long):
     for run in range(20 if long else 2):
         db = tmp_path / f"{run}.db"
-        lines = await together(db, "any", 8, 1)
+        lines = await run_together(db, "any", 8, 1)
         assert sorted(int(first) for _, first, _, _ in lines) == list(range(2, 10))
 
 
 async def test_a_reader_sees_what_another_process_appends(db):
     store = await SqliteStore.open(db)
-    process = started(db, "any", "other", "5")
+    process = started(db, "any", "other", times=5)
     go(process)
     lines = ended(process)
     assert list(await found(store, "c")) == [word for *_, word in lines]
@@ -123,3 +81,85 @@ async def test_a_reader_sees_what_another_process_appends(db):
     snapshot = await store.read("c", Query(after=6))
     assert [text_of(record) for record in snapshot.records[0]] == ["own 1/1"]
     await store.close()
+
+
+# -- locks
+
+
+@contextmanager
+def stranger(db):
+    """Let somebody lock the database again and again, each time for a moment."""
+    stop = threading.Event()
+    locks = []
+
+    def lock():
+        connection = sqlite3.connect(db, isolation_level=None, timeout=30)
+        while not stop.wait(0.002):
+            for statement in ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"):
+                connection.execute(statement)
+                time.sleep(0.01)
+                connection.execute("ROLLBACK")
+                locks.append(statement)
+        connection.close()
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    try:
+        yield locks
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def everything(store, name):
+    """Do a little of everything that a store does."""
+    await store.append(name, [created({"v": 1}), item("one"), item("two")])
+    await forked(store, f"{name}.fork", name, 2, "three")
+    await store.heads(where={"v": 1})
+    await store.renew(name, 1, 1.0)
+    await store.stand(name, "owner", 60.0)
+    await store.ack(name, "owner", await store.end())
+    await store.delete(name, tombstone(), forks="keep")
+    await store.collect()
+    assert await texts_of(store, f"{name}.fork") == ["one", "three"]
+
+
+async def openings(store, process, times):
+    """Open and close the log again and again beside the opening that is given, and use each."""
+    for number in range(times):
+        other = await SqliteStore.open(store.path)
+        try:
+            await everything(other, f"c{process}.{number}")
+        finally:
+            await other.close()
+    return process
+
+
+async def test_nobody_is_refused_for_a_lock_who_would_have_been_served(db, long):
+    """Openings, closings, appends, erasures and a stranger's locks at once: everybody is served."""
+    store = await SqliteStore.open(db)
+    times = 30 if long else 4
+    with stranger(db) as locks:
+        results = await together(
+            *(partial(openings, store, f"task{task}", times) for task in range(4)),
+            partial(in_processes, At(SqliteStore.open, db), openings, [(process, times) for process in range(3)]),
+        )
+    assert results == [*(f"task{task}" for task in range(4)), [0, 1, 2]]
+    assert len(locks) > 10
+    assert len(await store.heads(limit=1000)) == 7 * times
+    await store.close()
+
+
+async def test_many_handles_are_served_one_after_the_other(db, long):
+    """Handles that all want to write at once, each with little patience, are all served."""
+    stores = [await SqliteStore.open(db, patience=10.0) for _ in range(8)]
+    await stores[0].append("c", [created()])
+    appends = [
+        partial(store.append, "c", [item(f"{number}")]) for number in range(50 if long else 10) for store in stores
+    ]
+    results = await together(*appends)
+    assert not [result for result in results if isinstance(result, Exception)]
+    assert (await head_of(stores[0])).version == len(appends) + 1
+    async with anyio.create_task_group() as group:
+        for store in stores:
+            group.start_soon(store.close)

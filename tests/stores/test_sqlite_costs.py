@@ -17,6 +17,7 @@ from turnlog.engine.events import ItemAppended, ResponseCompleted, Usage
 from turnlog.engine.items import accept, read
 from turnlog.engine.log import Key, Query
 from turnlog.engine.stores.sqlite import SqliteStore
+from turnlog.engine.stores.sqlite_reading import found
 from turnlog.engine.stores.statements import script, statements
 from turnlog.engine.testing.contract_kit import created, item, started
 
@@ -171,44 +172,96 @@ def schema(tmp_path):
     connection.close()
 
 
-BY_ID = "SEARCH conversations USING {}INDEX sqlite_autoindex_conversations_1 (id=?)"
+BY_ID = "SEARCH c USING INDEX sqlite_autoindex_conversations_1 (id=?)"
+BY_KEY = "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)"
+ABOUT = "SEARCH m USING INTEGER PRIMARY KEY (rowid=?)"
+OF_HEAD = ["SEARCH conversations USING INTEGER PRIMARY KEY (rowid=?)"]
+OF_ID = ["SEARCH conversations USING INDEX sqlite_autoindex_conversations_1 (id=?)"]
+LISTED = "SEARCH c USING INDEX conversations_{0} (({0},id){1}(?,?))"
+WITH_FACET = "SEARCH f USING PRIMARY KEY (facet=? AND (time,id){}(?,?))"
+ONE_FACET = "SEARCH facets USING PRIMARY KEY (facet=? AND time=? AND id=?)"
+ALSO = ["CORRELATED SCALAR SUBQUERY 1", "SEARCH o USING PRIMARY KEY (facet=? AND time=? AND id=?)"]
 BY_SEQ = ["SEARCH events USING INDEX events_seq (conversation=? AND seq>? AND seq<?)"]
 BY_LINK = ["SEARCH events USING INDEX events_link (conversation=? AND <expr>=? AND seq>? AND seq<?)"]
 BY_MARK = [
     "SEARCH m USING PRIMARY KEY (conversation=? AND mark=? AND seq>? AND seq<?)",
     "SEARCH e USING INDEX events_seq (conversation=? AND seq=?)",
 ]
-BY_KEY = "SEARCH keys USING PRIMARY KEY (conversation=? AND name=?)"
+OF_KEYS = "SEARCH keys USING PRIMARY KEY (conversation=? AND name=?)"
+OF_REFS = ["SEARCH refs USING PRIMARY KEY (conversation=? AND seq>? AND seq<?)"]
+OF_BODIES = "SEARCH bodies USING INDEX sqlite_autoindex_bodies_1 (digest=?)"
+BY_ROW = {name: [f"SEARCH {name} USING INTEGER PRIMARY KEY (rowid=?)"] for name in ("events", "bodies")}
+UNUSED = "SEARCH refs USING COVERING INDEX refs_digest (digest=?)"
+OF_READERS = ["SEARCH readers USING PRIMARY KEY (name=?)"]
 PLANS = {
-    "head": [BY_ID.format("")],
-    "heads_updated_falling": ["SEARCH conversations USING INDEX conversations_updated ((updated,id)<(?,?))"],
-    "heads_created_falling": ["SEARCH conversations USING INDEX conversations_created ((created,id)<(?,?))"],
-    "heads_created_rising": ["SEARCH conversations USING INDEX conversations_created ((created,id)>(?,?))"],
-    "update_head": ["SEARCH conversations USING INTEGER PRIMARY KEY (rowid=?)"],
-    "renew": [BY_ID.format("")],
-    "key": [BY_KEY],
-    "key_of": [BY_KEY, "SCALAR SUBQUERY 1", BY_ID.format("COVERING ")],
-    "body": ["SEARCH bodies USING INDEX sqlite_autoindex_bodies_1 (digest=?)"],
+    "head": [BY_ID, ABOUT],
+    "head_of_key": [BY_KEY, ABOUT],
+    "heads_updated_falling": [LISTED.format("updated", "<"), ABOUT],
+    "heads_created_falling": [LISTED.format("created", "<"), ABOUT],
+    "heads_created_rising": [LISTED.format("created", ">"), ABOUT],
+    "found_falling": [WITH_FACET.format("<"), BY_ID, *ALSO, ABOUT],
+    "found_rising": [WITH_FACET.format(">"), BY_ID, *ALSO, ABOUT],
+    "facet_size": ["SEARCH facets USING PRIMARY KEY (facet=?)"],
+    "lineage": [BY_KEY, BY_KEY],
+    "sharers": [
+        "SEARCH conversations USING INDEX conversations_origin (origin=?)",
+        "SEARCH c USING COVERING INDEX conversations_origin (origin=?)",
+        BY_KEY,
+    ],
+    "update_head": OF_HEAD,
+    "renew": OF_ID,
+    "overwrite_metadata": ["SEARCH metadata USING INTEGER PRIMARY KEY (rowid=?)"],
+    "update_facet": [ONE_FACET],
+    "delete_facet": [ONE_FACET],
+    "counted": ["SEARCH counts USING PRIMARY KEY (conversation=? AND seq<?)"],
+    "items_between": BY_SEQ,
+    "key": [OF_KEYS],
+    "key_of": [OF_KEYS, "SCALAR SUBQUERY 1", OF_ID[0].replace("INDEX", "COVERING INDEX")],
+    "body": [OF_BODIES],
     "rising": BY_SEQ,
     "falling": BY_SEQ,
     "linked_rising": BY_LINK,
     "linked_falling": BY_LINK,
     "marked_rising": BY_MARK,
     "marked_falling": BY_MARK,
+    "fed": ["SEARCH e USING INTEGER PRIMARY KEY (rowid>?)", BY_KEY, ABOUT],
+    "end": ["SEARCH events"],
+    "reader": OF_READERS,
+    "stand": [],
+    "ack": OF_READERS,
+    "resign": OF_READERS,
+    "overwrite_event": ["SEARCH events USING INDEX events_seq (conversation=? AND seq=?)"],
+    "tombstone": OF_HEAD,
+    "blank_events": BY_SEQ,
+    "delete_events": BY_SEQ,
+    "delete_marks": ["SEARCH marks USING PRIMARY KEY (conversation=?)"],
+    "delete_counts": ["SEARCH counts USING PRIMARY KEY (conversation=? AND seq>? AND seq<?)"],
+    "delete_keys": ["SEARCH keys USING PRIMARY KEY (conversation=?)"],
+    "referred": OF_REFS,
+    "delete_refs": OF_REFS,
+    "blank_body": [OF_BODIES, "SCALAR SUBQUERY 1", UNUSED],
+    "delete_body": [OF_BODIES, "SCALAR SUBQUERY 1", UNUSED],
+    "unused_bodies": ["SEARCH refs USING PRIMARY KEY (conversation=? AND seq<?)"],
+    "forget_unused": ["SEARCH refs USING PRIMARY KEY (conversation=? AND seq<?)"],
+    **{f"{verb}_{name}": plan for name, plan in BY_ROW.items() for verb in ("content_of", "fill", "restore")},
 }
+AROUND = re.compile(r"CO-ROUTINE|SETUP|RECURSIVE STEP|SCAN (CONSTANT ROW|line|s|\(subquery-1\))$")
+"""What a plan says of rows that the statement itself has gathered."""
 
 
 def test_every_statement_has_a_plan():
-    assert {name for name in SQL if not name.startswith("insert_")} == set(PLANS)
+    assert {name for name in SQL if not name.startswith("insert_") and name != "also"} == set(PLANS)
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_every_statement_finds_its_rows_by_index_and_in_order(schema, name):
     statement = SQL[name]
+    if name.startswith("found_"):
+        statement = found(name.removeprefix("found_"), 1)
     values = dict.fromkeys(re.findall(r":(\w+)", statement)) or [None] * statement.count("?")
-    steps = [row[3] for row in schema.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    steps = [row[3].removesuffix(" LEFT-JOIN") for row in schema.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     # No scan of a table, no sorting in a temporary one.
-    assert steps == PLANS[name]
+    assert [step for step in steps if not AROUND.match(step)] == PLANS[name]
 
 
 @pytest.mark.anyio
@@ -295,7 +348,7 @@ async def test_items_take_little_more_room_than_their_json(db):
     for conversation in range(10):
         name = f"cv_{conversation:026d}"
         await store.append(name, [created()])
-        for number in range(100):
+        for number in range(300):
             made = []
             for given in turn(sizes, number):
                 value, data = accept(given, "$")
@@ -303,7 +356,7 @@ async def test_items_take_little_more_room_than_their_json(db):
                 made.append(event(ItemAppended(), item=data, form=read(value), tokens=len(data) // 4, response=number))
             await store.append(name, made)
     await store.close()
-    assert 650 < written / 4000 < 750
+    assert 650 < written / 12_000 < 750
     assert db.stat().st_size <= 1.3 * written, db.stat().st_size / written
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from turnlog.engine.errors import StoreError
 from turnlog.engine.log import Key, Query, Take
-from turnlog.engine.stores import sqlite_thread
-from turnlog.engine.stores.sqlite import SqliteStore
+from turnlog.engine.stores import sqlite_connection
+from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
 from turnlog.engine.testing.contract_kit import created, item, records_of, started, text_of
 
 pytestmark = pytest.mark.anyio
@@ -100,11 +100,13 @@ async def test_an_empty_database_that_another_program_has_marked(db, name, value
 async def test_a_newer_schema(db):
     await logged(db)
     newer = sqlite3.connect(db)
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     newer.close()
     for migrate in (True, False):
         await refused(
-            SqliteStore.open(db, migrate=migrate), db, "schema 2 was made by a newer turnlog, this one knows 1; upgrade"
+            SqliteStore.open(db, migrate=migrate),
+            db,
+            f"schema {SCHEMA_VERSION + 1} was made by a newer turnlog, this one knows {SCHEMA_VERSION}; upgrade",
         )
     assert whole(db) == 3
 
@@ -447,8 +449,8 @@ async def test_a_file_that_is_replaced_while_it_is_open(db):
 
 
 def test_where_no_write_ahead_log_can_be_kept(db):
-    connection = sqlite3.connect(":memory:", factory=sqlite_thread.Database)
+    connection = sqlite3.connect(":memory:", factory=sqlite_connection.Database)
     connection.path, connection.patience = db, 0.0
     with pytest.raises(StoreError, match="no write-ahead log can be kept beside it; put the database on a local disk"):
-        sqlite_thread.prepare_writer(connection, "full")
+        sqlite_connection.prepare_writer(connection, "full")
     connection.close()

@@ -83,6 +83,29 @@ async def test_cancelled_anywhere(stage, api, how, method):
 
 
 @pytest.mark.parametrize("how", HOW)
+async def test_an_append_cancelled_anywhere(engine, how):
+    """An append is there as a whole or not at all, and under its key it is made once; so is its conversation."""
+    number = 0
+
+    async def work():
+        c = await engine.create(key=f"create {number}")
+        return await c.append("One", {"role": "assistant", "content": "Two"}, key="append")
+
+    async for attempt in everywhere(work, how):
+        assert attempt.error is None
+        begun = [info.version async for info in engine.list(order="-created", limit=1)]
+        assert not begun or begun[0] in (1, 3)
+        appended = await work()
+        c = await engine.create(key=f"create {number}")
+        assert (appended.first, appended.last, c.version) == (2, 3, 3)
+        assert [entry.item["content"] async for entry in c.items()] == ["One", "Two"]
+        assert (await c.append("More")).first == 4
+        await whole_log(c)
+        number += 1
+    assert number > (3 if engine.store.durable else 0), "memory never waits"
+
+
+@pytest.mark.parametrize("how", HOW)
 async def test_a_key_makes_up_for_it(stage, api, how):
     """Whatever was cancelled where: under its key it is done once."""
     async with stage(script) as s:

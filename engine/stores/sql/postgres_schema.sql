@@ -118,3 +118,5 @@ CREATE TABLE {schema}.readers (
     expires double precision NOT NULL,
     position text COLLATE "C"
 );
+
+INSERT INTO {schema}.schema_version (application, version, base) VALUES ('turnlog', {version}, 0);

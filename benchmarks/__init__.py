@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can rerun: turnlog beside the bare machine, in one run, as ratios."""

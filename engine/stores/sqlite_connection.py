@@ -1,0 +1,202 @@
+"""Connections to a SQLite file, their transactions, errors in words. Blocking: a connection's thread calls it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from ..errors import StoreError
+from .statements import statements
+
+__all__ = (
+    "SCHEMA_VERSION",
+    "SQL",
+    "Database",
+    "Span",
+    "connect",
+    "file_of",
+    "make_file",
+    "moment",
+    "prepare_writer",
+    "transaction",
+    "translated",
+)
+
+SCHEMA_VERSION: Final = 2
+SQL: Final = statements("sqlite_queries.sql")
+
+Span: TypeAlias = tuple[int, int, int]
+"""Where some of a conversation's events are: whose own they are, by key, from which seq, and up to which."""
+
+
+class Database(sqlite3.Connection):
+    """A connection that knows its file."""
+
+    path: Path
+    file: tuple[int, int]
+    """Which file it was, whatever has its name now."""
+    patience: float
+    lineages: dict[int, tuple[Span, ...]]
+    """What forks share, newest first, by their keys. It never changes."""
+
+
+def make_file(path: Path, migrate: bool) -> Path:
+    """Make an empty database file that only its owner can read, unless there is a file; return its absolute path.
+
+    Raises:
+        StoreError: it cannot be made, or *migrate* is false.
+    """
+    try:
+        path = path.absolute()
+        if path.is_dir():
+            raise StoreError(f"{path}: this is a folder; give turnlog a file in it")
+        if not path.exists():
+            if not migrate:
+                raise StoreError(f"{path}: there is no database, and migrate=False forbids making one")
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: cannot be made: its folder is not there; make it first") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.strerror}; check that this user may write there") from error
+    except ValueError as error:
+        raise StoreError(f"{str(path)!r}: no file can have this name: {error}") from error
+    return path
+
+
+def connect(path: Path, patience: float) -> Database:
+    """Open a connection to a file that is there; it waits for others' locks for *patience* seconds."""
+    # Not to be made: a file that was deleted meanwhile must not come back empty.
+    url = path.as_uri() + "?mode=rw"
+    db = sqlite3.connect(url, uri=True, timeout=patience, isolation_level=None, cached_statements=256, factory=Database)
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.path, db.file, db.patience, db.lineages = path, file_of(path), patience, {}
+    return db
+
+
+def file_of(path: Path) -> tuple[int, int]:
+    """Return what tells the file at *path* from every other, whatever its name."""
+    try:
+        there = path.stat()
+    except OSError:
+        return 0, 0
+    return there.st_dev, there.st_ino
+
+
+def prepare_writer(db: Database, durability: str) -> None:
+    """Make a connection the one that appends.
+
+    Raises:
+        StoreError: no write-ahead log can be kept beside the database.
+    """
+    # For a database that is still empty. Items of some 700 bytes would leave an eighth of pages of 4 KiB unused.
+    db.execute("PRAGMA page_size = 8192")
+    if _journal_mode(db) != "wal":
+        raise StoreError(f"{db.path}: no write-ahead log can be kept beside it; put the database on a local disk")
+    db.execute(f"PRAGMA synchronous = {durability.upper()}")
+    db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+    # What is overwritten or removed is gone from its page at once.
+    db.execute("PRAGMA secure_delete = ON")
+
+
+def _journal_mode(db: Database) -> str:
+    """Switch to the write-ahead log; return what the database uses then."""
+    deadline = time.monotonic() + db.patience
+    while True:
+        try:
+            mode: str = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            # Of processes that switch at once all but one are refused at once, whatever the busy timeout is.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return mode
+
+
+@contextmanager
+def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
+    """Write in one transaction: all of it, or nothing.
+
+    Raises:
+        StoreError: the schema is no longer what this process works with, unless that is not to be *checked*.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if checked:
+            _check_schema(db)
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # The keys that were given in it will be given to others.
+        db.lineages.clear()
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def moment(db: Database, *, checked: bool = True) -> Iterator[None]:
+    """Let everything that is read be of one moment.
+
+    Raises:
+        StoreError: the schema is no longer what this process works with, unless that is not to be *checked*.
+    """
+    db.execute("BEGIN")
+    try:
+        if checked:
+            _check_schema(db)
+        yield
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _check_schema(db: Database) -> None:
+    """See to it that no other release has migrated the database, or put an older one in its place, meanwhile."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{db.path}: its schema was {SCHEMA_VERSION} when it was opened, and is {version} now: "
+            f"restart this process with a turnlog that works with schema {version}"
+        )
+
+
+_REMEDIES: Final[dict[str, tuple[str, bool]]] = {
+    "SQLITE_FULL": ("the disk is full; free some space, then try again", True),
+    "SQLITE_READONLY": (
+        "the database is read-only; make it, the files beside it (-wal, -shm) and their folder writable for this user",
+        False,
+    ),
+    "SQLITE_CANTOPEN": (
+        "the database cannot be opened; check that it is there and that this user may read and write it and its folder",
+        False,
+    ),
+    "SQLITE_PERM": ("access was denied; check the permissions of the file and its folder", False),
+    "SQLITE_AUTH": ("access was denied; check the permissions of the file and its folder", False),
+    "SQLITE_BUSY": ("another program keeps the database locked; close it, then try again", True),
+    "SQLITE_LOCKED": ("the database is locked from inside this process; try again", True),
+    "SQLITE_NOTADB": ("this is no SQLite database; give turnlog a file of its own", False),
+    "SQLITE_CORRUPT": ("the database file is damaged; restore it from a backup", False),
+    "SQLITE_IOERR": ("the disk reported an error; check it, then try again", True),
+    "SQLITE_TOOBIG": ("the item is larger than SQLite can hold; store a reference to it", False),
+}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into `StoreError`, with the file and the remedy.
+
+    The primary code is the name up to its second underscore: SQLITE_IOERR_WRITE is an SQLITE_IOERR.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        primary = "_".join(name.split("_")[:2])
+        remedy, retryable = _REMEDIES.get(primary, ("SQLite refused", False))
+        raise StoreError(f"{path}: {remedy} ({name or type(error).__name__}: {error})", retryable=retryable) from error

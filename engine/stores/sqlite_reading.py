@@ -1,0 +1,278 @@
+"""What the SQLite store reads: blocking functions of a connection, each one hop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from ..errors import Invalid
+from ..events import Record
+from ..ids import Position
+from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, limited, ordering
+from .sqlite_connection import SQL, Database, Span, moment
+from .sqlite_facets import facet, has, wanted
+
+__all__ = (
+    "ITEM",
+    "Known",
+    "body",
+    "end",
+    "feed",
+    "forks",
+    "found",
+    "heads",
+    "key_of",
+    "known",
+    "lineage",
+    "owner_of",
+    "place_of",
+    "sharers",
+    "snapshot",
+)
+
+ITEM: Final = "item.appended"
+_FAR: Final = 2**63 - 1
+_REMEMBERED: Final = 1000
+"""Lineages that a connection remembers."""
+
+
+class Known(NamedTuple):
+    """A conversation as it stands in its row."""
+
+    key: int
+    head: Head
+    origin: int | None
+    about: int | None
+
+
+def known(db: Database, name: str, now: float) -> Known | None:
+    """Return a conversation by its id."""
+    row = db.execute(SQL["head"], {"id": name}).fetchone()
+    return None if row is None else _known(row, now)
+
+
+def _known(row: Sequence[Any], now: float) -> Known:
+    name, version, created, updated, last_item, items, metadata, generation, owner, turn, until, *rest = row
+    parent, at, deleted, key, origin, about = rest
+    head = Head(
+        conversation=name,
+        version=version,
+        created=created,
+        updated=updated,
+        last_item=last_item,
+        items=items,
+        metadata=b"{}" if metadata is None else metadata,
+        generation=generation,
+        lease=None if owner is None else Lease(owner, turn, until - now),
+        parent=None if parent is None else (parent, at),
+        deleted=deleted == 1,
+    )
+    return Known(key, head, origin, about)
+
+
+# -- what is shared
+
+
+def lineage(db: Database, of: Known) -> Sequence[Span]:
+    """Return where a conversation's events are, newest first."""
+    head = of.head
+    if head.parent is None or of.origin is None:
+        return ((of.key, 1, head.version),)
+    return ((of.key, head.parent[1] + 1, head.version), *_shared(db, of.key, of.origin, head.parent[1]))
+
+
+def _shared(db: Database, key: int, origin: int, at: int) -> tuple[Span, ...]:
+    found = db.lineages.get(key)
+    if found is None:
+        if len(db.lineages) >= _REMEMBERED:
+            db.lineages.clear()
+        found = tuple(db.execute(SQL["lineage"], {"origin": origin, "at": at}))
+        db.lineages[key] = found
+    return found
+
+
+def owner_of(db: Database, of: Known, seq: int) -> int | None:
+    """Return whose own an event is, by key; None when the conversation has no such event."""
+    return next((owner for owner, first, last in lineage(db, of) if first <= seq <= last), None)
+
+
+def sharers(db: Database, key: int) -> list[tuple[str, int, int]]:
+    """Return who shares events of a conversation's own: its id, up to which of them, its key; sorted."""
+    return sorted(db.execute(SQL["sharers"], {"key": key}))
+
+
+def forks(db: Database, conversation: str) -> list[Head]:
+    """Return the conversations that share events of this one's own, at any depth, by id."""
+    with moment(db):
+        now = time.time()
+        of = known(db, conversation, now)
+        if of is None:
+            return []
+        rows = (db.execute(SQL["head_of_key"], {"key": key}).fetchone() for _, _, key in sharers(db, of.key))
+        return [_known(row, now).head for row in rows]
+
+
+# -- events
+
+
+def snapshot(db: Database, conversation: str, queries: Sequence[Query]) -> Snapshot | None:
+    """Return the head and the events of each query as of one moment."""
+    with moment(db):
+        of = known(db, conversation, time.time())
+        return None if of is None else Snapshot(of.head, [_found(db, of, query) for query in queries])
+
+
+def _found(db: Database, of: Known, query: Query) -> list[Record]:
+    # Of what was deleted the tombstone is shown, whatever forks keep of the rest.
+    spans = [(of.key, of.head.version, of.head.version)] if of.head.deleted else lineage(db, of)
+    with closing(_each(db, of.head.conversation, spans, query)) as found:
+        return list(limited(islice(found, query.limit), query.tokens))
+
+
+def _each(db: Database, name: str, spans: Sequence[Span], query: Query) -> Generator[Record, None, None]:
+    stream = "marked_" if query.mark is not None else "linked_" if query.link is not None else ""
+    statement = SQL[stream + ("falling" if query.reverse else "rising")]
+    before = _FAR if query.before is None else query.before
+    values = {"mark": query.mark, "link": query.link, "limit": -1 if query.limit is None else query.limit}
+    for owner, first, last in spans if query.reverse else reversed(spans):
+        span = {"conversation": owner, "after": max(query.after, first - 1), "before": min(before, last + 1)}
+        if span["after"] + 1 >= span["before"]:
+            continue
+        with closing(db.execute(statement, values | span)) as rows:
+            for row in rows:
+                yield _record(name, row)
+
+
+def _record(conversation: str, row: Sequence[Any]) -> Record:
+    seq, position, when, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, total = row
+    return Record(
+        conversation=conversation,
+        seq=seq,
+        position=Position(str(position)),
+        time=when,
+        kind=ITEM if kind is None else kind,
+        schema=schema,
+        response=response,
+        shape=shape,
+        link=link,
+        tokens=tokens,
+        excerpt=excerpt,
+        flags=flags,
+        item=item,
+        data=data,
+        sum=total,
+    )
+
+
+def key_of(db: Database, conversation: str, name: str) -> KeyUse | None:
+    """Return what a key was used for."""
+    with moment(db):
+        row = db.execute(SQL["key_of"], {"id": conversation, "name": name}).fetchone()
+    return KeyUse(*row) if row else None
+
+
+def body(db: Database, digest: str) -> bytes | None:
+    """Return a body by its digest."""
+    try:
+        values = {"digest": bytes.fromhex(digest)}
+    except ValueError:
+        return None  # what is no digest names nothing
+    with moment(db):
+        row = db.execute(SQL["body"], values).fetchone()
+    return row[0] if row else None
+
+
+# -- conversations
+
+
+def heads(
+    db: Database, order: str, limit: int, after: tuple[int, str] | None, where: Mapping[str, Scalar] | None
+) -> list[Head]:
+    """Return conversations in *order*, behind the place *after*; with *where* those whose metadata has these values."""
+    column, falling = ordering(order)
+    direction = "falling" if falling else "rising"
+    # "~" is above all characters that an id may have, and the empty text below.
+    place = after or ((_FAR, "~") if falling else (-_FAR - 1, ""))
+    with moment(db):
+        if where:
+            return _having(db, column, direction, limit, place, where)
+        return list(_listed(db, SQL[f"heads_{column}_{direction}"], limit, place, {}))
+
+
+def _listed(
+    db: Database, statement: str, limit: int, place: tuple[int, str], values: Mapping[str, int]
+) -> Iterator[Head]:
+    now = time.time()
+    with closing(db.execute(statement, {**values, "time": place[0], "id": place[1], "limit": limit})) as rows:
+        for row in rows:
+            yield _known(row, now).head
+
+
+def _having(
+    db: Database,
+    column: str,
+    direction: str,
+    limit: int,
+    place: tuple[int, str],
+    where: Mapping[str, Scalar],
+) -> list[Head]:
+    """Return conversations with some metadata, going along those that have the rarest of the values."""
+    values = wanted(where)
+    rarest, *others = sorted({facet(*pair) for pair in values.items()}, key=lambda each: _size(db, each))
+    statement = found(direction, len(others))
+    numbers = {"facet": rarest + (column == "updated"), **{f"also{n}": other for n, other in enumerate(others)}}
+    heads: list[Head] = []
+    while len(heads) < limit:
+        page = list(_listed(db, statement, limit, place, numbers))
+        heads += [head for head in page if has(head.metadata, values)]
+        if len(page) < limit:
+            break
+        place = getattr(page[-1], column), page[-1].conversation
+    return heads[:limit]
+
+
+def found(direction: str, others: int) -> str:
+    """Return the statement that goes along the conversations with one facet, for those that have some others too."""
+    also = SQL["also"].rstrip(";")
+    conditions = "".join(f"AND EXISTS ({also.replace(':also', f':also{n}')}) " for n in range(others))
+    return SQL[f"found_{direction}"].replace("ORDER BY", conditions + "ORDER BY")
+
+
+def _size(db: Database, number: int) -> int:
+    size: int = db.execute(SQL["facet_size"], {"facet": number}).fetchone()[0]
+    return size
+
+
+# -- the feed
+
+
+def place_of(position: Position | None) -> int:
+    """Return a position as the database numbers it; 0 is before the first.
+
+    Raises:
+        Invalid: it is no position of this store.
+    """
+    try:
+        return 0 if position is None else int(position)
+    except ValueError:
+        raise Invalid(f"position {position!r:.100}: a position that this store gave is needed") from None
+
+
+def feed(db: Database, after: int, limit: int) -> list[Fed]:
+    """Return the log's events behind a position.
+
+    There is one writer at a time, so positions become visible in their order and none comes late.
+    """
+    with moment(db):
+        rows = db.execute(SQL["fed"], {"after": after, "limit": limit})
+        return [Fed(_record(name, row), b"{}" if about is None else about) for *row, name, about in rows]
+
+
+def end(db: Database) -> Position | None:
+    """Return the position of the last event."""
+    with moment(db):
+        last = db.execute(SQL["end"]).fetchone()[0]
+    return None if last is None else Position(str(last))

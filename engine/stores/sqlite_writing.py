@@ -1,0 +1,293 @@
+"""What the SQLite store appends: blocking functions of the writer's connection, each one hop and one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..errors import Invalid, StoreError, TurnlogError
+from ..ids import Position
+from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, decide, place
+from .batching import Outcome
+from .sqlite_connection import SQL, Database, file_of, transaction, translated
+from .sqlite_facets import facets
+from .sqlite_reading import ITEM, Known, known, owner_of
+
+__all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
+
+OF_ONE: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
+"""What SQLite's module raises for a value that no column can hold."""
+_COUNTED: Final = 64
+"""After so many events it is written down how many items there are."""
+_NONE: Final = b"{}"
+
+
+def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
+    """Write a batch: every append checked on its own, all of them in one transaction.
+
+    Raises:
+        StoreError, sqlite3.Error: the database cannot be written; nothing of the batch is in it.
+    """
+    in_place(db)
+    try:
+        return _written(db, batch, now)
+    except OF_ONE:
+        # One append holds what cannot be stored; the others are not to pay for it.
+        return [_alone(db, append, now) for append in batch]
+
+
+def in_place(db: Database) -> None:
+    """See to it that the file still has its name: SQLite would go on writing to one that nobody can find any more.
+
+    Raises:
+        StoreError: it was moved or deleted.
+    """
+    if file_of(db.path) != db.file:
+        raise StoreError(f"{db.path}: the file was moved or deleted while it was open; put it back, then try again")
+
+
+def _alone(db: Database, append: Append, now: int) -> Outcome:
+    try:
+        with translated(db.path):
+            return _written(db, [append], now)[0]
+    except OF_ONE as error:
+        return Invalid(f"{append.conversation!r:.100}: an event holds what cannot be stored: {error}")
+    except StoreError as error:
+        return error
+
+
+def _written(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
+    with transaction(db):
+        writing = Writing(db, now)
+        outcomes = [writing.decided(append) for append in batch]
+        writing.write()
+    return outcomes
+
+
+class Writing:
+    """One transaction's decisions, gathered so that each table is written in one go."""
+
+    def __init__(self, db: Database, now: int) -> None:
+        self._db = db
+        self._now = now
+        self._clock = time.time()
+        self._known: dict[str, Known] = {}
+        self._before: dict[str, Head | None] = {}
+        """The conversations that change, as they are in the database."""
+        self._uses: dict[tuple[str, str], KeyUse] = {}
+        self._events: list[tuple[Any, ...]] = []
+        self._marks: list[tuple[int, str, int]] = []
+        self._counts: list[tuple[int, int, int, int]] = []
+        self._keys: list[tuple[Any, ...]] = []
+        self._refs: list[tuple[int, int, bytes]] = []
+        self._bodies: dict[str, bytes] = {}
+
+    def known(self, name: str) -> Known | None:
+        """Return a conversation as it stands in this transaction."""
+        found = self._known.get(name) or known(self._db, name, self._clock)
+        if found is not None:
+            self._known[name] = found
+        return found
+
+    def replace(self, of: Known, head: Head) -> None:
+        """Let a conversation have another head."""
+        name = head.conversation
+        self._before.setdefault(name, of.head)
+        self._known[name] = of._replace(head=head)
+
+    def decided(self, append: Append) -> Outcome:
+        """Decide on an append, and note what it writes."""
+        name = append.conversation
+        found = self.known(name)
+        use = self._use(append, found) if append.key else None
+        forks = append.fork if found is None else None
+        try:
+            trunk = self._trunk(forks) if forks else None
+            head, result = decide(append, found.head if found else None, use, self._now, trunk)
+        except TurnlogError as error:
+            return error
+        if head is None:
+            return result
+        if found is None:
+            found = self._created(head, trunk)
+        self._add(append, found, result)
+        self.replace(found, head)
+        return result
+
+    def _use(self, append: Append, found: Known | None) -> KeyUse | None:
+        assert append.key is not None
+        used = self._uses.get((append.conversation, append.key.name))
+        if used is not None or found is None:
+            return used
+        row = self._db.execute(SQL["key"], {"conversation": found.key, "name": append.key.name}).fetchone()
+        return KeyUse(*row) if row else None
+
+    def _trunk(self, fork: Fork) -> Trunk | None:
+        parent = self.known(fork.parent)
+        if parent is None or parent.head.deleted:
+            return None
+        if fork.parent in self._before:
+            self.write()  # what is counted next may be among it
+        owner = owner_of(self._db, parent, fork.at)
+        items, last_item = (0, 0) if owner is None else self._counted(owner, fork.at)
+        return Trunk(parent.head.version, items, last_item, parent.head.metadata)
+
+    def _counted(self, owner: int, at: int) -> tuple[int, int]:
+        """Return how many items there are up to one of a conversation's own events, and the seq of the last."""
+        values = {"conversation": owner, "at": at}
+        seq, items, last_item = self._db.execute(SQL["counted"], values).fetchone() or (0, 0, 0)
+        more, last = self._db.execute(SQL["items_between"], {**values, "after": seq}).fetchone()
+        return items + more, last_item if last is None else last
+
+    def _created(self, head: Head, trunk: Trunk | None) -> Known:
+        """Make the row of a new conversation; return it as it was before its first append."""
+        values: dict[str, Any] = {"id": head.conversation, "parent": None, "at": None, "origin": None}
+        if head.parent is not None and trunk is not None:
+            parent, at = head.parent
+            values |= {"parent": parent, "at": at, "origin": owner_of(self._db, self._known[parent], at)}
+        key = self._db.execute(SQL["insert_head"], values).lastrowid
+        assert key is not None
+        items, last_item = (trunk.items, trunk.last_item) if trunk else (0, 0)
+        if trunk is not None:
+            self._counts.append((key, values["at"], items, last_item))
+        empty = Head(conversation=head.conversation, version=0, created=0, updated=0, last_item=last_item, items=items)
+        self._before[head.conversation] = None
+        return Known(key, empty, values["origin"], None)
+
+    def _add(self, append: Append, found: Known, result: Appended) -> None:
+        key, first = found.key, result.first
+        items, last_item = found.head.items, found.head.last_item
+        for seq, event in enumerate(append.events, first):
+            if event.kind == ITEM:
+                items, last_item = items + 1, seq
+            if seq % _COUNTED == 0:
+                self._counts.append((key, seq, items, last_item))
+            self._events.append(
+                (
+                    key,
+                    seq,
+                    self._now if event.time is None else event.time,
+                    None if event.kind == ITEM else event.kind,
+                    event.schema,
+                    place(event.response, first),
+                    event.shape,
+                    event.link,
+                    event.tokens,
+                    event.excerpt,
+                    event.flags,
+                    event.item,
+                    event.data,
+                    event.sum,
+                )
+            )
+            self._marks.extend((key, mark, seq) for mark in dict.fromkeys(event.marks))
+            self._refs.extend((key, seq, bytes.fromhex(digest)) for digest in event.refs)
+        if append.key is not None:
+            self._uses[append.conversation, append.key.name] = KeyUse(append.key.digest, first, result.last)
+            self._keys.append((key, append.key.name, append.key.digest, first, result.last))
+        if append.bodies:
+            self._bodies.update(append.bodies)
+            rest = set(append.bodies).difference(*(event.refs for event in append.events))
+            self._refs.extend((key, 0, bytes.fromhex(digest)) for digest in rest)
+
+    def write(self) -> None:
+        """Write what was decided so far."""
+        rows = [(bytes.fromhex(digest), body) for digest, body in self._bodies.items()]
+        for name, written in (
+            ("insert_event", self._events),
+            ("insert_mark", self._marks),
+            ("insert_count", self._counts),
+            ("insert_key", self._keys),
+            ("insert_ref", self._refs),
+            ("insert_body", rows),
+        ):
+            if written:
+                self._db.executemany(SQL[name], written)
+                written.clear()
+        self._bodies.clear()
+        self._db.executemany(SQL["update_head"], [self._row(name, before) for name, before in self._before.items()])
+        self._before.clear()
+
+    def _row(self, name: str, before: Head | None) -> tuple[Any, ...]:
+        found = self._known[name]
+        head = found.head
+        old = _NONE if before is None else before.metadata
+        if head.metadata != _NONE or old != _NONE:
+            self._find_by(before, head)
+            if head.metadata != old:
+                found = self._known[name] = found._replace(about=self._about(found.about, head.metadata))
+        lease = head.lease
+        return (
+            head.version,
+            head.created,
+            head.updated,
+            head.last_item,
+            head.items,
+            found.about,
+            head.generation,
+            lease.owner if lease else None,
+            lease.turn if lease else None,
+            self._clock + lease.remaining if lease else None,
+            head.deleted,
+            found.key,
+        )
+
+    def _find_by(self, before: Head | None, head: Head) -> None:
+        """Keep up what the conversation is found by."""
+        old = frozenset[int]() if before is None else facets(before.metadata)
+        new, created, name = facets(head.metadata), head.created, head.conversation
+        was = head.updated if before is None else before.updated
+        if old - new:
+            gone = [row for each in old - new for row in ((each, created, name), (each + 1, was, name))]
+            self._db.executemany(SQL["delete_facet"], gone)
+        if was != head.updated:
+            self._db.executemany(SQL["update_facet"], [(head.updated, each + 1, was, name) for each in old & new])
+        if new - old:
+            come = [row for each in new - old for row in ((each, created, name), (each + 1, head.updated, name))]
+            self._db.executemany(SQL["insert_facet"], come)
+
+    def _about(self, about: int | None, metadata: bytes) -> int | None:
+        """Write metadata; return its key. In the place of the old if it is not longer: no row of content grows."""
+        if about is not None:
+            written = self._db.execute(SQL["overwrite_metadata"], {"key": about, "json": metadata}).rowcount
+            if written and metadata != _NONE:
+                return about
+            if not written:
+                self._db.execute(SQL["overwrite_metadata"], {"key": about, "json": b""})
+        return None if metadata == _NONE else self._db.execute(SQL["insert_metadata"], {"json": metadata}).lastrowid
+
+
+# -- leases
+
+
+def renew(db: Database, conversation: str, generation: int, seconds: float) -> bool:
+    """Let a lease run for *seconds* from now, if it is held and of that generation; return whether it was."""
+    values = {"id": conversation, "generation": generation, "until": time.time() + seconds}
+    with transaction(db):
+        return db.execute(SQL["renew"], values).rowcount == 1
+
+
+def stand(db: Database, name: str, owner: str, seconds: float) -> Standing | None:
+    """Read the feed under a name for *seconds* from now; None while somebody else does."""
+    now = time.time()
+    with transaction(db):
+        found = db.execute(SQL["reader"], {"name": name}).fetchone()
+        if found is not None and found[0] != owner and found[1] > now:
+            return None
+        db.execute(SQL["stand"], {"name": name, "owner": owner, "until": now + seconds, "now": now})
+    position = found[2] if found else None
+    return Standing(None if position is None else Position(str(position)))
+
+
+def ack(db: Database, name: str, owner: str, position: int) -> bool:
+    """Store a reader's place; return whether it is still the one who reads under that name."""
+    with transaction(db):
+        return db.execute(SQL["ack"], {"name": name, "owner": owner, "position": position}).rowcount == 1
+
+
+def resign(db: Database, name: str, owner: str) -> None:
+    """Let somebody else read under a name at once."""
+    with transaction(db):
+        db.execute(SQL["resign"], {"name": name, "owner": owner})
