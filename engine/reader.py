@@ -7,13 +7,14 @@ writes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from .canonical import encode
-from .codec import item_of
+from .codec import item_in, item_of
 from .compaction import references, stand_in
-from .errors import NotFound
+from .errors import NotFound, TurnlogError
 from .events import ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
@@ -158,7 +159,8 @@ class Reader:
             ahead = history.copy()
             ahead.extend(pending)
             try:
-                return ahead, choose(ahead, await aim.request(ahead), aim.policy)
+                with _naming_damage(ahead):
+                    return ahead, choose(ahead, await aim.request(ahead), aim.policy)
             except Deeper:
                 tokens *= 4
                 head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
@@ -171,7 +173,8 @@ class Reader:
         base: list[dict[str, Any]] = []
         if history.base is not None:
             base = await self.stand_in(history.conversation, history.base[1], target)
-        return render(history, history.early, base, manifest.base, manifest, target)
+        with _naming_damage(history):
+            return render(history, history.early, base, manifest.base, manifest, target)
 
     async def stand_in(self, name: str, said: ContextCompacted, target: Target) -> list[dict[str, Any]]:
         """Return what is sent for compacted events."""
@@ -199,6 +202,19 @@ class Reader:
             ]
             known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
         return Weights(known.items, known.seal, known.bases[base[0].seq] if base else None)
+
+
+@contextmanager
+def _naming_damage(history: History) -> Iterator[None]:
+    """Name the item that is not what was written, where something went wrong with it: only then are all looked at."""
+    try:
+        yield
+    except (TurnlogError, Deeper):
+        raise
+    except Exception:
+        for entry in history.entries():
+            item_in(entry.item, f"{history.conversation}/{entry.seq}")
+        raise
 
 
 class _Weighed:

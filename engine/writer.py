@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
 
 from .events import NewEvent
 from .ids import ANY, Expected, Position
 from .log import Appended, Key, LeaseChange, Store, record
 from .reader import Reader
 
-__all__ = ("Writer",)
+__all__ = ("HASTY", "Writer")
+
+HASTY: Final = 2
+"""Lost races after which to ask for quiet."""
 
 
 class Writer:
-    """Appends to conversations of one store."""
+    """Appends to conversations of one store.
+
+    Whoever has to read before it writes may ask for quiet: until it has written, other appends of this process to the
+    conversation wait. Without that, a steady stream of appends would overtake it again and again.
+    """
 
     def __init__(self, store: Store, reader: Reader) -> None:
         self._store = store
         self._reader = reader
+        self._quiet: dict[str, anyio.Event] = {}
 
     async def append(
         self,
@@ -29,8 +41,11 @@ class Writer:
         fence: int | None = None,
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
+        quiet: bool = False,
     ) -> Appended:
         """Append; see `turnlog.engine.log.Store.append`."""
+        while name in self._quiet and not quiet:
+            await self._quiet[name].wait()
         appended = await self._store.append(
             name, events, expected=expected, key=key, fence=fence, lease=lease, bodies=bodies
         )
@@ -41,3 +56,18 @@ class Writer:
             ]
             self._reader.appended(name, records)
         return appended
+
+    @asynccontextmanager
+    async def quiet(self, name: str, *, needed: bool = True) -> AsyncIterator[bool]:
+        """If needed, let other appends to a conversation wait; one's own are made with `quiet=` what this yields."""
+        if not needed:
+            yield False
+            return
+        while name in self._quiet:
+            await self._quiet[name].wait()
+        over = self._quiet[name] = anyio.Event()
+        try:
+            yield True
+        finally:
+            del self._quiet[name]
+            over.set()

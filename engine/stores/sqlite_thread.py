@@ -372,10 +372,15 @@ def _record(conversation: str, row: Sequence[Any]) -> Record:
         tokens=tokens,
         excerpt=excerpt,
         flags=flags,
-        item=item,
-        data=data,
+        item=_bytes(item),
+        data=_bytes(data),
         sum=total,
     )
+
+
+def _bytes(value: Any) -> Any:
+    """Return what a row has as bytes; text is what somebody has written there by hand."""
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
 def _head(name: str, row: Sequence[Any], now: float) -> Head:
@@ -387,7 +392,7 @@ def _head(name: str, row: Sequence[Any], now: float) -> Head:
         updated=updated,
         last_item=last_item,
         items=items,
-        metadata=metadata,
+        metadata=_bytes(metadata),
         generation=generation,
         lease=None if owner is None else Lease(owner, turn, expires - now),
     )
@@ -418,7 +423,7 @@ def body(db: Database, digest: str) -> bytes | None:
     except ValueError:
         return None  # what is no digest names nothing
     row = db.execute(SQL["body"], values).fetchone()
-    return row[0] if row else None
+    return _bytes(row[0]) if row else None
 
 
 # -- errors
