@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.render import Rendered
+from turnlog.engine.window.render import Rendered, function_name
 from turnlog.engine.window.window import Window
 
 __all__ = ("ENCODERS", "ChatCompletions", "Decoder", "encode")
@@ -32,6 +32,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     if "recorded" in settings:
         return {**settings["recorded"], "messages": to_messages(items, recorded=True)}
     messages = to_messages(items)
+    _name_calls(messages, settings.get("tools") or ())
     if settings.get("instructions") is not None:
         messages.insert(0, {"role": "system", "content": settings["instructions"]})
     body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True}
@@ -46,6 +47,19 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
 
 
 ENCODERS: Final = {1: encode}
+
+
+def _name_calls(messages: Iterable[dict[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
+    """See to it that calls bear names that the API takes: what a model made up may be none.
+
+    A name that is declared stays: this backend takes it.
+    """
+    declared = {tool.get("name") for tool in tools}
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            told = call.get(call.get("type"))
+            if isinstance(told, dict) and isinstance(told.get("name"), str) and told["name"] not in declared:
+                told["name"] = function_name(told["name"])
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +148,7 @@ _KNOWN: Final = frozenset({"role", "content", "refusal", "tool_calls", *_REASONI
 _CALL: Final = frozenset({"id", "type", "index", "function", "custom"})
 _GROWING: Final = frozenset({"arguments", "data", "transcript"})
 """What comes in pieces inside of a field that no item has a place for."""
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 _LIMITS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -156,6 +171,7 @@ class Decoder:
         """Whether nothing of meaning can follow."""
         self._created = False
         self._parts: dict[str, _Part] = {}
+        self._content = _Content()
         self._extra: dict[str, Any] = {}
         self._field = _REASONING[0]
         self._finish: str | None = None
@@ -208,9 +224,14 @@ class Decoder:
             self._field = field
             events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
         content = delta.get("content")
-        text = content if isinstance(content, str) else _texts(content) if isinstance(content, list) else ""
-        if text:
-            events += self._add("message", _message, "response.output_text.delta", text)
+        for piece in content if isinstance(content, list) else [content]:
+            text, beside = _text_in(piece)
+            if text is None and piece not in _NOTHING:
+                events += self._part("message", _message())[0]
+                self._content.add_other(piece, whole=whole)
+            elif text:
+                events += self._add("message", _message, "response.output_text.delta", text)
+                self._content.add_text(text, beside, whole=whole)
         if isinstance(delta.get("refusal"), str) and delta["refusal"]:
             events += self._add("refusal", _message, "response.refusal.delta", delta["refusal"])
         for position, call in enumerate(delta.get("tool_calls") or []):
@@ -222,7 +243,7 @@ class Decoder:
     def _keep(self, delta: Mapping[str, Any]) -> None:
         """Keep what no item has a place for; lists and audio that come in pieces are joined."""
         for key, value in delta.items():
-            if key in _KNOWN or value in (None, "", [], {}):
+            if key in _KNOWN or value in _NOTHING:
                 continue
             self._extra[key] = _joined(self._extra[key], value) if key in self._extra else value
 
@@ -302,7 +323,10 @@ class Decoder:
         ]
 
     def _items(self) -> list[tuple[_Part, dict[str, Any], Any]]:
-        """Return the items in the order in which they began; the first one carries what no item has a place for."""
+        """Return the items in the order in which they began.
+
+        What no item has a place for is carried by the first one that may be sent again, which reasoning is not.
+        """
         refusal = self._parts.pop("refusal", None)
         if refusal is not None:
             self._parts.setdefault("message", _Part(refusal.index, _message()))
@@ -310,6 +334,7 @@ class Decoder:
             self._parts["message"] = _Part(0, _message())
         made: list[tuple[_Part, dict[str, Any], dict[str, Any]]] = []
         beside: list[Any] = [[[key], value] for key, value in self._extra.items()]
+        beside += self._content.beside()
         calls = 0
         for name, part in sorted(self._parts.items(), key=lambda entry: entry[1].index):
             text = "".join(part.text)
@@ -318,14 +343,17 @@ class Decoder:
                 part.item["content"] = [{"type": "reasoning_text", "text": text}]
                 extra["field"] = self._field
             elif name == "message":
-                part.item["content"] = _content(text, "".join(refusal.text) if refusal else "")
+                part.item["content"] = _content(self._content.texts(), "".join(refusal.text) if refusal else "")
+                if others := self._content.others():
+                    extra["parts"] = others
             else:
                 part.item["input" if part.item["type"] == "custom_tool_call" else "arguments"] = text
                 beside += [[["tool_calls", calls, key], value] for key, value in part.beside.items()]
                 calls += 1
             made.append((part, part.item, extra))
         if made and beside:
-            made[0][2]["set"] = beside
+            first = next((one for one in made if one[1]["type"] != "reasoning"), made[0])
+            first[2]["set"] = beside
         return [(part, item, extra or None) for part, item, extra in made]
 
 
@@ -351,15 +379,90 @@ def _message() -> dict[str, Any]:
     return {"type": "message", "role": "assistant"}
 
 
-def _content(text: str, refusal: str) -> Any:
-    if not refusal:
-        return text
-    said = [{"type": "output_text", "text": text}] if text else []
-    return [*said, {"type": "refusal", "refusal": refusal}]
+def _content(texts: Sequence[str], refusal: str) -> Any:
+    if len(texts) < 2 and not refusal:
+        return "".join(texts)
+    said = [{"type": "output_text", "text": text} for text in texts]
+    return [*said, {"type": "refusal", "refusal": refusal}] if refusal else said
 
 
-def _texts(content: Sequence[Any]) -> str:
-    return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+class _Text:
+    """A text among the parts of a content, as far as it came."""
+
+    def __init__(self, text: str, beside: dict[str, Any]) -> None:
+        self.pieces = [text]
+        self.beside = beside
+
+
+class _Content:
+    """An answer's content: texts, and what stands among them that an item has no place for."""
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+
+    def add_text(self, text: str, beside: dict[str, Any], *, whole: bool) -> None:
+        """Add a text, or more of the last one; *beside* are other fields of its part."""
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, _Text) and not (whole and (beside or last.beside)):
+            last.pieces.append(text)
+            for key, value in beside.items():
+                last.beside[key] = _joined(last.beside[key], value) if key in last.beside else value
+        else:
+            self._parts.append(_Text(text, beside))
+
+    def add_other(self, part: Any, *, whole: bool) -> None:
+        """Add another part, or in a stream more of the last one, which grows by the field of its own name."""
+        last = self._parts[-1] if self._parts else None
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not whole and isinstance(last, dict) and kind is not None and last.get("type") == kind:
+            old, new = last.get(kind), part.get(kind)
+            if isinstance(old, str) and isinstance(new, str):
+                self._parts[-1] = {**last, **part, kind: old + new}
+                return
+            if isinstance(old, list) and isinstance(new, list):
+                self._parts[-1] = {**last, **part, kind: _grown(old, new)}
+                return
+        self._parts.append(part)
+
+    def texts(self) -> list[str]:
+        """Return the texts."""
+        return ["".join(part.pieces) for part in self._parts if isinstance(part, _Text)]
+
+    def others(self) -> list[Any]:
+        """Return what an item has no place for, each with its index."""
+        return [[index, part] for index, part in enumerate(self._parts) if not isinstance(part, _Text)]
+
+    def beside(self) -> list[Any]:
+        """Return other fields of the texts' parts, by path."""
+        return [
+            [["content", index, key], value]
+            for index, part in enumerate(self._parts)
+            if isinstance(part, _Text)
+            for key, value in part.beside.items()
+        ]
+
+
+def _text_in(piece: Any) -> tuple[str | None, dict[str, Any]]:
+    """Return the text of a piece of content, and what its part has beside it; None where it is something else."""
+    if isinstance(piece, str):
+        return piece, {}
+    if not isinstance(piece, dict) or piece.get("type", "text") not in ("text", "output_text"):
+        return None, {}
+    text = piece.get("text")
+    beside = {key: value for key, value in piece.items() if key not in ("type", "text") and value not in _NOTHING}
+    return (text, beside) if isinstance(text, str) else (None, {})
+
+
+def _grown(old: list[Any], new: list[Any]) -> list[Any]:
+    """Return two pieces of a list of texts as one list; a text that goes on is one text."""
+    made = list(old)
+    for one in new:
+        last = made[-1] if made else None
+        if isinstance(last, dict) and isinstance(one, dict) and last.keys() == one.keys() == {"type", "text"}:
+            made[-1] = {**one, "text": str(last["text"]) + str(one["text"])}
+        else:
+            made.append(one)
+    return made
 
 
 def _said(

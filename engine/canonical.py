@@ -77,10 +77,11 @@ class _Refused(Exception):
         self.place = ""
 
 
-def plain(value: Any, path: str = "$") -> Any:
+def plain(value: Any, path: str = "$", *, wrapped: int = 0) -> Any:
     """Return a caller's value as plain dicts, lists, strings, numbers, booleans and None, in canonical numbers.
 
-    Mappings and sequences of any class are taken. *path* is where the value stands, for the error.
+    Mappings and sequences of any class are taken. *path* is where the value stands, for the error; *wrapped* is how
+    many levels around what is meant do not count.
 
     >>> plain({"scores": (1.0, float("nan"))})
     Traceback (most recent call last):
@@ -91,7 +92,7 @@ def plain(value: Any, path: str = "$") -> Any:
             of more than some 4,000 digits, a value of another kind.
     """
     try:
-        return _plain(value, 0)
+        return _plain(value, -wrapped)
     except _Refused as refused:
         raise InvalidItem(path + refused.place, refused.reason) from None
 
@@ -214,7 +215,7 @@ def _int(literal: str) -> int | float:
     return int(literal) if len(literal) <= _DIGITS else math.inf
 
 
-def parse(text: str | bytes, path: str = "$") -> Any:
+def parse(text: str | bytes, path: str = "$", *, wrapped: int = 0) -> Any:
     """Return the value of a caller's JSON text, as `plain` does.
 
     Raises:
@@ -226,7 +227,7 @@ def parse(text: str | bytes, path: str = "$") -> Any:
         raise InvalidItem(path, f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise InvalidItem(path, f"not JSON: {error}") from None
-    return plain(value, path)
+    return plain(value, path, wrapped=wrapped)
 
 
 def salvage(text: str | bytes) -> tuple[Any, list[str]]:

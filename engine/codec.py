@@ -17,7 +17,20 @@ from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
 from .items import Reading, reading
 
-__all__ = ("ITEM", "REQUESTED", "SCHEMAS", "UPCASTERS", "body", "event", "item_of", "kind_of", "renewed")
+__all__ = (
+    "ITEM",
+    "REQUESTED",
+    "RESTORE",
+    "SCHEMAS",
+    "UPCASTERS",
+    "body",
+    "event",
+    "item_in",
+    "item_of",
+    "kind_of",
+    "renewed",
+    "unreadable",
+)
 
 ITEM: Final = "item.appended"
 REQUESTED: Final = "response.requested"
@@ -31,7 +44,9 @@ SCHEMAS: Final[dict[str, int]] = dict.fromkeys(_TYPES, 1)
 UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
 """From the data of a kind in one schema version to that of the next; read-side only."""
 
-_DAMAGED: Final = "it was changed after it was written: restore it from a backup or an export"
+RESTORE: Final = "restore it from a backup or an export"
+"""The remedy for what is missing, or not what was written."""
+_DAMAGED: Final = f"it was changed after it was written: {RESTORE}"
 
 
 def kind_of(said: EventBody) -> str:
@@ -145,25 +160,41 @@ def body(record: Record) -> EventBody:
         decoder = _DECODERS.get(record.kind)
         said: EventBody = events.Unknown(record.kind, loads(data)) if decoder is None else decoder.decode(data)
     except Exception as error:
-        known = SCHEMAS.get(record.kind, schema)
-        remedy = (
-            f"a newer turnlog wrote it, in schema {schema}, and this one reads {known}; upgrade turnlog"
-            if schema > known
-            else f"{error}; {_DAMAGED}"
-        )
-        raise CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {remedy}") from error
+        raise unreadable(record, error, schema) from error
     return said
+
+
+def unreadable(record: Record, error: Exception, schema: int | None = None) -> CorruptLog:
+    """Return what to raise where an event's data cannot be read, in the schema that it was brought to."""
+    schema = record.schema if schema is None else schema
+    known = SCHEMAS.get(record.kind, schema)
+    remedy = (
+        f"a newer turnlog wrote it, in schema {schema}, and this one reads {known}; upgrade turnlog"
+        if schema > known
+        else f"{error}; {_DAMAGED}"
+    )
+    return CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {remedy}")
 
 
 def item_of(record: Record) -> Any:
     """Return a record's item as a new JSON value, None when it carries none.
 
     Raises:
-        CorruptLog: the stored bytes are no JSON.
+        CorruptLog: the stored bytes are no JSON object.
     """
-    if record.item is None:
-        return None
+    return None if record.item is None else item_in(record.item, f"{record.conversation}/{record.seq}")
+
+
+def item_in(data: bytes, place: str) -> dict[str, Any]:
+    """Return the item in stored bytes as a new JSON value.
+
+    Raises:
+        CorruptLog: they are no JSON object; *place* says where they are stored.
+    """
     try:
-        return loads(record.item)
+        item = loads(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise CorruptLog(f"{record.conversation}/{record.seq}: the item cannot be read: {error}; {_DAMAGED}") from error
+        raise CorruptLog(f"{place}: the item cannot be read: {error}; {_DAMAGED}") from error
+    if not isinstance(item, dict):
+        raise CorruptLog(f"{place}: the item is no JSON object; {_DAMAGED}")
+    return item

@@ -20,7 +20,7 @@ from .intake import content_digest, leading
 from .items import Input, InputItem, reading
 from .listing import Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
-from .log import Break, Fork, Head, Key
+from .log import Break, Fork, Head, Key, metadata_of
 from .model import Model
 from .pages import Pages
 from .tools import Tools
@@ -31,6 +31,7 @@ from .turns.turn import check_answers
 from .window.budget import Budget
 from .window.policies import Policy
 from .window.window import Window
+from .writer import HASTY
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -64,8 +65,7 @@ class Conversation:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """The caller's JSON about it."""
-        metadata: dict[str, Any] = loads(self._head.metadata)
-        return metadata
+        return metadata_of(self._head)
 
     def __repr__(self) -> str:
         return f"<Conversation {self.id} at {self.version}>"
@@ -131,12 +131,13 @@ class Conversation:
             if key is not None and await self._engine.store.key(self.id, key.name) is not None:
                 # A replay, or a conflict that names the key: the store decides, whatever the version is now.
                 return await self._engine.writer.append(self.id, events, key=key)
-            head = await self._engine.reader.head(self.id)
-            exact = head.version if expected == ANY else expected
-            if exact == head.version:
-                events = await self._checked(events, head)
             try:
-                return await self._engine.writer.append(self.id, events, expected=exact, key=key)
+                async with self._engine.writer.quiet(self.id, needed=attempt >= HASTY) as quiet:
+                    head = await self._engine.reader.head(self.id)
+                    exact = head.version if expected == ANY else expected
+                    if exact == head.version:
+                        events = await self._checked(events, head)
+                    return await self._engine.writer.append(self.id, events, expected=exact, key=key, quiet=quiet)
             except VersionConflict:
                 if expected != ANY or attempt == _ATTEMPTS - 1:
                     raise

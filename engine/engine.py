@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +28,7 @@ from .history import History
 from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, micros, moment, system_clock, ulid
 from .intake import Intake
 from .items import Input
-from .log import Break, Fork, Head, Key, Scalar, Store
+from .log import Break, Fork, Head, Key, Scalar, Store, metadata_of
 from .logs import Log
 from .model import Model, StreamEvent
 from .pages import Page, Pages
@@ -42,7 +43,7 @@ from .turns.outcome import Options, Result
 from .turns.plan import Plan, mapping, one_of, plan
 from .turns.streams import Channel
 from .turns.turn import KeyTaken, Turn
-from .window.budget import Budget
+from .window.budget import Budget, accepted
 from .window.policies import OldestTurns, Policy
 from .writer import Writer
 
@@ -55,6 +56,7 @@ _SETTINGS: Final = 256
 """Settings whose tokens are remembered."""
 _LIMITS: Final = (0.1, 86_400.0)
 """Seconds that a lease may be set to."""
+_CURSOR: Final = re.compile(r"(?P<time>-?[0-9]{1,18})~(?P<id>[^~]+)~(?P<order>-?[a-z]+)")
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,8 @@ class Engine:
         self._leases: dict[str, int] = {}
         self.followers: set[Follower] = set()
         """Those whose names are kept for them."""
+        self._running: dict[anyio.Event, anyio.CancelScope] = {}
+        """Turns in their callers' own tasks."""
         self._overheads: dict[tuple[str, Counter], int] = {}
 
     def check(self) -> None:
@@ -123,6 +127,9 @@ class Engine:
         """Cancel what works in the background, wait until it has cleaned up, and close the store."""
         self._closed = True
         try:
+            for over, scope in list(self._running.items()):
+                scope.cancel()
+                await over.wait()
             await self._crew.close()
         finally:
             await self.store.close()
@@ -155,6 +162,8 @@ class Engine:
     ) -> Conversation:
         """Create a conversation, perhaps as a fork; see `create` and `Conversation.fork`."""
         self.check()
+        if key is not None:
+            check_key(key)
         # A key without an id names the id too, so that two workers with one key meet in one conversation.
         name = (
             check_id(id)
@@ -203,7 +212,7 @@ class Engine:
     async def get_or_create(self, id: str, *, metadata: Mapping[str, object] | None = None) -> Conversation:
         """Return the conversation of that id, created with *metadata* if there is none."""
         try:
-            return await self.create(id=id, metadata=metadata)
+            return await self.create(id=check_id(id), metadata=metadata)
         except VersionConflict:
             return await self.get(id)
 
@@ -229,7 +238,7 @@ class Engine:
 
         async def fetch(cursor: str | None) -> Page[Info]:
             self.check()
-            heads = await self.store.heads(order=order, limit=limit + 1, after=_place(cursor), where=wanted)
+            heads = await self.store.heads(order=order, limit=limit + 1, after=_place(cursor, order), where=wanted)
             shown = heads[:limit]
             more = len(heads) > limit
             return Page([_info(head) for head in shown], more, _cursor(shown[-1], order) if more else None)
@@ -282,11 +291,23 @@ class Engine:
     # -- turns
 
     async def perform(self, made: Plan) -> Result:
-        """Carry a plan out in the caller's own task; a key that came before is looked at first."""
-        turn = await self._opened(made)
-        if isinstance(turn, Turn):
-            return await turn.work(lambda _: None)
-        return turn[0]
+        """Carry a plan out in the caller's own task; a key that came before is looked at first.
+
+        Raises:
+            StoreError: the engine was closed meanwhile; what the turn had written is in the log, and that it ended.
+        """
+        scope, over = anyio.CancelScope(), anyio.Event()
+        self._running[over] = scope
+        try:
+            with scope:
+                turn = await self._opened(made)
+                if isinstance(turn, Turn):
+                    return await turn.work(lambda _: None)
+                return turn[0]
+        finally:
+            del self._running[over]
+            over.set()
+        raise StoreError("this engine was closed while the turn ran; open it again, and run the turn again")
 
     async def start(self, conversation: Conversation, model: Model, value: Input | None, options: Options) -> Channel:
         """Open a turn and let it work in the background; return the channel that it speaks into."""
@@ -327,7 +348,9 @@ class Engine:
                 return turn
         raise AssertionError("unreachable")
 
-    async def take_over(self, name: str, head: Head, history: History, *, force: bool = False) -> int:
+    async def take_over(
+        self, name: str, head: Head, history: History, *, force: bool = False, quiet: bool = False
+    ) -> int:
         """End a turn whose worker is gone: the next generation, what became of its response, and seals, in one append.
 
         Raises:
@@ -335,7 +358,7 @@ class Engine:
         """
         response = history.open or history.last_request
         events = [] if response is None else await interruption(self, history, response, "crashed")
-        appended = await self.writer.append(name, events, expected=head.version, lease=Break(force=force))
+        appended = await self.writer.append(name, events, expected=head.version, lease=Break(force=force), quiet=quiet)
         _log.warning("turnlog.turn.taken_over", conversation=name, response=response, generation=appended.generation)
         return appended.version
 
@@ -416,7 +439,7 @@ def _info(head: Head) -> Info:
         updated=moment(head.updated),
         last_item=head.last_item,
         items=head.items,
-        metadata=loads(head.metadata),
+        metadata=metadata_of(head),
         parent=head.parent,
         busy=head.lease is not None and head.lease.remaining > 0,
     )
@@ -439,16 +462,18 @@ def _wanted(where: Mapping[str, object] | None) -> dict[str, Scalar] | None:
 
 
 def _cursor(head: Head, order: str) -> str:
-    return f"{getattr(head, order.lstrip('-'))}~{head.conversation}"
+    return f"{getattr(head, order.lstrip('-'))}~{head.conversation}~{order}"
 
 
-def _place(cursor: str | None) -> tuple[int, str] | None:
+def _place(cursor: object, order: str) -> tuple[int, str] | None:
     if cursor is None:
         return None
-    time, _, name = cursor.partition("~")
-    if not time.lstrip("-").isdigit() or not name:
-        raise Invalid(f"after={cursor!r}: the cursor of a page is needed, its `next`")
-    return int(time), name
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    if found is None:
+        raise Invalid(f"after={cursor!r:.100}: the cursor of a page is needed, its `next`")
+    if found["order"] != order:
+        raise Invalid(f"after={cursor!r}: this is a cursor of the order {found['order']}, not of {order}")
+    return int(found["time"]), found["id"]
 
 
 def open_engine(
@@ -494,8 +519,8 @@ def open_engine(
         Invalid: an url that names no store, or an argument out of range.
         StoreError: the database cannot be used (on entering).
     """
-    if durability not in ("full", "normal"):
-        raise Invalid(f"durability={durability!r}: full or normal is needed")
+    one_of("durability", durability, ("full", "normal"))
+    _check(migrate, policy, {"clock": clock, "ids": ids})
     held = seconds("lease", lease, *_LIMITS)
     place = _url(url)
     opened: Callable[..., Awaitable[Store]]
@@ -506,24 +531,39 @@ def open_engine(
         raise Invalid("schema= and pool= are for PostgreSQL: a postgresql:// url is needed")
     else:
         opened = partial(_store, place, durability=durability, migrate=migrate)
-    return _opened(opened, clock or system_clock, lease=held, budget=budget, policy=policy, ids=ids)
+    given = accepted(budget)
+    return _opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids)
 
 
-def _url(url: str | os.PathLike[str]) -> Path | str | None:
+def _check(migrate: object, policy: object, sources: Mapping[str, object]) -> None:
+    if not isinstance(migrate, bool):
+        raise Invalid(f"migrate={migrate!r:.100}: True or False is needed")
+    if policy is not None and not callable(getattr(policy, "cut", None)):
+        raise Invalid(f"policy={policy!r:.100}: a policy is needed, such as OldestTurns()")
+    for name, source in sources.items():
+        if source is not None and not callable(source):
+            raise Invalid(f"{name}={source!r:.100}: a function is needed")
+
+
+def _url(url: object) -> Path | str | None:
     """Return the file that an url names, or the url of a PostgreSQL database; None for memory."""
-    text = os.fspath(url)
-    if not text:
-        raise Invalid(f"open_engine({url!r}): a path or an url is needed")
+    text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise Invalid(f"open_engine({url!r:.100}): a path, sqlite:///path, postgresql://… or :memory: is needed")
     if text in (":memory:", "sqlite://", "sqlite:///:memory:"):
         return None
-    if text.startswith("sqlite:///"):
-        return Path(text.removeprefix("sqlite:///"))
-    scheme, separator, _ = text.partition("://")
-    if separator and scheme.partition("+")[0] in ("postgresql", "postgres"):
+    scheme, found, path = text.partition("://")
+    if found and scheme.partition("+")[0] in ("postgresql", "postgres"):
         return text
-    if separator:
-        raise Invalid(f"open_engine({text!r}): a path, sqlite:///path, postgresql://… or :memory: is needed")
-    return Path(text)
+    if found and scheme != "sqlite":
+        # The rest may hold a password, and errors are logged.
+        raise Invalid(
+            f"open_engine('{scheme}://…'): there is no store for {scheme}; pass a path, sqlite:///path, "
+            "postgresql://… or :memory:"
+        )
+    if found and (not path.startswith("/") or "?" in path):
+        raise Invalid(f"open_engine({text!r}): sqlite:///path is needed, with three slashes and without parameters")
+    return Path(path[1:] if found else text)
 
 
 def _postgres() -> Callable[..., Awaitable[Store]]:

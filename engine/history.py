@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from .canonical import loads
-from .codec import ITEM, REQUESTED, body
+from .codec import ITEM, REQUESTED, body, unreadable
 from .events import (
     ASIDE,
     ERASED,
@@ -156,8 +156,11 @@ class OpenCall(msgspec.Struct, frozen=True):
     """waiting for the caller; running in somebody's turn; unknown: started by a worker that is gone."""
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _Figures(msgspec.Struct, frozen=True):
     line: str = ""
+    factor: int = 1000
+    items: int = 0
+    overhead: int = 0
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -167,16 +170,23 @@ class Asked(msgspec.Struct, frozen=True):
     target: Target
     purpose: str = "answer"
     key: str | None = None
-    manifest: _Line = _Line()
+    manifest: _Figures = _Figures()
 
 
-_asked: Final = msgspec.json.Decoder(Asked)
+_asks: Final = msgspec.json.Decoder(Asked)
 _COMPLETED: Final = "response.completed"
 ENDS: Final = frozenset({_COMPLETED, "response.failed", "response.interrupted"})
 """The events that end a response."""
 _structural: Final = frozenset({"context.compacted", "compaction.undone", "history.rewound", "item.erased"})
 _SPOKEN: Final = frozenset({"assistant", "reasoning", "compaction"})
 """What a model makes without a tool on its provider's side."""
+
+
+def _asked(request: Record) -> Asked:
+    try:
+        return _asks.decode(request.data or b"{}")
+    except msgspec.MsgspecError as error:
+        raise unreadable(request, error) from error
 
 
 def segments(rewinds: Iterable[tuple[int, int]], head: int) -> list[Span]:
@@ -285,7 +295,7 @@ class History:
     def learn(self, request: Record) -> None:
         """Learn whom an older request was for, whose answer is here."""
         if request.kind == REQUESTED:
-            self.requests[request.seq] = _asked.decode(request.data or b"{}")
+            self.requests[request.seq] = _asked(request)
 
     def copy(self) -> History:
         """Return a history that may grow without this one noticing; it shares entries and groups."""
@@ -315,7 +325,7 @@ class History:
             self.stale = True
 
     def _request(self, record: Record) -> None:
-        asked = _asked.decode(record.data or b"{}")
+        asked = _asked(record)
         self.requests[record.seq] = asked
         if asked.purpose == "aside":
             return
@@ -447,6 +457,21 @@ class History:
         """Return whom the latest request was for."""
         asked = self.requests.get(self.last_request) if self.last_request else None
         return asked.target if asked else None
+
+    def last_asked(self) -> tuple[Asked, Usage | None] | None:
+        """Return the latest request, and what the API reported for it."""
+        asked = self.requests.get(self.last_request) if self.last_request else None
+        return None if asked is None or self.last_request is None else (asked, self.reported.get(self.last_request))
+
+    def last_turn(self) -> int | None:
+        """Return the turn at the end; None when what is loaded does not tell where it starts."""
+        starts = self.turns()
+        if not starts:
+            return None
+        between = self.order[bisect_right(self.order, self.floor) : bisect_right(self.order, starts[-1] - 1)]
+        made = (self.groups[at] for at in between)
+        sure = not self.floor or any(group.maker != "input" and not (group.attached or group.pinned) for group in made)
+        return starts[-1] if sure else None
 
     def turns(self) -> list[int]:
         """Return where turns start, in order; see `turn_starts`."""

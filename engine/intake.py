@@ -15,9 +15,9 @@ from .canonical import canonical, digest, encode, loads
 from .codec import event
 from .errors import InvalidItem
 from .events import ESTIMATED, MISNAMED, NAMED, PINNED, SEAL, SECRET, ItemAppended, NewEvent, ResponseInterrupted
-from .extras import replayed
+from .extras import goes_back
 from .items import InputItem, Reading, accept, read, reading
-from .tokens import Count, Counter, count_text, measure
+from .tokens import Count, Counter, count_json, measure
 from .window.render import seal
 
 __all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading")
@@ -134,9 +134,7 @@ class Intake:
         count = await self.count(item, len(data))
         exact = (await self.vocabulary()).exact
         if said is not None and said.extra is not None:
-            counter = (await self.vocabulary()).count
-            beside = sum(count_text(encode(value).decode(), counter) for _, value in replayed(said.extra))
-            said = msgspec.structs.replace(said, beside=beside)
+            said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
         said, bodies = said or ItemAppended(), dict[str, bytes]()
         if len(data) > LIMIT:
             stub, blobs, bodies = packed(item)
@@ -159,6 +157,18 @@ class Intake:
         if size < _LONG:
             return measure(item, counter)
         return await anyio.to_thread.run_sync(measure, item, counter)
+
+    async def _beside(self, extra: Mapping[str, Any]) -> int:
+        """Return the tokens of what of an extra goes back to its maker; much is counted off the event loop."""
+        texts = [encode(value).decode() for value in goes_back(extra)]
+        counter = (await self.vocabulary()).count
+
+        def counted() -> int:
+            return sum(count_json(text, counter) for text in texts)
+
+        if sum(map(len, texts)) < _LONG:
+            return counted()
+        return await anyio.to_thread.run_sync(counted)
 
     async def counts(self, items: Sequence[bytes], counter: Counter) -> list[Count]:
         """Return what items weigh by a counter, given as the log has them; many at once are counted in one thread."""
@@ -205,6 +215,8 @@ def _follows(form: Reading, before: Sequence[NewEvent], place: str) -> bool:
 def _meta(meta: Mapping[str, Any] | None) -> Any:
     if meta is None:
         return None
+    if not isinstance(meta, Mapping):
+        raise InvalidItem("meta", f"{meta!r:.100}: a mapping is needed")
     data = canonical(meta, "meta")
     if len(data) > META_LIMIT:
         raise InvalidItem("meta", f"{len(data):,} bytes of JSON; at most {META_LIMIT:,} are kept beside an item")

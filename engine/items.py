@@ -252,13 +252,9 @@ def _check_message(item: dict[str, Any], path: str) -> None:
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidItem(f"{path}.role", f"{role!r:.100} is none of {', '.join(sorted(ROLES))}")
     content = item.get("content")
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list):
+    if not isinstance(content, str | list):
         raise InvalidItem(f"{path}.content", "a message's content is a string or a list of parts")
-    for index, part in enumerate(content):
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise InvalidItem(f"{path}.content[{index}]", "a content part is an object with a type")
+    _check_parts(content, f"{path}.content", "a content part")
 
 
 def _check_link(item: dict[str, Any], kind: Kind, path: str) -> None:
@@ -272,10 +268,17 @@ def _check_link(item: dict[str, Any], kind: Kind, path: str) -> None:
     for field in _TEXTS.get(kind.tag, ()):
         if not isinstance(item.get(field), str):
             raise InvalidItem(f"{path}.{field}", f"a {kind.tag} needs a {field}, a string")
-    if kind.tag in ("function_call_output", "custom_tool_call_output") and not isinstance(
-        item.get("output"), str | list
-    ):
-        raise InvalidItem(f"{path}.output", f"a {kind.tag} needs an output, a string or a list of parts")
+    if kind.tag in ("function_call_output", "custom_tool_call_output"):
+        said = item.get("output")
+        if not isinstance(said, str | list):
+            raise InvalidItem(f"{path}.output", f"a {kind.tag} needs an output, a string or a list of parts")
+        _check_parts(said, f"{path}.output", "an output part")
+
+
+def _check_parts(content: str | list[Any], path: str, what: str) -> None:
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise InvalidItem(f"{path}[{index}]", f"{what} is an object with a type")
 
 
 _TEXTS: Final[Mapping[str, tuple[str, ...]]] = {

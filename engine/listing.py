@@ -13,7 +13,7 @@ import msgspec
 from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import whole
-from .codec import REQUESTED, body, item_of
+from .codec import REQUESTED, RESTORE, body, item_of
 from .errors import CorruptLog, NotFound
 from .events import (
     ERASED,
@@ -122,10 +122,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             CorruptLog: what the log gives today is not what was sent.
         """
+        self._engine.check()
         rebuilt = await rebuild(self._engine.store, self._record)
         if rebuilt.digest != self.digest:
             place = f"{self._record.conversation}/{self.seq}"
-            raise CorruptLog(f"{place}: the log no longer gives what was sent, at {rebuilt.path}")
+            why = f"{rebuilt.path}{f' ({rebuilt.reason})' if rebuilt.reason else ''}"
+            raise CorruptLog(f"{place}: the log no longer gives what was sent, at {why}; {RESTORE}")
         return rebuilt.body
 
 

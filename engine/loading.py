@@ -92,7 +92,7 @@ async def load(
 ) -> tuple[Head, History]:
     """Return a conversation's head and the end of its path: from the line's last cut, else at least *tokens*.
 
-    It reaches back to the last request in any case. With *at*, as it was at that version.
+    It knows the last request in any case, with all that came of it. With *at*, as it was at that version.
 
     Raises:
         NotFound: there is no such conversation.
@@ -121,9 +121,9 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     """Return the history of what an outline leads to."""
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
-    least = outline.request.seq - 1 if outline.request else outline.version
-    tail, floor = await _tail(store, outline, end, least, tokens)
+    tail, floor = await _tail(store, outline, end, tokens)
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
+    older |= {record.seq: record for record in await _latest(store, outline, floor)}
     older |= {record.seq: record for record in await _islands(store, outline, manifest, floor)}
     older |= await _Groups(store, outline, floor).completed(older)
     below = sorted(older.values(), key=_seq)
@@ -153,25 +153,20 @@ def _base(records: Sequence[Record], path: Sequence[Span]) -> tuple[Record, Cont
     return None
 
 
-async def _tail(store: Store, outline: _Outline, end: int, least: int, tokens: int) -> tuple[list[Record], int]:
+async def _tail(store: Store, outline: _Outline, end: int, tokens: int) -> tuple[list[Record], int]:
     """Return the end of the path above *end* in seq order, and how far down it reaches.
 
-    It stops early once *tokens* are read and everything above *least*, at a place where no response is cut in two.
+    It stops early once *tokens* are read, at a place where no response is cut in two.
     """
     found: list[Record] = []
     left = tokens
     for first, last in outline.path:
-        if last <= end or (left <= 0 and last <= least):
+        if last <= end or left <= 0:
             break
         low, before = max(first - 1, end), last + 1
-        records: Sequence[Record] = ()
-        if left > 0:
-            records = await _read(store, outline.name, Query(after=low, before=before, reverse=True, tokens=left))
-            found += records
-            left -= sum(record.tokens if record.excerpt is None else record.excerpt for record in records)
-            before = records[-1].seq if records else low + 1
-        if left <= 0 and max(low, least) + 1 < before:
-            found += await _read(store, outline.name, Query(after=max(low, least), before=before, reverse=True))
+        records = await _read(store, outline.name, Query(after=low, before=before, reverse=True, tokens=left))
+        found += records
+        left -= sum(record.tokens if record.excerpt is None else record.excerpt for record in records)
     found.reverse()
     if left > 0 or not found:
         return found, end
@@ -182,6 +177,22 @@ async def _tail(store: Store, outline: _Outline, end: int, least: int, tokens: i
 async def _read(store: Store, name: str, query: Query) -> Sequence[Record]:
     snapshot = await store.read(name, query)
     return snapshot.records[0] if snapshot else ()
+
+
+async def _latest(store: Store, outline: _Outline, floor: int) -> list[Record]:
+    """Return the latest request from below the floor, with all that came of it: it may be open, or wait for outputs."""
+    request = outline.request
+    if request is None or request.seq > floor:
+        return []
+    found, ended = [request], False
+    async for record in _following(store, outline.name, request.seq, floor):
+        mine = record.response == request.seq
+        if ended and not mine and not _is_output(record):
+            break
+        if mine and outline.alive(record):
+            found.append(record)
+        ended |= mine and record.kind in ENDS
+    return found
 
 
 async def _whole(store: Store, outline: _Outline, found: list[Record], end: int) -> list[Record]:

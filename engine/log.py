@@ -33,7 +33,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from .canonical import canonical, loads
-from .errors import ConversationBusy, Fenced, Invalid, KeyReused, NotFound, VersionConflict
+from .errors import ConversationBusy, CorruptLog, Fenced, Invalid, KeyReused, NotFound, VersionConflict
 from .events import NewEvent, Record
 from .ids import ANY, NO_STREAM, Expected, Position, check_key
 
@@ -514,8 +514,28 @@ def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
     elif event.kind == _CREATED:
         changes |= {"metadata": canonical(_object(event, "metadata")), "created": time, "updated": time}
     elif event.kind == "metadata.updated":
-        changes["metadata"] = canonical(merge_patch(loads(head.metadata), _object(event, "patch")))
+        changes["metadata"] = canonical(merge_patch(metadata_of(head), _object(event, "patch")))
     return msgspec.structs.replace(head, **changes)
+
+
+def metadata_of(head: Head) -> dict[str, Any]:
+    """Return a conversation's metadata.
+
+    Raises:
+        CorruptLog: what is stored is no JSON object.
+    """
+    try:
+        value = loads(head.metadata)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _damaged(head, str(error)) from error
+    if not isinstance(value, dict):
+        raise _damaged(head, "it is no JSON object")
+    return value
+
+
+def _damaged(head: Head, why: str) -> CorruptLog:
+    remedy = "it was changed after it was written: restore the database from a backup"
+    return CorruptLog(f"conversation {head.conversation}: its metadata cannot be read: {why}; {remedy}")
 
 
 def _object(event: NewEvent, field: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 __all__ = ("Log",)
@@ -35,6 +36,11 @@ class Log:
         self._say("warning", event, values)
 
     def _say(self, level: str, event: str, values: dict[str, Any]) -> None:
+        # Logs that cannot be written are their service's trouble; no turn and no lease may end by it.
+        with suppress(Exception):
+            self._pass_on(level, event, values)
+
+    def _pass_on(self, level: str, event: str, values: dict[str, Any]) -> None:
         structlog = sys.modules.get("structlog")
         if structlog is not None and structlog.is_configured():
             getattr(structlog.get_logger(self._name), level)(event, **values)

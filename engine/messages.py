@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from .canonical import encode, plain
 from .errors import InvalidItem
-from .extras import apply
+from .extras import apply, as_parts
 from .items import parts
 from .window.render import Rendered
 
@@ -24,7 +24,7 @@ __all__ = ("Piece", "pieces", "to_items", "to_messages")
 
 _REASONING: Final = ("reasoning_content", "reasoning")
 """The fields in which compatible backends put what a model thought, in the order in which they are looked for."""
-_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+_OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
 
 
 class Piece(NamedTuple):
@@ -37,31 +37,59 @@ class Piece(NamedTuple):
 def to_items(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return Chat Completions messages as items that `Conversation.append` takes.
 
+    Written as messages again, they say the same to the API, if not in the same form: a content of one text part is that
+    text; an empty content is "", beside calls null; a refusal is the content's last part; what the assistant says in a
+    row is one message. What an item has no place for is left out: names, reasoning, and what is a backend's own.
+
     >>> from turnlog.engine.messages import to_items
     >>> to_items([{"role": "tool", "tool_call_id": "call_1", "content": "clear"}])
     [{'type': 'function_call_output', 'call_id': 'call_1', 'output': 'clear'}]
 
     Raises:
-        InvalidItem: a message without a role, or of a role that is none of Chat's.
+        InvalidItem: a message without a role, or of a role that is none of Chat's; or one that would be lost: a call in
+            the old form, `function_call`, or nothing but a reference to a backend's own audio.
     """
-    return [piece.item for index, message in enumerate(messages) for piece in pieces(message, f"messages[{index}]")]
+    made: list[dict[str, Any]] = []
+    calls: dict[str, str] = {}
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        items = [piece.item for piece in pieces(message, path, calls)]
+        _check_kept(message, items, path)
+        made += items
+    return made
+
+
+def _check_kept(message: Mapping[str, Any], items: Sequence[Mapping[str, Any]], path: str) -> None:
+    if message.get("role") != "assistant":
+        return
+    if isinstance(message.get("function_call"), Mapping):
+        remedy = "write it as tool_calls with an id, and its output as a tool message with that id as tool_call_id"
+        raise InvalidItem(f"{path}.function_call", f"this is the old form of a call; {remedy}")
+    if isinstance(message.get("audio"), Mapping) and not any(item.get("content", "call") for item in items):
+        raise InvalidItem(f"{path}.audio", "only its backend has this audio; pass its transcript as content")
 
 
 # -- from messages
 
 
-def pieces(message: Mapping[str, Any], path: str = "message") -> list[Piece]:
+def pieces(message: Mapping[str, Any], path: str = "message", calls: dict[str, str] | None = None) -> list[Piece]:
     """Return one message as items, in order, each with what it has no place for; at least one.
+
+    *calls* are the kinds of the calls that came before it, by id, so that an output is one of its call's kind; the
+    message's own are added.
 
     Raises:
         InvalidItem: it has no role that Chat Completions knows.
     """
     message = plain(message, path)
     role = message.get("role")
+    if calls is None:
+        calls = {}
     if role == "tool":
-        items = [_output(message)]
+        items = [_output(message, calls)]
     elif role == "assistant":
         items = _assistant_items(message)
+        calls |= {item["call_id"]: item["type"] for item in items if "call_id" in item}
     elif role in ("user", "system", "developer"):
         items = [{"role": role, "content": _content_in(message.get("content"), "input_text")}]
     else:
@@ -74,10 +102,11 @@ def pieces(message: Mapping[str, Any], path: str = "message") -> list[Piece]:
     return made
 
 
-def _output(message: Mapping[str, Any]) -> dict[str, Any]:
+def _output(message: Mapping[str, Any], calls: Mapping[str, str]) -> dict[str, Any]:
     content = _content_in(message.get("content"), "input_text")
-    call_id = message.get("tool_call_id")
-    return {"type": "function_call_output", "call_id": call_id if isinstance(call_id, str) else "", "output": content}
+    given = message.get("tool_call_id")
+    call_id = given if isinstance(given, str) else ""
+    return {"type": f"{calls.get(call_id, 'function_call')}_output", "call_id": call_id, "output": content}
 
 
 def _assistant_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -217,7 +246,7 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
             case _:
                 pass
     if contents:
-        message["content"] = contents[0] if len(contents) == 1 else list(chain(*map(_as_parts, contents)))
+        message["content"] = contents[0] if len(contents) == 1 else list(chain(*map(as_parts, contents)))
     if calls:
         message.setdefault("content", None)
         message["tool_calls"] = calls
@@ -227,10 +256,6 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
 def _call_out(item: Mapping[str, Any]) -> dict[str, Any]:
     kind, text = ("custom", "input") if item["type"] == "custom_tool_call" else ("function", "arguments")
     return {"id": item["call_id"], "type": kind, kind: {"name": item["name"], text: item[text]}}
-
-
-def _as_parts(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
 
 
 def _content_out(content: Any, *, home: bool, spoken: bool = False, texts_only: bool = False) -> Any:

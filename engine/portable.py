@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from .blobs import blobs_of
-from .canonical import digest, encode, loads
-from .codec import REQUESTED, body, renewed
-from .errors import Conflict, InvalidItem, NotFound
-from .events import NewEvent, Record, ResponseRequested
-from .ids import Position, check_id
+from .canonical import canonical, digest, encode, loads
+from .codec import ITEM, REQUESTED, body, renewed
+from .errors import Conflict, CorruptLog, InvalidItem, NotFound
+from .events import ERASED, NewEvent, Record, ResponseRequested
+from .ids import Position, check_id, moment
 from .log import Fork, Head, Query, Store
 
 __all__ = ("FORMAT", "Package", "dump", "restore")
@@ -25,8 +27,15 @@ _PAGE: Final = 500
 _BATCH: Final = 20_000
 """Events that are appended at once: what fits is restored whole or not at all."""
 
+_CREATED: Final = "conversation.created"
+_AGAIN: Final = "export it again"
+_LARGEST: Final = 2**63 - 1
+"""What a store has room for, in a number."""
+
 _PLAIN: Final = ("schema", "response", "shape", "link", "tokens", "excerpt", "flags")
 _DEFAULTS: Final[Mapping[str, Any]] = {"schema": 1, "tokens": 0, "flags": 0}
+_LEAST: Final = {"seq": 1, "time": -_LARGEST, "sum": -_LARGEST - 1, "schema": 1, "tokens": 0, "flags": 0}
+"""Numbers that every event has, and their least values."""
 
 
 async def dump(store: Store, name: str) -> AsyncIterator[tuple[bytes, bool]]:
@@ -34,6 +43,7 @@ async def dump(store: Store, name: str) -> AsyncIterator[tuple[bytes, bool]]:
 
     Raises:
         NotFound: there is no such conversation.
+        CorruptLog: an event in it cannot be read.
     """
     snapshot = await store.read(name)
     if snapshot is None or snapshot.head.deleted:
@@ -75,13 +85,15 @@ async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterato
             seen.add(said.settings)
             content = await store.body(said.settings)
             if content is not None:
-                yield _line({"body": said.settings, "value": loads(content)}), False
+                place = f"{name}/{record.seq}: its settings"
+                yield _line({"body": said.settings, "value": _value(content, place)}), False
         for blob in blobs_of(record):
             if blob.digest not in seen:
                 seen.add(blob.digest)
                 content = await store.body(blob.digest)
                 if content is not None:
-                    yield _line({"body": blob.digest, "value": loads(content)}), False
+                    place = f"{name}/{record.seq}: its blob"
+                    yield _line({"body": blob.digest, "value": _value(content, place)}), False
         yield _line(_written(record)), True
 
 
@@ -109,8 +121,15 @@ def _written(record: Record) -> dict[str, Any]:
     for name in ("item", "data"):
         content = getattr(record, name)
         if content is not None:
-            made[name] = loads(content)
+            made[name] = _value(content, f"{record.conversation}/{record.seq}")
     return made
+
+
+def _value(content: bytes, place: str) -> Any:
+    try:
+        return loads(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CorruptLog(f"{place}: what is stored is no JSON: {error}; restore it from a backup") from error
 
 
 class Package:
@@ -126,8 +145,8 @@ class Package:
             raise InvalidItem(
                 "$.format", f"{header.get('format')!r} is not known here; this turnlog reads format {FORMAT}"
             )
-        self.id = check_id(str(header.get("id")))
-        self.version = header.get("version")
+        self.id = check_id(header.get("id"))
+        self.version = _number(header, "version", 1)
         self.fork = _fork(header)
         self.first = self.fork.at + 1 if self.fork else 1
         self.bodies: dict[str, bytes] = {}
@@ -142,12 +161,13 @@ class Package:
         if "body" in line:
             content = encode(line.get("value"))
             if digest(content) != line["body"]:
-                raise InvalidItem("$.value", "the body is not what its digest says; the file was changed")
+                raise InvalidItem("$.value", f"the body is not what its digest says; the file was changed, {_AGAIN}")
             self.bodies[str(line["body"])] = content
             return
         seq = line.get("seq")
         if seq != self.first + len(self.records):
-            raise InvalidItem("$.seq", f"{seq!r}: event {self.first + len(self.records)} is expected here")
+            missed = f"{seq!r:.100}: event {self.first + len(self.records)} is expected here"
+            raise InvalidItem("$.seq", f"{missed}; the file is not whole, {_AGAIN}")
         self.records.append(_read(self.id, line))
 
     @property
@@ -162,17 +182,28 @@ class Package:
             InvalidItem: events are missing at its end, or settings that they refer to.
         """
         if not self.whole:
-            there = f"{len(self.records)} events are here, the last should be {self.version}"
-            raise InvalidItem("$", f"{self.id}: {there}; the file is not whole")
+            there = f"{len(self.records)} of {self.version - self.first + 1} events are here"
+            raise InvalidItem("$", f"{self.id}: {there}; the file is not whole, {_AGAIN}")
         for record in self.records:
-            said = body(record) if record.kind == REQUESTED else None
-            missing = [blob.digest for blob in blobs_of(record) if blob.digest not in self.bodies]
-            if missing:
-                raise InvalidItem("$", f"{self.id}/{record.seq}: its blob {missing[0]} is missing from the file")
-            if isinstance(said, ResponseRequested) and said.settings not in self.bodies:
-                raise InvalidItem(
-                    "$", f"{self.id}: the settings of event {record.seq} are missing; the file is not whole"
-                )
+            self._check(record)
+
+    def _check(self, record: Record) -> None:
+        if (record.kind == _CREATED) != (record.seq == self.first):
+            rule = f"the first event, and no other, is a {_CREATED}"
+            raise InvalidItem("$", f"{self.id}/{record.seq}: {rule}; the file was changed, {_AGAIN}")
+        if record.kind == ITEM and record.item is None and not record.flags & ERASED:
+            raise InvalidItem("$", f"{self.id}/{record.seq}: an {ITEM} without an item; the file was changed, {_AGAIN}")
+        try:
+            said = body(record)
+            blobs = blobs_of(record)
+        except CorruptLog as error:
+            raise InvalidItem("$", str(error)) from error
+        wanted = {blob.digest for blob in blobs}
+        what = f"{self.id}: the blobs"
+        if isinstance(said, ResponseRequested):
+            wanted, what = {said.settings}, f"{self.id}: the settings"
+        if not wanted <= self.bodies.keys():
+            raise InvalidItem("$", f"{what} of event {record.seq} are missing; the file is not whole, {_AGAIN}")
 
 
 def _fork(header: Mapping[str, Any]) -> Fork | None:
@@ -186,24 +217,46 @@ def _fork(header: Mapping[str, Any]) -> Fork | None:
 
 def _read(name: str, line: Mapping[str, Any]) -> Record:
     values = {key: line[key] for key in _PLAIN if key in line}
-    numbers = ("seq", "time", "sum", "schema", "tokens", "flags")
-    for key in numbers:
-        value = line.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidItem(f"$.{key}", f"{value!r} is no whole number")
-    if not isinstance(line.get("kind"), str):
-        raise InvalidItem("$.kind", "an event needs a kind")
+    for key, least in _LEAST.items():
+        if key in line or key in ("time", "sum"):
+            _number(line, key, least)
+    for key in ("response", "excerpt"):
+        if values.get(key) is not None:
+            _number(line, key, 0)
+    for key in ("kind", "shape", "link"):
+        if not isinstance(line.get(key), str) and (key == "kind" or line.get(key) is not None):
+            raise InvalidItem(f"$.{key}", f"{line.get(key)!r:.100} is no text")
+    try:
+        moment(line["time"])
+    except OverflowError:
+        raise InvalidItem("$.time", f"{line['time']} is no time in microseconds since 1970") from None
     return Record(
         conversation=name,
         position=Position(""),
         seq=line["seq"],
         time=line["time"],
         kind=line["kind"],
-        item=encode(line["item"]) if "item" in line else None,
-        data=encode(line["data"]) if "data" in line else None,
-        sum=line.get("sum", 0),
+        item=_object(line, "item"),
+        data=_object(line, "data"),
+        sum=line["sum"],
         **values,
     )
+
+
+def _number(line: Mapping[str, Any], key: str, least: int) -> int:
+    value = line.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+        raise InvalidItem(f"$.{key}", f"{value!r:.100} is no whole number that can stand here")
+    return value
+
+
+def _object(line: Mapping[str, Any], key: str) -> bytes | None:
+    value = line.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InvalidItem(f"$.{key}", "a JSON object is expected here")
+    return canonical(value, f"$.{key}")
 
 
 async def restore(store: Store, package: Package) -> int:
@@ -250,6 +303,7 @@ async def _same(store: Store, package: Package) -> int:
             other.data,
         ):
             raise Conflict(
-                f"conversation {package.id}: event {mine.seq} is another one here; import it under another id"
+                f"conversation {package.id}: event {mine.seq} is another one here; to import it beside, change the id "
+                "in its first line"
             )
     return min(len(theirs), len(package.records))

@@ -7,15 +7,16 @@ writes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from .blobs import filled, whole
 from .canonical import encode
-from .codec import item_of
+from .codec import item_in, item_of
 from .compaction import references, stand_in
-from .errors import NotFound
+from .errors import NotFound, TurnlogError
 from .events import ERASED, ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
@@ -164,7 +165,8 @@ class Reader:
             ahead = history.copy()
             ahead.extend(pending)
             try:
-                return ahead, choose(ahead, await aim.request(ahead), aim.policy)
+                with _naming_damage(ahead):
+                    return ahead, choose(ahead, await aim.request(ahead), aim.policy)
             except Deeper:
                 tokens *= 4
                 head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
@@ -182,7 +184,8 @@ class Reader:
         fates = Fates(manifest)
         sent = (entry for entry in history.entries() if entry.blobs and fates.sent(entry.seq))
         large = {entry.seq: await filled(self._store, entry.item, entry.blobs, blobs) for entry in sent}
-        return render(history, history.early, base, manifest.base, manifest, target, large)
+        with _naming_damage(history):
+            return render(history, history.early, base, manifest.base, manifest, target, large)
 
     async def stand_in(self, name: str, said: ContextCompacted, target: Target) -> list[dict[str, Any]]:
         """Return what is sent for compacted events."""
@@ -221,6 +224,19 @@ class Reader:
 def _ample(tokens: int) -> int:
     """Return how much to read for a window of so many tokens: a little more shows that what is older cannot stay."""
     return tokens + tokens // 4
+
+
+@contextmanager
+def _naming_damage(history: History) -> Iterator[None]:
+    """Name the item that is not what was written, where something went wrong with it: only then are all looked at."""
+    try:
+        yield
+    except (TurnlogError, Deeper):
+        raise
+    except Exception:
+        for entry in history.entries():
+            item_in(entry.item, f"{history.conversation}/{entry.seq}")
+        raise
 
 
 class _Weighed:

@@ -15,9 +15,9 @@ import msgspec
 
 from .blobs import whole, whole_items
 from .canonical import canonical, digest, loads
-from .codec import REQUESTED, body, item_of
+from .codec import ITEM, REQUESTED, RESTORE, body, item_of
 from .compaction import references, stand_in
-from .errors import CorruptLog, NotFound, TurnlogError
+from .errors import CorruptLog, NotFound, StoreError, TurnlogError
 from .events import ERASED, ContextCompacted, Record, ResponseRequested, checksum
 from .history import History
 from .items import Item
@@ -63,6 +63,8 @@ class Rebuilt(msgspec.Struct, frozen=True):
     """Seqs of items whose stored bytes are not what was written."""
     path: str = "$"
     """Where in the body the first of them stands."""
+    reason: str = ""
+    """What of it is not what was written."""
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -103,11 +105,13 @@ async def rebuild(
 
     Raises:
         NotFound: it held something that was erased since.
-        TurnlogError: its encoder is not installed, or a stored event cannot be read.
+        CorruptLog: something that it is made of is missing, or was changed so that no body can be made.
+        TurnlogError: its encoder is not installed.
     """
+    place = f"{request.conversation}/{request.seq}"
     said = body(request)
     if not isinstance(said, ResponseRequested):
-        raise TurnlogError(f"{request.conversation}/{request.seq}: this is no request but a {request.kind}")
+        raise TurnlogError(f"{place}: this is no request but a {request.kind}")
     if known is None:
         known = await anyio.to_thread.run_sync(encoders)  # the first time, it looks around on the disk
     encode = known.get((said.adapter, said.encoder))
@@ -115,22 +119,42 @@ async def rebuild(
         raise TurnlogError(f"no encoder {said.adapter}@{said.encoder} is installed")
     raw = await store.body(said.settings)
     if raw is None:
-        raise CorruptLog(f"{request.conversation}/{request.seq}: its settings {said.settings[:12]}… are missing")
-    rendered, changed = await _window(store, request.conversation, said, cached or {})
-    made = encode(rendered, loads(raw))
-    path = _path(rendered, changed, said.target.api) if changed else "$"
-    if not changed and digest(raw) != said.settings:
-        path = "$ (settings)"
-    return Rebuilt(made, digest(canonical(made)), sorted(changed), path)
+        raise CorruptLog(f"{place}: its settings {said.settings[:12]}… are missing; {RESTORE}")
+    own = digest(raw) == said.settings
+    changed: set[int] = set()
+    try:
+        rendered = await _window(store, request.conversation, said, cached or {}, changed)
+        made = encode(rendered, loads(raw))
+        found = digest(canonical(made))
+    except StoreError:
+        raise
+    except Exception as error:
+        # What was changed may be anything by now, and so may be what goes wrong with it.
+        reason = _reason(changed, own=own)
+        if not reason and isinstance(error, TurnlogError):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise CorruptLog(f"{place}: it cannot be rebuilt: {reason or told}; {RESTORE}") from error
+    path = _path(rendered, changed, made, said.target.api) if changed else "$" if own else "$ (settings)"
+    return Rebuilt(made, found, sorted(changed), path, _reason(changed, own=own))
+
+
+def _reason(changed: set[int], *, own: bool) -> str:
+    """Say what of a request is not what was written; nothing where all of it is."""
+    if changed:
+        return f"the stored item at {', '.join(map(str, sorted(changed)))} is not what was written"
+    return "" if own else "the stored settings are not what was written"
 
 
 async def _window(
-    store: Store, name: str, said: ResponseRequested, cached: Mapping[int, Record]
-) -> tuple[list[Rendered], set[int]]:
+    store: Store, name: str, said: ResponseRequested, cached: Mapping[int, Record], changed: set[int]
+) -> list[Rendered]:
+    """Return a request's window; the seqs of items that are not what was written are added to *changed*."""
     manifest = said.manifest
     records = await _sent(store, name, manifest, cached)
     _still_there(name, records)
-    changed = {record.seq for record in records if checksum(record.item, record.data) != record.sum}
+    changed |= {record.seq for record in records if _is_changed(record)}
+    records = [record for record in records if record.item is not None]
     base: list[dict[str, Any]] = []
     if manifest.base:
         stood = await logged(store, name, [manifest.base])
@@ -138,21 +162,31 @@ async def _window(
         assert isinstance(compaction, ContextCompacted)
         parts = await logged(store, name, references(compaction))
         _still_there(name, [*stood, *parts])
-        changed |= {record.seq for record in parts if checksum(record.item, record.data) != record.sum}
+        changed |= {record.seq for record in parts if _is_changed(record)}
         items = {record.seq: item_of(await whole(store, record)) for record in parts}
         base = stand_in(compaction, items, said.target)
     early = [record for record in records if record.seq in manifest.early]
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
     apart = await whole_items(store, records)
-    return render(history, history.early, base, manifest.base, manifest, said.target, apart), changed
+    return render(history, history.early, base, manifest.base, manifest, said.target, apart)
+
+
+def _is_changed(record: Record) -> bool:
+    return (record.item is not None or record.kind == ITEM) and checksum(record.item, record.data) != record.sum
 
 
 async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int, Record]) -> list[Record]:
-    """Return the records of the items that a manifest names, in seq order."""
+    """Return the records that a manifest names, in seq order.
+
+    Raises:
+        CorruptLog: one of them is missing.
+    """
     queries = []
     found: list[Record] = []
+    wanted = 0
     for first, last in manifest.sent():
+        wanted += last - first + 1
         at_hand = [cached[seq] for seq in range(first, last + 1) if seq in cached]
         if len(at_hand) == last - first + 1:
             found += at_hand
@@ -161,7 +195,11 @@ async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int
     if queries:
         snapshot = await store.read(name, *queries)
         found += [record for records in (snapshot.records if snapshot else ()) for record in records]
-    return sorted((record for record in found if record.item is not None or record.flags & ERASED), key=_seq)
+    if len(found) < wanted:
+        there = {record.seq for record in found}
+        gone = next(seq for first, last in manifest.sent() for seq in range(first, last + 1) if seq not in there)
+        raise CorruptLog(f"{name}/{gone}: the event is missing; {RESTORE}")
+    return sorted(found, key=_seq)
 
 
 def _still_there(name: str, records: Sequence[Record]) -> None:
@@ -179,16 +217,26 @@ def _seq(record: Record) -> int:
     return record.seq
 
 
-def _path(rendered: Sequence[Rendered], changed: set[int], api: str) -> str:
+def _path(rendered: Sequence[Rendered], changed: set[int], body: Item, api: str) -> str:
     """Return where the first changed item stands in the body."""
-    index = next((at for at, one in enumerate(rendered) if one.seq in changed), 0)
+    index = next((at for at, one in enumerate(rendered) if one.seq in changed), None)
+    if index is None:
+        return "$"  # nothing is left of it
     if api != "chat":
         return f"$.input[{index}]"
-    before = rendered[: index + 1]
-    messages = sum(
-        1 for at, one in enumerate(before) if one.response is None or at == 0 or before[at - 1].response != one.response
+    written = body.get("messages")
+    # Instructions come first.
+    ahead = len(written) - _messages(rendered) if isinstance(written, list) else 0
+    return f"$.messages[{max(ahead, 0) + _messages(rendered[: index + 1]) - 1}]"
+
+
+def _messages(rendered: Sequence[Rendered]) -> int:
+    """Return how many messages items make: one for each response, and for each item of a caller's."""
+    return sum(
+        1
+        for at, one in enumerate(rendered)
+        if one.response is None or at == 0 or rendered[at - 1].response != one.response
     )
-    return f"$.messages[{messages - 1}]"
 
 
 async def verify(
@@ -240,7 +288,7 @@ async def _check(
 ) -> Divergence | None:
     place = request.conversation, request.seq
     if checksum(request.item, request.data) != request.sum:
-        return Divergence(*place, "$", "the stored request is not what was written")
+        return Divergence(*place, "$", f"the stored request is not what was written; {RESTORE}")
     try:
         said = body(request)
         rebuilt = await rebuild(store, request, known, cached)
@@ -251,15 +299,16 @@ async def _check(
     assert isinstance(said, ResponseRequested)
     if rebuilt.digest == said.digest:
         return None
-    if rebuilt.changed:
-        seqs = ", ".join(map(str, rebuilt.changed))
-        return Divergence(*place, rebuilt.path, f"the stored item at {seqs} is not what was written")
-    return Divergence(*place, rebuilt.path, f"the body's digest is {rebuilt.digest}, what was sent had {said.digest}")
+    compared = f"the body's digest is {rebuilt.digest}, what was sent had {said.digest}"
+    return Divergence(*place, rebuilt.path, rebuilt.reason or compared)
 
 
 def _forget(cached: dict[int, Record], request: Record) -> None:
     """Drop what is older than the newest window's own beginning; later windows rarely reach further back."""
-    said = body(request)
+    try:
+        said = body(request)
+    except CorruptLog:
+        return  # it was reported; the next request tells
     cut = said.manifest.cut if isinstance(said, ResponseRequested) else 0
     for seq in [seq for seq in cached if seq < cut]:
         del cached[seq]

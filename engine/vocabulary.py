@@ -40,6 +40,11 @@ _LOOKS: Final = 0.05
 # o200k_base, as every family since gpt-4o has been.
 _CL100K: Final = ("gpt-4-", "gpt-3.5", "gpt-35", "text-embedding-")
 _URL: Final = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+_SHA256: Final = {
+    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+}
+"""Of the vocabularies' files, as tiktoken_ext.openai_public has them."""
 
 # How the vocabularies split text before they look for tokens, as tiktoken_ext.openai_public has it, whose own functions
 # download. Special tokens are not needed: text never stands for one.
@@ -140,28 +145,42 @@ def _local(name: str) -> Vocabulary | None:
 
 
 def _cached(name: str) -> tiktoken.Encoding | None:
-    """Return an encoding whose file tiktoken has in its cache already; it checks the file's hash itself."""
+    """Return an encoding whose file tiktoken has in its cache already.
+
+    tiktoken itself is not asked: where the file is damaged it would download it again, for as long as that takes, and
+    while it downloads one vocabulary it gives out no other.
+    """
     import tempfile  # noqa: PLC0415 - it brings much along, and only who counts needs it
 
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    place = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
-    key = hashlib.sha1(_URL.format(name).encode(), usedforsecurity=False).hexdigest()
-    if not (place / key).exists():
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder == "" or name not in _SHA256:
+        return None  # an empty name turns tiktoken's cache off
+    place = Path(tempfile.gettempdir(), "data-gym-cache") if folder is None else Path(folder)
+    file = place / hashlib.sha1(_URL.format(name).encode(), usedforsecurity=False).hexdigest()
+    if not file.is_file():
         return None
-    encoding: tiktoken.Encoding = _tiktoken().get_encoding(name)
-    return encoding
+    lines = file.read_bytes()
+    if hashlib.sha256(lines).hexdigest() != _SHA256[name]:
+        raise ValueError(f"{file} is not what was published")
+    return _encoding(name, lines)
 
 
 def _packaged(name: str) -> tiktoken.Encoding | None:
     """Return an encoding made from the data files of the `offline` extra, whose own code is not imported."""
     spec = importlib.util.find_spec("bpe_openai")
-    split = _SPLITS.get(name)
-    if spec is None or spec.origin is None or split is None:
+    if spec is None or spec.origin is None or name not in _SPLITS:
         return None
     packed = (Path(spec.origin).parent / "data" / f"{name}.tiktoken.gz").read_bytes()
-    lines = (line.split() for line in gzip.decompress(packed).splitlines() if line)
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    encoding: tiktoken.Encoding = _tiktoken().Encoding(name, pat_str=split, mergeable_ranks=ranks, special_tokens={})
+    return _encoding(name, gzip.decompress(packed))
+
+
+def _encoding(name: str, lines: bytes) -> tiktoken.Encoding:
+    """Return an encoding made from a vocabulary's file: each line a token in base64, and its rank."""
+    pairs = (line.split() for line in lines.splitlines() if line)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    encoding: tiktoken.Encoding = _tiktoken().Encoding(
+        name, pat_str=_SPLITS[name], mergeable_ranks=ranks, special_tokens={}
+    )
     return encoding
 
 

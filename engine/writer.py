@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
 
@@ -12,16 +14,24 @@ from .ids import ANY, Expected, Position
 from .log import Appended, Fork, Key, LeaseChange, Store, record
 from .reader import Reader
 
-__all__ = ("Writer",)
+__all__ = ("HASTY", "Writer")
+
+HASTY: Final = 2
+"""Lost races after which to ask for quiet."""
 
 
 class Writer:
-    """Appends to conversations of one store."""
+    """Appends to conversations of one store.
+
+    Whoever has to read before it writes may ask for quiet: until it has written, other appends of this process to the
+    conversation wait. Without that, a steady stream of appends would overtake it again and again.
+    """
 
     def __init__(self, store: Store, reader: Reader) -> None:
         self._store = store
         self._reader = reader
         self._news = anyio.Event()
+        self._quiet: dict[str, anyio.Event] = {}
 
     async def append(
         self,
@@ -34,8 +44,11 @@ class Writer:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        quiet: bool = False,
     ) -> Appended:
         """Append, with the bodies that come with the events; see `turnlog.engine.log.Store.append`."""
+        while name in self._quiet and not quiet:
+            await self._quiet[name].wait()
         bodies = {**(bodies or {}), **bodies_of(events)}
         appended = await self._store.append(
             name, events, expected=expected, key=key, fence=fence, lease=lease, bodies=bodies, fork=fork
@@ -57,3 +70,18 @@ class Writer:
         """Wake those who wait for appends."""
         self._news.set()
         self._news = anyio.Event()
+
+    @asynccontextmanager
+    async def quiet(self, name: str, *, needed: bool = True) -> AsyncIterator[bool]:
+        """If needed, let other appends to a conversation wait; one's own are made with `quiet=` what this yields."""
+        if not needed:
+            yield False
+            return
+        while name in self._quiet:
+            await self._quiet[name].wait()
+        over = self._quiet[name] = anyio.Event()
+        try:
+            yield True
+        finally:
+            del self._quiet[name]
+            over.set()

@@ -180,6 +180,7 @@ def test_anything_with_model_dump_is_taken():
 
 
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c"}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,9 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         ({"type": "custom_tool_call", "call_id": "c", "name": "f"}, "$.input", "needs a input, a string"),
         ({"type": "function_call_output", "output": "x"}, "$.call_id", "needs a call_id"),
         ({"type": "function_call_output", "call_id": "c"}, "$.output", "needs an output, a string or a list of parts"),
-        ({"type": "function_call_output", "call_id": "c", "output": {}}, "$.output", "a string or a list of parts"),
+        ({**OUTPUT, "output": {}}, "$.output", "a string or a list of parts"),
+        ({**OUTPUT, "output": ["x"]}, "$.output[0]", "an output part is an object with a type"),
+        ({**OUTPUT, "output": [{"type": "a"}, {"text": "x"}]}, "$.output[1]", "an object with a type"),
         ({"type": "local_shell_call_output", "call_id": "c", "output": "x"}, "$.id", "needs a id that pairs it"),
         ({"type": "mcp_approval_response", "approve": True}, "$.approval_request_id", "needs a approval_request_id"),
     ],

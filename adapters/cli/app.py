@@ -19,6 +19,7 @@ from rich.console import Console
 from turnlog.adapters.cli import changing, keeping, show
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, existing, put, run
 from turnlog.adapters.cli.importing import Report, import_file
+from turnlog.engine.checks import whole
 from turnlog.engine.engine import open_engine
 from turnlog.engine.errors import Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
@@ -41,15 +42,28 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def main() -> NoReturn:
     """Run the command; the entry point."""
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            sys.stdout.flush()
     except TurnlogError as error:
         errors.print(f"turnlog: {error}", style="red", markup=False)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # Whoever read the output has left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         raise SystemExit(0) from None
+    except OSError as error:
+        _give_up_output()
+        what = error.filename or "the output cannot be written"
+        errors.print(f"turnlog: {what}: {error.strerror or error}", style="red", markup=False)
+        raise SystemExit(2) from None
     raise SystemExit(0)
+
+
+def _give_up_output() -> None:
+    """Let what is still to be written to standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- in and out
@@ -63,10 +77,11 @@ def import_(
 ) -> None:
     """Import recorded exchanges, arrays of items or messages, or turnlog's own exports; again, nothing changes."""
     report = Report()
+    size = sum(map(_size, files))  # before a database is made for nothing
 
     async def work() -> None:
         async with open_engine(db) as engine:
-            with show.progress("importing", sum(_size(file) for file in files), shown=not as_json) as advance:
+            with show.progress("importing", size, shown=not as_json) as advance:
                 for file in files:
                     await import_file(engine, file, report, advance)
 
@@ -86,6 +101,8 @@ def import_(
 
 def _size(path: Path) -> int:
     try:
+        if not path.is_fifo():  # which can be read once only
+            path.open("rb").close()
         return path.stat().st_size
     except OSError as error:
         raise Invalid(f"{path}: cannot be read: {error.strerror}") from error
@@ -162,6 +179,8 @@ def show_(
     async def work() -> tuple[Any, list[Any]]:
         async with existing(db) as engine:
             conversation = await engine.get(id)
+            if at is not None:
+                whole("at", at, 0, conversation.version)
             return conversation, [one async for one in conversation.events() if at is None or one.seq <= at]
 
     conversation, events = run(work)

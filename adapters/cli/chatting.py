@@ -16,7 +16,7 @@ from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import open_engine
 from turnlog.engine.errors import Invalid, ResponseFailed
 from turnlog.engine.model import Model
-from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.budget import Budget, known
 
 __all__ = ("talk",)
 
@@ -36,6 +36,8 @@ async def talk(
 
     if not os.environ.get("OPENAI_API_KEY") and base_url is None:
         raise Invalid("OPENAI_API_KEY is not set; set it, or name a backend that needs none with --base-url")
+    if budget is None and known(model) is None:
+        raise Invalid(f"{model}: context window unknown; name it with --context")
     turns = 0
     async with (
         openai.AsyncOpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none") as client,
@@ -56,7 +58,10 @@ async def talk(
 def _line(quiet: bool) -> str:
     if not quiet and sys.stdin.isatty():
         console.print("> ", end="", style="bold")
-    return sys.stdin.readline()
+    try:
+        return sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"standard input is not {error.encoding}: {error.reason}") from error
 
 
 async def _turn(conversation: Conversation, model: Model, text: str, *, quiet: bool) -> None:

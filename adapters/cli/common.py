@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from turnlog.engine.engine import Engine, open_engine
-from turnlog.engine.errors import NotFound
+from turnlog.engine.errors import NotFound, StoreError
 
 __all__ = ("DEFAULT", "Db", "Id", "Json", "existing", "put", "run")
 
@@ -34,7 +34,11 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @asynccontextmanager
 async def existing(db: Path) -> AsyncIterator[Engine]:
     """Open a database that must be there already."""
-    if not await anyio.Path(db).exists():
+    try:
+        there = await anyio.Path(db).exists()
+    except OSError as error:
+        raise StoreError(f"{db}: cannot be opened: {error.strerror}; name the database with --db") from error
+    if not there:
         raise NotFound(f"database {db} (name it with --db)")
     async with open_engine(db, migrate=False) as engine:
         yield engine

@@ -154,7 +154,7 @@ class _Stage:
         self.say(
             f"[bold]1. A dozen turns[/], {BUDGET.context:,} tokens of context, {BUDGET.reserve} of them kept free\n"
         )
-        async with self._client() as client, open_engine(self.path, lease=LEASE) as engine:
+        async with _client(self.url) as client, open_engine(self.path, lease=LEASE) as engine:
             conversation = await engine.create(metadata={"title": "Bookshop"})
             models = self.models(client)
             for number, question in enumerate(QUESTIONS):
@@ -166,9 +166,6 @@ class _Stage:
                 tools = f"[dim]({calls} tool call{'s' * (calls > 1)})[/] " if calls else ""
                 self.say(f"          {tools}{escape(result.output_text)}")
             return conversation.id
-
-    def _client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=self.url, api_key="demo", max_retries=0)
 
     # -- a worker that dies
 
@@ -193,7 +190,7 @@ class _Stage:
 
     async def recover(self, name: str, killed: Mapping[str, Any]) -> dict[str, Any]:
         """Reopen the log, look at it, go on, and verify everything."""
-        async with self._client() as client, open_engine(self.path, lease=LEASE) as engine:
+        async with _client(self.url) as client, open_engine(self.path, lease=LEASE) as engine:
             conversation = await engine.get(name)
             before = conversation.version
             lease = (await engine.reader.head(name)).lease
@@ -255,6 +252,12 @@ class _Stage:
         show.window(await conversation.window(BUDGET), "responses")
 
 
+def _client(url: str) -> openai.AsyncOpenAI:
+    """Return a client of the scripted model, which is on this machine: no proxy leads there."""
+    direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+    return openai.AsyncOpenAI(base_url=url, api_key="demo", max_retries=0, http_client=direct)
+
+
 def _window(call: Recorded, items: set[int]) -> dict[str, Any]:
     """Return what one request saw, in numbers: of items, and of tokens."""
     manifest = call.manifest
@@ -278,8 +281,7 @@ def _window(call: Recorded, items: set[int]) -> dict[str, Any]:
 async def _work(*arguments: str) -> None:
     """Be the worker that is killed: stream an answer and pass each piece on."""
     path, url, name = arguments
-    client = openai.AsyncOpenAI(base_url=url, api_key="demo", max_retries=0)
-    async with client, open_engine(path, lease=LEASE) as engine:
+    async with _client(url) as client, open_engine(path, lease=LEASE) as engine:
         conversation = await engine.get(name)
         model = Responses(client, MODEL, budget=BUDGET)
         async with conversation.stream(model, INTERRUPTED, instructions=INSTRUCTIONS) as stream:

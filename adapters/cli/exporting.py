@@ -35,6 +35,9 @@ async def export_file(engine: Engine, ids: Sequence[str], path: Path) -> list[di
 @contextmanager
 def _appearing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside *path* that takes its name once it is written."""
+    if path.exists() and not path.is_file():
+        # It would be replaced: a device, say, by a file that only its owner can read.
+        raise Invalid(f"{path}: this is no ordinary file; name one with -o")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     part = Path(name)
     try:

@@ -26,7 +26,9 @@ __all__ = ("Imported", "Rejected", "Report", "import_file", "lines_in")
 
 _AT_ONCE: Final = 64
 """Conversations that are appended at the same time."""
-_CHAT_ONLY: Final = frozenset({"tool", "function"})
+_WRAPPED: Final = 1
+"""Levels that a line of an export has around an item."""
+_CHAT_ONLY: Final = ("tool", "function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class _Importing:
         self._slots = anyio.Semaphore(_AT_ONCE)
         self._package: Package | None = None
         self._begun = 0
+        self._damaged = False
+        """Whether what follows is the rest of an export that was given up."""
         self._done: list[tuple[int, Imported | Rejected]] = []
 
     async def take(self, number: int, value: Any, error: InvalidItem | None, group: TaskGroup) -> None:
@@ -110,17 +114,20 @@ class _Importing:
                 raise error
             if isinstance(value, dict) and "turnlog" in value:
                 await self.finish()
+                self._damaged = True
                 self._begun, self._package = number, Package(value)
+                self._damaged = False
             elif self._package is not None:
                 self._package.add(_object(value))
                 if self._package.whole:
                     await self.finish()
-            else:
+            elif not (self._damaged and _of_export(value)):
                 await self._append(number, value, group)
         except Unusable as reason:
             self._rejected(number, reason)
         except Invalid as reason:
             self._malformed(number, reason)
+            self._damaged = self._damaged or self._package is not None
             self._package = None
 
     def _rejected(self, number: int, reason: Exception) -> None:
@@ -179,7 +186,7 @@ async def _values(path: Path, progress: Callable[[int], None]) -> AsyncIterator[
     for number, line in lines:
         progress(len(line))
         try:
-            value, error = parse(line), None
+            value, error = parse(line, wrapped=_WRAPPED), None
         except InvalidItem as failed:
             value, error = None, failed
         if error is not None and line.lstrip()[:1] in (b"[", b"{"):
@@ -188,7 +195,7 @@ async def _values(path: Path, progress: Callable[[int], None]) -> AsyncIterator[
             progress(len(whole) - len(line))
             if whole != line:
                 try:
-                    value, error = parse(whole), None
+                    value, error = parse(whole, wrapped=_WRAPPED), None
                 except InvalidItem:
                     yield number, None, error
                     for later, one in _again(path, number):
@@ -203,9 +210,13 @@ def _again(path: Path, after: int) -> Iterator[tuple[int, bytes]]:
 
 def _parsed(line: bytes) -> tuple[Any, InvalidItem | None]:
     try:
-        return parse(line), None
+        return parse(line, wrapped=_WRAPPED), None
     except InvalidItem as error:
         return None, error
+
+
+def _of_export(value: Any) -> bool:
+    return isinstance(value, dict) and ("body" in value or {"seq", "kind"} <= value.keys())
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -99,10 +99,11 @@ async def items_of(
         InvalidItem: one of them is no object.
     """
     events: list[NewEvent] = []
+    calls: dict[str, str] = {}
     for index, one in enumerate(items):
         if not isinstance(one, dict):
             raise InvalidItem(f"{path}[{index}]", f"an item is an object, this is a {type(one).__name__}")
-        made = pieces(one, f"{path}[{index}]") if chat else [(plain(one), None)]
+        made = pieces(one, f"{path}[{index}]", calls) if chat else [(plain(one), None)]
         group = []
         for item, extra in made:
             ours = origin if extra is not None or read(item).maker == "model" else None

@@ -54,8 +54,9 @@ _REJECTED_SHOWN: Final = 20
 
 @contextmanager
 def progress(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while something goes on; yield what is told of each step."""
-    if not shown:
+    """Show a bar on standard error, if that is a terminal, while something goes on; yield what is told of each step."""
+    errors = Console(stderr=True)
+    if not (shown and errors.is_terminal):
         yield lambda _: None
         return
     columns = (
@@ -64,7 +65,7 @@ def progress(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], 
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(what, total=total or None)
         yield lambda step: bar.advance(task, step)
 

@@ -64,7 +64,7 @@ def _known(row: Sequence[Any], now: float) -> Known:
         updated=updated,
         last_item=last_item,
         items=items,
-        metadata=b"{}" if metadata is None else metadata,
+        metadata=b"{}" if metadata is None else as_bytes(metadata),
         generation=generation,
         lease=None if owner is None else Lease(owner, turn, until - now),
         parent=None if parent is None else (parent, at),
@@ -161,10 +161,15 @@ def _record(conversation: str, row: Sequence[Any]) -> Record:
         tokens=tokens,
         excerpt=excerpt,
         flags=flags,
-        item=item,
-        data=data,
+        item=as_bytes(item),
+        data=as_bytes(data),
         sum=total,
     )
+
+
+def as_bytes(value: Any) -> Any:
+    """Return what a row has as bytes; text is what somebody has written there by hand."""
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
 def key_of(db: Database, conversation: str, name: str) -> KeyUse | None:
@@ -182,7 +187,7 @@ def body(db: Database, digest: str) -> bytes | None:
         return None  # what is no digest names nothing
     with moment(db):
         row = db.execute(SQL["body"], values).fetchone()
-    return row[0] if row else None
+    return as_bytes(row[0]) if row else None
 
 
 # -- conversations

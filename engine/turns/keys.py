@@ -16,10 +16,10 @@ from ..codec import ITEM, body, item_of
 from ..errors import KeyReused
 from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
 from ..items import read, reading
-from ..log import Query
+from ..log import Query, Store
 from ..model import StreamEvent
 from .outcome import CUT_OFF, TOO_MANY, Result, Status, open_call, text_of
-from .places import turn_at
+from .places import turn_at, turn_end
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -64,7 +64,8 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
         return Known("again")
     last, latest = (records[0].seq for records in snapshot.records)
     lease = snapshot.head.lease
-    if last == latest and lease is not None and lease.remaining > 0:
+    running = lease is not None and lease.remaining > 0
+    if running and lease is not None and (last == latest or lease.turn == await turn_at(engine.store, name, last)):
         return Known("running", last)
     following = await engine.store.read(name, Query(mark="request", after=last, limit=1))
     before = following.records[0][0].seq if following and following.records[0] else None
@@ -73,11 +74,27 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
         return Known("again", last)
     records = [await whole(engine.store, record) for record in turn.records[0]]
     attempt = _Attempt(records, [record.seq for record in turn.records[1]])
+    number = await turn_at(engine.store, name, attempt.rounds[0])
+    if attempt.outcome() is None:
+        attempt = await _others(engine.store, name, last, number) or attempt
     outcome = attempt.outcome()
     if outcome is None:
         return Known("again", last)
-    number = await turn_at(engine.store, name, attempt.rounds[0])
     return Known("done", last, attempt.result(plan, *outcome, turn=number), list(attempt.events()))
+
+
+async def _others(store: Store, name: str, last: int, turn: int) -> _Attempt | None:
+    """Return the first attempt behind a key's own last one that has answered the same turn; None: there is none."""
+    end = await turn_end(store, name, turn)
+    snapshot = await store.read(name, Query(after=last, before=end), Query(mark="request", after=last, before=end))
+    records, requests = snapshot.records if snapshot else ((), ())
+    seqs = [record.seq for record in requests]
+    for index in range(len(seqs)):
+        before = seqs[index + 1] if index + 1 < len(seqs) else None
+        made = _Attempt([one for one in records if before is None or one.seq < before], seqs[: index + 1])
+        if made.outcome() is not None:
+            return made
+    return None
 
 
 _COMPLETED = "response.completed"

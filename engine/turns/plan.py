@@ -21,7 +21,7 @@ from ..model import Model, Shape, StreamEvent, merged, settings_of, shape_of, ta
 from ..tokens import Counter
 from ..tools import Runs, Toolbox, Tools
 from ..vocabulary import DEFAULT, load, vocabulary_of
-from ..window.budget import Budget, known, reserve_of
+from ..window.budget import Budget, accepted, known, reserve_of
 from ..window.choose import Request, line_of
 from ..window.policies import Policy
 from .outcome import Options
@@ -220,6 +220,7 @@ def version_of(expected: Expected) -> int | None:
 def _check(options: Options) -> None:
     if options.key is not None:
         check_key(options.key)
+    accepted(options.budget)
     version_of(options.expected)
     one_of("when_busy", options.when_busy, ("raise", "wait"))
     one_of("open_calls", options.open_calls, ("raise", "seal"))
@@ -245,6 +246,7 @@ async def preview(
         Invalid: the version does not exist.
         UnknownModel: no budget was given, and none is known.
     """
+    accepted(budget)
     toolbox = Toolbox(tools)
     settings: dict[str, Any] = {"instructions": instructions, "tools": plain(list(toolbox.schemas), "tools")}
     if model is not None:

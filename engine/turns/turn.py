@@ -34,6 +34,7 @@ from ..model import Ending, ModelFailure, StreamEvent
 from ..shield import finish
 from ..tools import Runs, ToolContext
 from ..window.window import Window
+from ..writer import HASTY
 from .call import Emit, Hold, ModelCall, interruption, seals
 from .outcome import CUT_OFF, TOO_MANY, UNANSWERED, Result, Status, open_call, text_of
 from .places import turn_at
@@ -135,35 +136,40 @@ class Turn:
         expected: int | None = None if attempt is not None else self.plan.expected
         conflicts = 0
         while True:
-            head, history = await self.engine.reader.fresh(
-                self.name, line=self.plan.line, tokens=self.plan.budget.context
-            )
-            if expected is not None and expected != head.version:
-                raise VersionConflict(self.name, expected, head.version)
             try:
-                if head.lease is not None and head.lease.remaining > 0:
-                    await self._wait(head)
-                elif head.lease is not None or history.open is not None:
-                    version = await self.engine.take_over(self.name, head, history)
-                    expected = None if expected is None else version
-                else:
-                    await self._begin(head, history, attempt)
+                async with self.engine.writer.quiet(self.name, needed=conflicts >= HASTY) as quiet:
+                    expected = await self._try(expected, attempt, quiet=quiet)
+                if self.hold.held:
                     return
             except ConversationBusy:
                 if self.plan.options.when_busy == "raise":
                     raise
+                await self.engine.wait_until_free(self.name)
+                conflicts = 0
             except VersionConflict:
                 conflicts += 1
-                if conflicts == _ATTEMPTS:
+                if expected is not None or conflicts == _ATTEMPTS:
                     raise
 
-    async def _wait(self, head: Head) -> None:
-        assert head.lease is not None
-        if self.plan.options.when_busy == "raise":
-            raise ConversationBusy(self.name, head.lease.turn, head.lease.remaining)
-        await self.engine.wait_until_free(self.name)
+    async def _try(self, expected: int | None, attempt: int | None, *, quiet: bool) -> int | None:
+        """Open the turn; or seal what a worker that is gone has left, and return the version to expect after that.
 
-    async def _begin(self, head: Head, history: History, attempt: int | None) -> None:
+        Raises:
+            ConversationBusy: a turn is running.
+            VersionConflict: somebody was faster, or the version is not the one that the caller expects.
+        """
+        head, history = await self.engine.reader.fresh(self.name, line=self.plan.line, tokens=self.plan.budget.context)
+        if expected is not None and expected != head.version:
+            raise VersionConflict(self.name, expected, head.version)
+        if head.lease is not None and head.lease.remaining > 0:
+            raise ConversationBusy(self.name, head.lease.turn, head.lease.remaining)
+        if head.lease is not None or history.open is not None:
+            version = await self.engine.take_over(self.name, head, history, quiet=quiet)
+            return None if expected is None else version
+        await self._begin(head, history, attempt, quiet=quiet)
+        return expected
+
+    async def _begin(self, head: Head, history: History, attempt: int | None, *, quiet: bool) -> None:
         if attempt is not None and await self._last_attempt() != attempt:
             raise KeyTaken
         sealing = await self._seals(history)
@@ -182,6 +188,7 @@ class Turn:
                 key=self.plan.key if attempt is None else None,
                 lease=Take(owner=self.owner, seconds=self.engine.lease, turn=turn),
                 bodies=self.plan.bodies,
+                quiet=quiet,
             )
             if appended.replayed:
                 raise KeyTaken
@@ -240,8 +247,7 @@ class Turn:
             digest=digest(canonical(body, "request")),
             key=plan.options.key,
         )
-        turns = history.turns()
-        turn = turns[-1] if turns else await turn_at(self.engine.store, self.name, first)
+        turn = history.last_turn() or await turn_at(self.engine.store, self.name, first)
         return event(said), body, turn or history.version
 
     # -- working
@@ -321,21 +327,23 @@ class Turn:
     async def _again(self) -> None:
         """Ask the model again, now that its calls have their outputs."""
         for attempt in range(_ATTEMPTS):
-            head, history = await self.engine.reader.fresh(
-                self.name, line=self.plan.line, tokens=self.plan.budget.context
-            )
-            requested, body, _ = await self._request(history, ())
-
-            def requests(appended: Appended, body: Item = body) -> None:
-                self._call = ModelCall(self.hold, self.plan, appended.last, body)
-
             try:
-                await self.hold.append([requested], then=requests, expected=head.version, bodies=self.plan.bodies)
+                async with self.engine.writer.quiet(self.name, needed=attempt >= HASTY) as quiet:
+                    await self._next_request(quiet=quiet)
             except VersionConflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
             else:
                 return
+
+    async def _next_request(self, *, quiet: bool) -> None:
+        head, history = await self.engine.reader.fresh(self.name, line=self.plan.line, tokens=self.plan.budget.context)
+        requested, body, _ = await self._request(history, ())
+
+        def requests(appended: Appended) -> None:
+            self._call = ModelCall(self.hold, self.plan, appended.last, body)
+
+        await self.hold.append([requested], then=requests, expected=head.version, bodies=self.plan.bodies, quiet=quiet)
 
     # -- tools
 

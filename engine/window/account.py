@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final, TypeAlias
 
 from ..events import ESTIMATED
@@ -85,10 +85,11 @@ class Account:
     def _enter_strays(self) -> None:
         """Decide on outputs that came after the cut for calls before it, whether these are loaded or not."""
         here = {unit.at for unit in self.units}
-        for group in self.history:
-            if group.stray or (group.at < self.cut and group.at not in here):
+        first = max(self.cut, self.history.start + 1)
+        for group in chain(self.history.early, self.history):
+            if group.stray or (group.at < first and group.at not in here):
                 for entry in group.entries:
-                    if entry.seq >= self.cut:
+                    if entry.seq >= first:
                         self._decisions[entry.seq] = _STRAY
 
     def columns(self) -> dict[str, Any]:

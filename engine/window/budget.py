@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..checks import whole
 from ..errors import BudgetExceeded, Invalid
 
-__all__ = ("LIMITS", "Budget", "known", "reserve_of", "room")
+__all__ = ("LIMITS", "Budget", "accepted", "known", "reserve_of", "room")
 
 LIMITS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 """The parameters that bound an answer; whichever is largest is kept free."""
@@ -43,6 +43,17 @@ class Budget:
         return hash((self.context, self.reserve))
 
 
+def accepted(budget: object) -> Budget | None:
+    """Return a caller's budget, if there is one.
+
+    Raises:
+        Invalid: it is something else, such as a number.
+    """
+    if budget is None or isinstance(budget, Budget):
+        return budget
+    raise Invalid(f"budget={budget!r:.100}: Budget(context=…) is needed")
+
+
 def reserve_of(budget: Budget, params: Mapping[str, Any]) -> int:
     """Return the tokens to keep free: the larger of the reserve and the output limit in the parameters."""
     limits: list[int] = [params[name] for name in LIMITS if isinstance(params.get(name), int)]
@@ -56,7 +67,7 @@ def room(context: int, reserve: int, overhead: int, factor: int) -> int:
         BudgetExceeded: the overhead alone does not fit.
     """
     left = (context - reserve) * 1000 // factor - overhead
-    if left <= 0:
+    if left < 0:
         needed = -(-overhead * factor // 1000)
         raise BudgetExceeded(needed, max(0, context - reserve), "instructions, tools and response format")
     return left

@@ -107,7 +107,7 @@ class _Choice:
 
     def manifest(self) -> Manifest:
         """Decide, and write down what was decided."""
-        factor = max(self.last.factor, self._observed() or 0) if self.last else 1000
+        factor = max(self.last.factor, self._observed() or 0) if self.last else self._inherited()
         units, rule = self.units, ""
         if self._total(units) > self._room(factor):
             # Only here may the factor come down again: what is cut now need not be cut by an old error.
@@ -165,6 +165,15 @@ class _Choice:
         ):
             raise Deeper
         return units
+
+    def _inherited(self) -> int:
+        """Return the factor of the latest request, where it went to the same model: it holds whatever the budget is."""
+        latest = self.history.last_asked()
+        if latest is None or latest[0].target != self.request.target:
+            return 1000
+        said, usage = latest[0].manifest, latest[1]
+        reported = usage.input_tokens if usage else 0
+        return max(said.factor, factor_of(said.items + said.overhead, reported) if reported > 0 else 0)
 
     def _cut(self, factor: int) -> tuple[list[Unit], str]:
         """Ask the policy for a new cut; return what is sent after it, and the rule."""

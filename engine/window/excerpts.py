@@ -15,7 +15,7 @@ __all__ = ("excerpt",)
 _LARGE: Final = 2400
 _HEAD: Final = 800
 _TAIL: Final = 400
-_KINDS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+_KINDS: Final = ("function_call_output", "custom_tool_call_output")
 """Outputs that the API takes as plain text, whatever they were."""
 
 

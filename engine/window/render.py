@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
-from ..canonical import loads
+from ..canonical import encode, loads
 from ..events import Target
 from ..history import Entry, Group
 from ..items import ROLES, parts, read
@@ -19,7 +19,7 @@ from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
 from .kinds import paired
 
-__all__ = ("RENDERER", "SEALED", "Rendered", "render", "seal")
+__all__ = ("RENDERER", "SEALED", "Rendered", "function_name", "render", "seal")
 
 RENDERER: Final = 1
 
@@ -28,10 +28,20 @@ SEALED: Final = "[no output: the call was interrupted before its result was reco
 
 # Fields that the API gives on stored items, or that clients add, and refuses on input.
 _OUTPUT_ONLY: Final = frozenset({"created_by", "parsed", "parsed_arguments", "provider_data"})
-_INPUT_PARTS: Final = frozenset({"input_text", "input_image", "input_file"})
-_NULLS: Final = ROLES | {"function_call", "custom_tool_call", "reasoning"}
+_INPUT_PARTS: Final = ("input_text", "input_image", "input_file")
+_NULLS: Final = ROLES | {
+    "function_call",
+    "custom_tool_call",
+    "computer_call",
+    "image_generation_call",
+    "reasoning",
+    "configuration_update",
+}
 """Kinds whose optional fields the API refuses when they are null, as a dump of an SDK's object has them."""
-_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+_NEVER_NULL: Final = frozenset({"id", "status", "execution"})
+"""Fields that it refuses so in every kind."""
+_CALLS: Final = {"function_call": ("arguments", "{}"), "custom_tool_call": ("input", "")}
+"""Where these calls say what is to be done, and how they say nothing."""
 _PARTS: Final = {
     **dict.fromkeys(("user", "system", "developer"), "content"),
     **dict.fromkeys(("function_call_output", "custom_tool_call_output"), "output"),
@@ -141,6 +151,8 @@ class _Pen:
         """Return an item without what the target does not take on input."""
         if not _OUTPUT_ONLY.isdisjoint(item) or None in item.values():
             item = _pruned(item, shape)
+        if shape in _CALLS:
+            item = _worded(item, _CALLS[shape])
         if self.target.api == "chat":
             return item
         if shape in _CALLS:
@@ -164,16 +176,31 @@ def _pruned(item: dict[str, Any], shape: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in item.items()
-        if key not in _OUTPUT_ONLY and (value is not None or not (nulls or key in ("id", "status")))
+        if key not in _OUTPUT_ONLY and (value is not None or not (nulls or key in _NEVER_NULL))
     }
+
+
+def _worded(call: dict[str, Any], says: tuple[str, str]) -> dict[str, Any]:
+    """Write a call's name and what it says as texts, as both APIs insist; some models give objects, or nothing."""
+    field, nothing = says
+    if isinstance(call.get(field), str) and isinstance(call.get("name"), str):
+        return call
+    return {**call, "name": _text(call.get("name"), "_"), field: _text(call.get(field), nothing)}
+
+
+def _text(value: Any, nothing: str) -> str:
+    return value if isinstance(value, str) else nothing if value is None else encode(value).decode()
 
 
 def _named(call: dict[str, Any]) -> dict[str, Any]:
     """Write a call's name with the characters that this API takes; backends of the other one allow more."""
     name = call.get("name")
-    if not isinstance(name, str) or (name and len(name) <= _LONGEST_NAME and not _NAME.search(name)):
-        return call
-    return {**call, "name": _NAME.sub("_", name)[:_LONGEST_NAME] or "_"}
+    return {**call, "name": function_name(name)} if isinstance(name, str) else call
+
+
+def function_name(name: str) -> str:
+    """Return a function's name with the characters, and of the length, that OpenAI's APIs take."""
+    return _NAME.sub("_", name)[:_LONGEST_NAME] or "_"
 
 
 def _assistant(item: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +216,8 @@ def _assistant(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare_part(part: Any) -> Any:
-    if isinstance(part, dict) and not _OUTPUT_ONLY.isdisjoint(part):
-        return {key: value for key, value in part.items() if key not in _OUTPUT_ONLY}
+    if isinstance(part, dict) and (not _OUTPUT_ONLY.isdisjoint(part) or None in part.values()):
+        return {key: value for key, value in part.items() if key not in _OUTPUT_ONLY and value is not None}
     return part
 
 

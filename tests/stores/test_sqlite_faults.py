@@ -2,16 +2,13 @@
 
 import os
 import resource
-import shutil
 import sqlite3
 import subprocess
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 import pytest
 
+from ordinary_user import mode, ordinary_folder
 from turnlog.engine.errors import StoreError
 from turnlog.engine.log import Key, Query, Take
 from turnlog.engine.stores import sqlite_connection
@@ -19,8 +16,6 @@ from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
 from turnlog.engine.testing.contract_kit import created, item, records_of, started, text_of
 
 pytestmark = pytest.mark.anyio
-
-NOBODY = 65534
 
 
 async def logged(path):
@@ -185,27 +180,8 @@ async def test_tables_that_disagree_are_told_and_not_made_worse(db):
 
 @pytest.fixture
 def ordinary():
-    """Return a folder of an ordinary user, whom permissions bind; root becomes one for the test."""
-    folder = Path(tempfile.mkdtemp())
-    root = os.geteuid() == 0
-    if root:
-        os.chown(folder, NOBODY, NOBODY)
-        os.setegid(NOBODY)
-        os.seteuid(NOBODY)
-    yield folder
-    if root:
-        os.seteuid(0)
-        os.setegid(0)
-    folder.chmod(0o700)
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def mode(path, bits):
-    before = path.stat().st_mode
-    path.chmod(bits)
-    yield
-    path.chmod(before)
+    with ordinary_folder() as folder:
+        yield folder
 
 
 async def test_a_read_only_file_is_read(ordinary):

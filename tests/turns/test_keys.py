@@ -397,3 +397,17 @@ async def test_open_calls_of_another_turn_are_still_refused(stage, api):
             await c.run(s.model(api), "Go on", tools=[SCHEMA], key="l")
         result = await c.run(s.model(api), "Go on", tools=[SCHEMA], key="l", open_calls="seal")
         assert result.output_text == "x"
+
+
+async def test_an_answer_without_the_key_counts(stage, api):
+    """The input failed, was answered by a call without the key, and then its sender tries again."""
+    async with stage(Fail(500), Call("look"), "Done.", "Again.") as s:
+        c = await s.engine.create()
+        with pytest.raises(ResponseFailed):
+            await c.run(s.model(api), "Go", tools=[look], key="k")
+        first = await c.run(s.model(api), tools=[look])
+        again = await c.run(s.model(api), "Go", tools=[look], key="k")
+        assert (again.output_text, again.replayed, again.turn) == ("Done.", True, first.turn)
+        assert [item["type"] for item in again.items] == [item["type"] for item in first.items]
+        await c.run(s.model(api))  # answered once more, on purpose: the first answer stands for the key
+        assert (await c.run(s.model(api), "Go", tools=[look], key="k")).output_text == "Done."

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from ...events import ERASED
-from ...items import Reading
+from ...history import Entry
 from ..kinds import refused
 from ..units import GONE, Scene, Unit
 
 __all__ = ("only_what_the_api_takes",)
 
 _UNLINKED: Final = frozenset({"function_call_output", "tool_search_call", "tool_search_output"})
-"""Kinds that the Responses API takes without what pairs them."""
+"""Kinds that the Responses API takes without what pairs them; of searches, those that it carries out itself."""
 
 
 def only_what_the_api_takes(unit: Unit, scene: Scene) -> None:
@@ -22,14 +22,16 @@ def only_what_the_api_takes(unit: Unit, scene: Scene) -> None:
         if entry.flags & ERASED:
             unit.leave_out(entry, GONE)
             continue
-        reading = entry.reading
-        rule = refused(reading.shape, scene.target)
+        rule = refused(entry.reading.shape, scene.target)
         if rule is not None:
             unit.leave_out(entry, rule)
-        elif reading.link is None and _needs_link(reading, chat=chat):
+        elif entry.reading.link is None and _needs_link(entry, chat=chat):
             unit.leave_out(entry, "nothing says which call it is, or is for")
 
 
-def _needs_link(reading: Reading, *, chat: bool) -> bool:
-    kind = reading.kind
-    return kind is not None and kind.link is not None and (chat or reading.shape not in _UNLINKED)
+def _needs_link(entry: Entry, *, chat: bool) -> bool:
+    shape, kind = entry.reading.shape, entry.reading.kind
+    if kind is None or kind.link is None:
+        return False
+    owed = shape == "tool_search_call" and entry.value().get("execution") == "client"
+    return chat or owed or shape not in _UNLINKED

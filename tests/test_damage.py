@@ -1,0 +1,162 @@
+"""Rows that were changed behind turnlog's back: what holds them is named, with the remedy, and the rest goes on."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from turnlog import Budget, open_engine
+from turnlog.engine.errors import CorruptLog
+from turnlog.engine.portable import dump
+from turnlog.engine.replay import verify
+
+pytestmark = pytest.mark.anyio
+
+REMEDY = "restore it from a backup"
+DAMAGE = {
+    "cut short": "item = x'7b22'",
+    "empty": "item = x''",
+    "null": "item = NULL",
+    "null in JSON": "item = x'6e756c6c'",
+    "a list": "item = CAST('[1]' AS BLOB)",
+    "a number": "item = 7",
+    "its data": "data = x'7b'",
+    "another item": """item = CAST('{"type":"message"}' AS BLOB)""",
+}
+"""Of the item at 5, which only the second of the two requests holds."""
+
+
+@pytest.fixture
+async def log(db, stage_for):
+    async with open_engine(db) as engine:
+        async with stage_for("Hello!", "Fine.", engine=engine) as s:
+            c = await engine.create(id="c", metadata={"user": "ada"})
+            await c.run(s.model("responses"), "Hi!")
+            await c.run(s.model("chat"), "How are you?", instructions="Be brief.")
+        found = [(event.seq, event.type) async for event in c.events()]
+    assert [seq for seq, kind in found if kind == "response.requested"] == [3, 8]
+    return db
+
+
+def change(path, statement):
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute(statement).rowcount
+
+
+async def verified(path):
+    async with open_engine(path, migrate=False) as engine:
+        return await verify(engine.store, "c")
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+async def test_each_request_that_holds_a_damaged_item_diverges_and_the_others_do_not(log, damage):
+    change(log, f"UPDATE events SET {damage} WHERE seq = 5")
+    report = await verified(log)
+    assert (report.responses, report.verified) == (2, 1)
+    (one,) = report.diverged
+    assert (one.conversation, one.response) == ("c", 8)
+    assert "5 is not what was written" in one.reason or "c/5: item.appended cannot be read" in one.reason
+
+
+async def test_an_item_that_is_gone_is_named(log):
+    change(log, "DELETE FROM events WHERE seq = 5")
+    (one,) = (await verified(log)).diverged
+    assert (one.response, one.reason) == (8, "c/5: the event is missing; restore it from a backup or an export")
+
+
+@pytest.mark.parametrize("data", ["x'7b'", "x'7b7d'", "NULL", "'text'"])
+async def test_a_damaged_request_diverges_and_the_others_do_not(log, data):
+    change(log, f"UPDATE events SET data = {data} WHERE seq = 3")
+    report = await verified(log)
+    assert (report.responses, report.verified) == (2, 1)
+    (one,) = report.diverged
+    assert one.response == 3
+    assert "the stored request is not what was written" in one.reason
+    assert REMEDY in one.reason
+
+
+@pytest.mark.parametrize("body", ["x'7b'", "x'7b7d'", "x''", "x'5b5d'", """CAST('{"model":"x"}' AS BLOB)"""])
+async def test_damaged_settings_are_named(log, body):
+    change(log, f"UPDATE bodies SET body = {body} WHERE CAST(body AS TEXT) LIKE '%Be brief%'")
+    report = await verified(log)
+    assert (report.responses, report.verified) == (2, 1)
+    (one,) = report.diverged
+    assert one.response == 8
+    assert "the stored settings are not what was written" in one.reason
+
+
+async def test_missing_settings_are_named_with_the_remedy(log):
+    change(log, "DELETE FROM bodies")
+    report = await verified(log)
+    assert report.verified == 0
+    assert all("are missing" in one.reason and REMEDY in one.reason for one in report.diverged)
+
+
+async def test_a_row_that_was_edited_by_hand_is_read_as_what_it_says(log):
+    change(log, "UPDATE events SET item = CAST(item AS TEXT), data = CAST(data AS TEXT)")
+    change(log, "UPDATE bodies SET body = CAST(body AS TEXT)")
+    change(log, "UPDATE conversations SET metadata = CAST(metadata AS TEXT)")
+    assert (await verified(log)).verified == 2
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        assert (await c.window(Budget(1000))).items[0] == {"role": "user", "content": "Hi!"}
+        assert c.metadata == {"user": "ada"}
+        assert len([line async for line in dump(engine.store, "c")]) > 10
+
+
+@pytest.mark.parametrize("api", ["responses", "chat"])
+@pytest.mark.parametrize("damage", [one for one in DAMAGE.values() if "message" not in one])
+async def test_a_window_over_a_damaged_item_names_it(log, damage, api):
+    change(log, f"UPDATE events SET {damage} WHERE seq = 5")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        with pytest.raises(CorruptLog, match=rf"^c/5: .*{REMEDY}"):
+            await c.window(Budget(1000), api=api)
+
+
+async def test_a_window_over_a_damaged_last_request_names_it(log):
+    change(log, "UPDATE events SET data = x'7b' WHERE seq = 8")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        with pytest.raises(CorruptLog, match=rf"^c/8: response.requested cannot be read: .*{REMEDY}"):
+            await c.window(Budget(1000))
+
+
+async def test_a_request_that_is_not_what_was_sent_names_what_changed_and_the_remedy(log):
+    change(log, "UPDATE events SET item = CAST(replace(CAST(item AS TEXT), 'Hello!', 'Hallo!') AS BLOB) WHERE seq = 5")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        assert (await (await c.response(3)).request())["input"]
+        says = rf"^c/8: .* at \$.messages\[2\] \(the stored item at 5 is not what was written\); {REMEDY}"
+        with pytest.raises(CorruptLog, match=says):
+            await (await c.response(8)).request()
+
+
+async def test_metadata_that_cannot_be_read_names_the_conversation(log):
+    change(log, "UPDATE conversations SET metadata = x'7b'")
+    says = r"^conversation c: its metadata cannot be read: .*restore the database from a backup"
+    async with open_engine(log) as engine:
+        c = await engine.get("c")
+        with pytest.raises(CorruptLog, match=says):
+            await engine.list()
+        with pytest.raises(CorruptLog, match=says):
+            _ = c.metadata
+        with pytest.raises(CorruptLog, match=says):
+            await c.update_metadata({"user": None})
+        assert (await c.append("and again")).version == c.version
+
+
+@pytest.mark.parametrize(
+    ("statement", "place"),
+    [
+        ("UPDATE events SET item = x'7b22' WHERE seq = 2", "c/2"),
+        ("UPDATE events SET data = x'7b' WHERE kind = 'response.completed' AND seq < 8", "c/6"),
+        ("UPDATE bodies SET body = x'7b' WHERE CAST(body AS TEXT) LIKE '%Be brief%'", "c/8: its settings"),
+    ],
+    ids=["item", "end", "settings"],
+)
+async def test_an_export_of_what_cannot_be_read_names_it(log, statement, place):
+    change(log, statement)
+    async with open_engine(log, migrate=False) as engine:
+        with pytest.raises(CorruptLog, match=rf"^{place}: .*{REMEDY}"):
+            _ = [line async for line in dump(engine.store, "c")]
