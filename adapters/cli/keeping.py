@@ -28,7 +28,7 @@ def backup(
     if as_json:
         put(made)
     else:
-        show.console.print(f"{file}: {made['bytes']:,} bytes, schema {version}", markup=False)
+        show.console.print(f"{file}: {made['bytes']:,} bytes, schema {version}", markup=False, soft_wrap=True)
 
 
 def migrate(
@@ -49,9 +49,9 @@ def migrate(
     elif sql:
         sys.stdout.write(done["sql"])
     elif version == SCHEMA_VERSION:
-        show.console.print(f"{db} has schema {version} already", markup=False)
+        show.console.print(f"{db} has schema {version} already", markup=False, soft_wrap=True)
     else:
-        show.console.print(f"{db} had schema {version} and has {SCHEMA_VERSION} now", markup=False)
+        show.console.print(f"{db} had schema {version} and has {SCHEMA_VERSION} now", markup=False, soft_wrap=True)
 
 
 def _check(db: Path) -> None:

@@ -61,7 +61,7 @@ def ended(error: psycopg.Error) -> bool:
     )
 
 
-def translated(place: str, error: Exception) -> StoreError:
+def translated(place: str, error: BaseException) -> StoreError:
     """Return an error of the driver as ours, with the remedy."""
     remedy, retryable = _remedy(error)
     said = " ".join(str(error).split())
@@ -69,7 +69,7 @@ def translated(place: str, error: Exception) -> StoreError:
     return StoreError(f"{place}: {remedy} ({code}{said:.300})", retryable=retryable)
 
 
-def _remedy(error: Exception) -> tuple[str, bool]:
+def _remedy(error: BaseException) -> tuple[str, bool]:
     if isinstance(error, PoolTimeout | TooManyRequests):
         return "no connection was to be had: the server is out of reach, or all connections are busy; try again", True
     if isinstance(error, PoolClosed):

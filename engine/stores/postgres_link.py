@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
@@ -22,7 +23,6 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ..errors import Invalid, StoreError
-from ..shield import finish
 from .postgres_errors import collided, ended, translated
 from .postgres_rows import Sql, having
 
@@ -32,7 +32,9 @@ T = TypeVar("T")
 Connection: TypeAlias = AsyncConnection[Any]
 Pool: TypeAlias = AsyncConnectionPool[Any]
 
-_TRIES: Final = 6
+_TRIES: Final = 10
+_PAUSES: Final = (0.02, 0.5)
+"""Seconds before the second try, at most, and before any."""
 _CONNECTIONS: Final = 10
 """In a pool of the store's own: four that append, the rest read."""
 _LOOK: Final = 0.5
@@ -65,10 +67,23 @@ def place_of(url: str, schema: str) -> str:
     return f"postgresql://{parts.get('host') or ''}{port}/{parts.get('dbname') or ''} ({schema})"
 
 
+def _options(url: str, patience: float) -> dict[str, Any]:
+    """Return how to connect where the url does not say: a server that falls silent is given up within a minute."""
+    said = conninfo_to_dict(url)
+    options = {
+        "connect_timeout": max(round(patience), 1),
+        "fallback_application_name": "turnlog",
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    }
+    return {"autocommit": True, **{name: value for name, value in options.items() if name not in said}}
+
+
 async def connect(url: str, patience: float) -> Connection:
     """Open a connection that is not in the pool. Who is cancelled meanwhile leaves none open."""
-    attempt = AsyncConnection.connect(url, autocommit=True, connect_timeout=max(round(patience), 1))
-    task = asyncio.ensure_future(attempt)
+    task = asyncio.ensure_future(AsyncConnection.connect(url, **_options(url, patience)))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -120,7 +135,7 @@ class Session:
         self.committing = True
         await self.do(b"COMMIT")
 
-    def pipeline(self) -> Any:
+    def pipeline(self) -> AbstractAsyncContextManager[object]:
         """Send what follows in one go."""
         return self.connection.pipeline()
 
@@ -136,7 +151,7 @@ class Link:
         self.patience = patience
         self.pool: Pool = pool or AsyncConnectionPool(
             url,
-            kwargs={"autocommit": True, "connect_timeout": max(round(patience), 1)},
+            kwargs=_options(url, patience),
             min_size=1,
             max_size=_CONNECTIONS,
             reconnect_timeout=_LOOK / 2,
@@ -154,9 +169,10 @@ class Link:
             await self.pool.open()
 
     async def close(self) -> None:
-        """Wait for what is under way, then close the pool, unless it was given."""
+        """Wait for what is under way, as long as a server may take, then close the pool, unless it was given."""
         self._closed = True
-        await self._idle.wait()
+        with anyio.move_on_after(self.patience):
+            await self._idle.wait()
         if not self.given:
             await self.pool.close()
 
@@ -212,7 +228,7 @@ class Link:
             return await work(session)
         finally:
             try:
-                await finish(self._give_back(connection, own))
+                await self._give_back(connection, own)
             finally:
                 self._returned()
 
@@ -275,7 +291,8 @@ class Link:
         if lost:
             # The others in the pool have probably ended with it.
             await self.pool.check()
-        await anyio.sleep(random.random() * 0.01 * 2**attempt)  # noqa: S311 - so that two do not collide again
+        first, most = _PAUSES
+        await anyio.sleep(random.random() * min(first * 2 ** (attempt - 1), most))  # noqa: S311 - not in step with others
 
     async def _took_place(self, transaction: str | None, error: psycopg.Error) -> bool:
         """Return whether a transaction was committed whose connection ended meanwhile.

@@ -17,7 +17,7 @@ import psycopg
 from ..errors import Invalid, StoreError, TurnlogError
 from ..log import Append, Appended, Head, KeyUse, Trunk, decide, place
 from .batching import Outcome
-from .postgres_errors import of_one
+from .postgres_errors import of_one, translated
 from .postgres_link import Link, Session
 from .postgres_rows import ITEM, columns, digest_of, fields_of, head_of, text
 
@@ -66,9 +66,21 @@ async def commit(link: Link, settings: Settings, batch: Sequence[Append], now: i
             return [await _alone(link, settings, append, now) for append in batch]
         if len(batch) > 1 and isinstance(cause, psycopg.errors.LockNotAvailable):
             # Somebody keeps one of the conversations locked; appends to others go on.
-            hurried = Settings(settings.durable, _SPENT)
-            return [await _alone(link, hurried, append, now) for append in batch]
+            return await _around(link, Settings(settings.durable, _SPENT), batch, now)
         raise
+
+
+async def _around(link: Link, settings: Settings, batch: Sequence[Append], now: int) -> Sequence[Outcome]:
+    """Write the appends to those conversations that nobody keeps locked."""
+    outcomes: list[Outcome] = []
+    locked: dict[str, BaseException] = {}
+    for append in batch:
+        name = append.conversation
+        outcome = translated(link.place, locked[name]) if name in locked else await _alone(link, settings, append, now)
+        if isinstance(outcome, StoreError) and isinstance(outcome.__cause__, psycopg.errors.LockNotAvailable):
+            locked[name] = outcome.__cause__
+        outcomes.append(outcome)
+    return outcomes
 
 
 async def _alone(link: Link, settings: Settings, append: Append, now: int) -> Outcome:

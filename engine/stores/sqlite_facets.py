@@ -19,6 +19,8 @@ __all__ = ("facet", "facets", "has", "wanted")
 _PRIME: Final = 8796093022151
 _LONGEST: Final = 500
 """So many characters of a name and its value make the number."""
+_SMALL: Final = 4096
+"""Bytes of metadata whose numbers are remembered."""
 
 
 def facet(name: str, value: Scalar) -> int:
@@ -53,9 +55,13 @@ def _whole(text: str) -> str:
     return text.partition("\0")[0]
 
 
-@lru_cache(maxsize=4096)
 def facets(metadata: bytes) -> frozenset[int]:
     """Return the numbers that a conversation with this metadata is found by."""
+    return _facets(metadata) if len(metadata) <= _SMALL else _facets.__wrapped__(metadata)
+
+
+@lru_cache(maxsize=1024)
+def _facets(metadata: bytes) -> frozenset[int]:
     said = loads(metadata)
     return frozenset(facet(name, value) for name, value in said.items() if not isinstance(value, dict | list))
 

@@ -260,10 +260,11 @@ def place_of(position: Position | None) -> int:
     Raises:
         Invalid: it is no position of this store.
     """
-    try:
-        return 0 if position is None else int(position)
-    except ValueError:
-        raise Invalid(f"position {position!r:.100}: a position that this store gave is needed") from None
+    if position is None:
+        return 0
+    if not (position.isdecimal() and len(position) < 19):
+        raise Invalid(f"position {position!r:.100}: not a position of this store; use one that its feed gave")
+    return int(position)
 
 
 def feed(db: Database, after: int, limit: int) -> list[Fed]:

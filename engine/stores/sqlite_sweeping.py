@@ -54,22 +54,24 @@ def sweep(db: Database) -> None:
 
 def _rows(log: Path) -> list[_Row]:
     """Return a row of each page in a write-ahead log whose middle is not empty."""
-    found: dict[int, _Row] = {}
-    for number, page in _pages(log):
-        found.pop(number, None)
-        row = _row(page) if page[0] == _LEAF else None
-        if row is not None:
-            found[number] = row
-    return list(found.values())
+    found: dict[int, _Row | None] = {}
+    written: dict[int, _Row | None] = {}
+    for number, page, commits in _pages(log):
+        written[number] = _row(page) if page[0] == _LEAF else None
+        if commits:
+            found.update(written)
+            written.clear()
+    # Behind the last commit is what was rolled back.
+    return [row for row in found.values() if row is not None]
 
 
-def _pages(log: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the pages of a write-ahead log, with their numbers, in the order in which they were written."""
+def _pages(log: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield the pages of a write-ahead log as they were written: the number, the page, whether it ends a commit."""
     with log.open("rb") as file:
         header = file.read(32)
         size = int.from_bytes(header[8:12])
         while len(frame := file.read(24 + size)) == 24 + size > 24 and frame[8:16] == header[16:24]:
-            yield int.from_bytes(frame[:4]), frame[24:]
+            yield int.from_bytes(frame[:4]), frame[24:], any(frame[4:8])
 
 
 def _row(page: bytes) -> _Row | None:

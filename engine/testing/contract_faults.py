@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from itertools import count
-from typing import Any, Final, TypeAlias
+from itertools import count, product
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from ..conversation import Conversation
 from ..engine import Engine
-from ..errors import StoreError
+from ..errors import NotFound, StoreError
 from ..listing import Event
 from ..log import Key, Store
 from ..model import StreamEvent
@@ -24,10 +24,12 @@ from ..turns.outcome import Result
 from ..window.budget import Budget
 from ..window.window import Window
 from .cancelling import HOW, How
-from .contract_kit import Check, Place, item, started, texts_of
-from .faults import Fault, FaultyStore, chance, never, nth
+from .contract_kit import Check, Place, fails, item, started, texts_of
+from .faults import FAULTS_OF_CALLS, Fault, FaultyStore, chance, never, nth
 
 __all__ = ("FAULTS",)
+
+T = TypeVar("T")
 
 LEASE: Final = 0.05
 """Seconds after which a turn whose end was lost may be tried again."""
@@ -111,7 +113,7 @@ async def _all(engine: Engine, name: str, turn: Turn) -> Result:
     return await turn(conversation)
 
 
-async def _tried(store: FaultyStore, how: How, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
+async def _tried(store: FaultyStore, how: How, work: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
     """Do some work that the store may fail or cancel; return its result, None when it came to none."""
     with suppress(StoreError):
         if how == "anyio":
@@ -222,6 +224,49 @@ async def turns_outlive_one_fault_after_another(place: Place) -> None:
                 await _done_once(engine, name, _run)
 
 
+async def _fork(engine: Engine, name: str) -> None:
+    conversation = await engine.get(name)
+    fork = await conversation.fork(3, id=f"{name}.fork", key="fork")
+    assert (fork.version, len([entry async for entry in fork.items()])) == (4, 2)
+
+
+async def _rewind(engine: Engine, name: str) -> None:
+    conversation = await engine.get(name)
+    assert (await conversation.rewind(2, key="rewind")).first == 4
+    assert [entry.item["content"] async for entry in conversation.items()] == ["One"]
+
+
+async def _erase(engine: Engine, name: str) -> None:
+    conversation = await engine.get(name)
+    await conversation.erase(2, reason="a check")
+    assert [entry.erased async for entry in conversation.items()] == [True, False]
+
+
+async def _delete(engine: Engine, name: str) -> None:
+    with suppress(NotFound):  # it was deleted the first time
+        await engine.delete(name, forks="keep", reason="a check")
+    assert (await fails(NotFound, engine.get(name))).deleted
+
+
+async def changes_outlive_faults(place: Place) -> None:
+    """A fork, rewind, erasure or deletion that failed at any call of the store is done when it is tried again."""
+    async with place.open() as store:
+        faulty = FaultyStore(store)
+        for change, fault in product((_fork, _rewind, _erase, _delete), FAULTS_OF_CALLS):
+            for n in count(1):
+                name = f"{change.__name__}.{fault}.{n}"
+                struck = len(faulty.struck)
+                async with _engine(faulty) as engine:
+                    await (await engine.create(id=name)).append("One", "Two")
+                    faulty.plan = nth(n, fault)
+                    await _tried(faulty, "asyncio", partial(change, engine, name))
+                    faulty.plan = never
+                    await change(engine, name)
+                if len(faulty.struck) == struck:
+                    assert n > 3, "the attempt that nothing happened to"
+                    break
+
+
 async def appends_outlive_one_fault_after_another(place: Place) -> None:
     """Many tasks that repeat keyed appends until they are acknowledged write each of them once, in their own order."""
     tasks, appends = 10, 8
@@ -254,5 +299,6 @@ FAULTS: Final[tuple[Check, ...]] = (
     turns_outlive_cancellation_at_any_call,
     streams_outlive_faults,
     turns_outlive_one_fault_after_another,
+    changes_outlive_faults,
     appends_outlive_one_fault_after_another,
 )

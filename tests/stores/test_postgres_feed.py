@@ -263,6 +263,20 @@ async def test_the_last_of_many_appends_is_told_of(pg_url, schema):
             assert time.monotonic() - begun < 5, "no wait came to its end"
 
 
+async def test_many_appends_are_told_of_a_few_times(pg_url, schema):
+    async with opened(pg_url, schema) as store, stranger(pg_url) as other:
+        await started(store)
+        await anyio.sleep(0.1)
+        await other.execute(f'LISTEN "{store._news._channel}"'.encode())
+        begun = time.monotonic()
+        for number in range(100):
+            await store.append("c", [item(str(number))])
+        most = 2 + (time.monotonic() - begun) / 0.05
+        await anyio.sleep(0.1)
+        said = [one async for one in other.notifies(timeout=0.2)]
+        assert 1 <= len(said) <= most
+
+
 async def test_all_who_wait_hear(pg_url, schema):
     async with opened(pg_url, schema) as store:
         await started(store)

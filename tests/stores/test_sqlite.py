@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from turnlog.engine.errors import StoreError
+from turnlog.engine.errors import Invalid, StoreError
 from turnlog.engine.log import Key, Query
 from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
 from turnlog.engine.stores.statements import script
@@ -165,6 +165,17 @@ async def test_the_clock_says_when(db):
     await store.close()
 
 
+@pytest.mark.parametrize("position", ["", "x", "-1", "1.5", "9" * 30])
+async def test_a_position_of_another_store_is_refused(db, position):
+    store = await opened(db)
+    try:
+        for call in (lambda: store.feed(position, 5), lambda: store.ack("search", "one", position)):
+            with pytest.raises(Invalid, match="not a position of this store; use one that its feed gave"):
+                await call()
+    finally:
+        await store.close()
+
+
 # -- connections
 
 
@@ -217,28 +228,32 @@ async def test_whoever_is_cancelled_while_opening_leaves_nothing_open(db, how):
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("verb", ["append", "read", "heads", "key", "body", "renew"])
+@pytest.mark.parametrize(
+    "verb", ["append", "read", "heads", "forks", "key", "body", "feed", "end", "stand", "ack", "resign", "renew"]
+)
 async def test_whoever_is_cancelled_leaves_a_store_that_works(db, how, verb):
     threads = workers()
     store = await opened(db)
+    calls = {
+        "append": lambda: store.append("c", [item("x")]),
+        "read": lambda: store.read("c", Query(), Query(reverse=True)),
+        "heads": lambda: store.heads(where={"a": 1}),
+        "forks": lambda: store.forks("c"),
+        "key": lambda: store.key("c", "k"),
+        "body": lambda: store.body("00"),
+        "feed": lambda: store.feed(None, 5),
+        "end": store.end,
+        "stand": lambda: store.stand("search", "one", 1.0),
+        "ack": lambda: store.ack("search", "one", "1"),
+        "resign": lambda: store.resign("search", "one"),
+        "renew": lambda: store.renew("c", 1, 1.0),
+    }
 
     async def call():
         async with anyio.create_task_group() as group:
             for _ in range(5):
                 group.start_soon(store.read, "c")
-            match verb:
-                case "append":
-                    return await store.append("c", [item("x")])
-                case "read":
-                    return await store.read("c", Query(), Query(reverse=True))
-                case "heads":
-                    return await store.heads()
-                case "key":
-                    return await store.key("c", "k")
-                case "body":
-                    return await store.body("00")
-                case _:
-                    return await store.renew("c", 1, 1.0)
+            return await calls[verb]()
 
     async for _ in everywhere(call, how):
         assert await store.read("c") is not None

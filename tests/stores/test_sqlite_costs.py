@@ -15,11 +15,11 @@ import pytest
 from turnlog.engine.codec import event
 from turnlog.engine.events import ItemAppended, ResponseCompleted, Usage
 from turnlog.engine.items import accept, read
-from turnlog.engine.log import Key, Query
+from turnlog.engine.log import Append, Erasure, Fork, Key, Query
 from turnlog.engine.stores.sqlite import SqliteStore
 from turnlog.engine.stores.sqlite_reading import found
 from turnlog.engine.stores.statements import script, statements
-from turnlog.engine.testing.contract_kit import created, item, started
+from turnlog.engine.testing.contract_kit import created, item, started, tombstone
 
 SQL = statements("sqlite_queries.sql")
 SCHEMA = script("sqlite_schema.sql")
@@ -51,10 +51,45 @@ def hops(monkeypatch):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("verb", ["append", "read", "key", "body", "heads", "renew"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "append",
+        "fork",
+        "read",
+        "key",
+        "body",
+        "heads",
+        "found",
+        "forks",
+        "erase",
+        "delete",
+        "collect",
+        "feed",
+        "end",
+        "stand",
+        "ack",
+        "resign",
+        "renew",
+    ],
+)
 async def test_every_verb_is_one_hop(store, hops, verb):
+    about = {"a": 1, "b": "two"}
+    await store.append("d", [created(about), item("x")], fork=Fork("c", 2))
+    erasure = Append(conversation="d", events=[item("e")], erasures=[Erasure(seq=2), Erasure(seq=4)])
     calls = {
         "append": lambda: store.append("c", [item("a"), item("b", marks=("m",))], expected=3, key=Key("k", "d")),
+        "fork": lambda: store.append("e", [created(), item("a")], fork=Fork("d", 3), key=Key("k", "d")),
+        "found": lambda: store.heads(where=about),
+        "forks": lambda: store.forks("c"),
+        "erase": lambda: store.erase([erasure]),
+        "delete": lambda: store.delete("c", tombstone(), forks="keep"),
+        "collect": lambda: store.collect(0.0),
+        "feed": lambda: store.feed(None, 10),
+        "end": store.end,
+        "stand": lambda: store.stand("search", "one", 1.0),
+        "ack": lambda: store.ack("search", "one", "1"),
+        "resign": lambda: store.resign("search", "one"),
         "read": lambda: store.read("c", Query(), Query(mark="m"), Query(link="l"), Query(reverse=True, limit=1)),
         "key": lambda: store.key("c", "k"),
         "body": lambda: store.body("00" * 32),

@@ -205,7 +205,7 @@ async def gardened(db, seed, rounds):
 
 
 async def test_among_others_what_is_erased_is_in_no_file(db, seed, long):
-    async for garden in gardened(db, seed, 40 if long else 6):
+    async for garden in gardened(db, seed, 15 if long else 6):
         await garden.check(db)
 
 
