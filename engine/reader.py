@@ -211,14 +211,19 @@ class Reader:
         if known.seal is None:
             call = {"call_id": "call_" + "0" * 24}
             known.seal = (await self._intake.count(seal(call, "function_call", SEALED), 0, counter)).tokens
-        base = history.base
+        await self._weigh_base(known, history.base, counter)
+        return Weights(known.items, known.seal, known.bases[history.base[0].seq] if history.base else None)
+
+    async def _weigh_base(
+        self, known: _Weighed, base: tuple[Record, ContextCompacted] | None, counter: Counter
+    ) -> None:
+        """Count what stands for compacted events, once."""
         if base is not None and base[0].seq not in known.bases:
             said = [encode(part.item) for part in base[1].stand_in if part.item is not None]
             said += [
                 record.item or b"{}" for record in await logged(self._store, base[0].conversation, references(base[1]))
             ]
             known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
-        return Weights(known.items, known.seal, known.bases[base[0].seq] if base else None)
 
 
 def _ample(tokens: int) -> int:

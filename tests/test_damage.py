@@ -95,7 +95,7 @@ async def test_missing_settings_are_named_with_the_remedy(log):
 async def test_a_row_that_was_edited_by_hand_is_read_as_what_it_says(log):
     change(log, "UPDATE events SET item = CAST(item AS TEXT), data = CAST(data AS TEXT)")
     change(log, "UPDATE bodies SET body = CAST(body AS TEXT)")
-    change(log, "UPDATE conversations SET metadata = CAST(metadata AS TEXT)")
+    change(log, "UPDATE metadata SET json = CAST(json AS TEXT)")
     assert (await verified(log)).verified == 2
     async with open_engine(log, migrate=False) as engine:
         c = await engine.get("c")
@@ -133,7 +133,7 @@ async def test_a_request_that_is_not_what_was_sent_names_what_changed_and_the_re
 
 
 async def test_metadata_that_cannot_be_read_names_the_conversation(log):
-    change(log, "UPDATE conversations SET metadata = x'7b'")
+    change(log, "UPDATE metadata SET json = x'7b'")
     says = r"^conversation c: its metadata cannot be read: .*restore the database from a backup"
     async with open_engine(log) as engine:
         c = await engine.get("c")

@@ -50,14 +50,16 @@ async def test_ways_to_name_a_log_in_memory(tmp_path, monkeypatch, url):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://ada:s3cr3t@db/chat", "open_engine('postgresql://…'): there is no store for postgresql; pass a"),
-        ("postgresql+asyncpg://db/chat", "no store for postgresql+asyncpg; pass a path, sqlite:///path or :memory:"),
+        (
+            "mysql://ada:s3cr3t@db/chat",
+            "open_engine('mysql://…'): there is no store for mysql; pass a path, sqlite:///",
+        ),
         ("sqlite+aiosqlite:///log.db", "no store for sqlite+aiosqlite"),
         ("file:///log.db", "no store for file"),
         ("sqlite://log.db", "sqlite:///path is needed, with three slashes"),
         ("sqlite:///log.db?mode=ro", "with three slashes and without parameters"),
-        ("", "open_engine(''): a path, sqlite:///path or :memory: is needed"),
-        (None, "open_engine(None): a path, sqlite:///path or :memory: is needed"),
+        ("", "open_engine(''): a path, sqlite:///path, postgresql://… or :memory: is needed"),
+        (None, "open_engine(None): a path, sqlite:///path, postgresql://… or :memory: is needed"),
         (b"log.db", "open_engine(b'log.db'): a path"),
         (7, "open_engine(7): a path"),
     ],
@@ -134,7 +136,7 @@ async def make(path):
 
 UNUSABLE = {
     "foreign": (foreign, "this database belongs to another program; give turnlog a file of its own"),
-    "newer": (newer, "schema 99 was made by a newer turnlog, this one knows 1; upgrade turnlog"),
+    "newer": (newer, "schema 99 was made by a newer turnlog, this one knows 2; upgrade turnlog"),
     "corrupt": (corrupt, "the database file is damaged; restore it from a backup"),
     "text": (
         lambda path: path.write_text("notes " * 1000),

@@ -81,7 +81,7 @@ def make(path):
 
 UNUSABLE = {
     "foreign": (foreign, "this database belongs to another program; give turnlog a file of its own"),
-    "newer": (newer, "schema 99 was made by a newer turnlog, this one knows 1; upgrade turnlog"),
+    "newer": (newer, "schema 99 was made by a newer turnlog, this one knows 2; upgrade turnlog"),
     "text": (lambda path: path.write_text("notes " * 1000), "this is no SQLite database; give turnlog a file of its"),
     "folder": (lambda path: path.mkdir(), "this is a folder; give turnlog a file in it"),
 }
