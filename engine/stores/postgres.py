@@ -229,11 +229,13 @@ class PostgresStore:
     async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
         """See `turnlog.engine.log.Store.feed`."""
         self._check()
+        await self._news.said()
         return await self._reading.feed(after, limit)
 
     async def end(self) -> Position | None:
         """See `turnlog.engine.log.Store.end`."""
         self._check()
+        await self._news.said()
         return await self._reading.end()
 
     async def stand(self, name: str, owner: str, seconds: float) -> Standing | None:

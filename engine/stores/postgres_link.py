@@ -242,11 +242,11 @@ class Link:
             if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                 await connection.rollback()
             if connection.info.transaction_status != TransactionStatus.IDLE:
-                await connection.close()
+                connection.pgconn.finish()  # its own `close` may be the pool's way to have it returned
             elif not own:
                 await connection.set_autocommit(False)
         except psycopg.Error:
-            await connection.close()
+            connection.pgconn.finish()
         finally:
             await self.pool.putconn(connection)
 

@@ -35,6 +35,8 @@ class News:
         self._unsaid = False
         self._sender: asyncio.Task[None] | None = None
         self._closing = anyio.Event()
+        self._said = anyio.Event()
+        self._said.set()
         self._ear: Connection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._listening = anyio.Lock()
@@ -53,13 +55,21 @@ class News:
         try:
             while self._unsaid:
                 self._unsaid = False
+                self._said = anyio.Event()
                 await self._link.run(self._hint)
+                self._said.set()
                 with anyio.move_on_after(_PAUSE):
                     await self._closing.wait()
         except StoreError:
             pass  # whoever follows looks for itself, a little later
         finally:
+            self._said.set()
             self._sender = None
+
+    async def said(self) -> None:
+        """Wait until no hint is on its way: it is a transaction, before which the feed stops like before any other."""
+        with anyio.move_on_after(_RETRY):
+            await self._said.wait()
 
     async def _hint(self, session: Session) -> None:
         await session.ask("hint", {"channel": self._channel})

@@ -103,12 +103,12 @@ async def test_every_key_begins_with_the_conversation(pg_url, schema):
 
 async def test_tables_of_another_program_are_left_alone(pg_url, schema):
     for number, table in enumerate(("events (id int)", "schema_version (installed_rank int)", "keys (version int)")):
-        await rows(pg_url, f'CREATE SCHEMA "{schema}{number}"; CREATE TABLE "{schema}{number}".{table}')
+        await rows(pg_url, f'CREATE SCHEMA "{schema} of {number}"; CREATE TABLE "{schema} of {number}".{table}')
         for migrate in (True, False):
-            error = await fails(StoreError, PostgresStore.open(pg_url, schema=f"{schema}{number}", migrate=migrate))
+            error = await fails(StoreError, PostgresStore.open(pg_url, schema=f"{schema} of {number}", migrate=migrate))
             assert "another program" in str(error)
             assert 'schema="turnlog"' in str(error)
-        assert len(await tables(pg_url, f"{schema}{number}")) == 1
+        assert len(await tables(pg_url, f"{schema} of {number}")) == 1
 
 
 async def test_a_newer_schema_is_refused(pg_url, schema):
@@ -204,7 +204,8 @@ async def test_closing_leaves_no_connection(pg_url, schema):
 
 @pytest.mark.parametrize(("said", "name"), [("", "turnlog"), ("&application_name=chat", "chat")])
 async def test_the_server_knows_who_is_connected(pg_url, schema, said, name):
-    async with opened(f"{pg_url}{said}", schema):
+    async with opened(f"{pg_url}{said}", schema) as store:
+        await started(store)
         found = await rows(
             pg_url, "SELECT DISTINCT application_name FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         )

@@ -277,6 +277,18 @@ async def test_many_appends_are_told_of_a_few_times(pg_url, schema):
         assert 1 <= len(said) <= most
 
 
+async def test_what_was_appended_before_is_in_the_feed_while_others_are_told(pg_url, schema):
+    async with opened(pg_url, schema) as store:
+        slow = b"SELECT pg_notify(%(channel)s, ''), pg_current_xact_id(), pg_sleep(0.1)"
+        store._link._sql = dict(store._link._sql, hint=slow)
+        for number in range(5):
+            await started(store, f"c{number}")
+            await anyio.sleep(0.02)
+            await store.append(f"c{number}", [item("x")])
+            assert len(await store.feed(None, 100)) == 2 * number + 2
+            assert await store.end() == (await store.feed(None, 100))[-1].record.position
+
+
 async def test_all_who_wait_hear(pg_url, schema):
     async with opened(pg_url, schema) as store:
         await started(store)
