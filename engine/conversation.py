@@ -16,7 +16,7 @@ from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
 from .items import Input, InputItem, reading
-from .listing import Appended, Call, Entry, Event, Listing
+from .listing import LAST, Appended, Call, Entry, Event, Listing
 from .log import Appended as Written
 from .log import Head, Key, metadata_of
 from .model import Model
@@ -359,6 +359,7 @@ class Conversation:
 
     def events(self, *, after: int = 0) -> AsyncIterator[Event]:
         """Yield the log's events behind *after*, in seq order."""
+        whole("after", after, 0, LAST)
         return self._list.events(after)
 
     def items(

@@ -35,13 +35,13 @@ from .turns.plan import one_of
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("Appended", "Call", "Entry", "Event", "Listing", "event_of")
+__all__ = ("LAST", "Appended", "Call", "Entry", "Event", "Listing", "event_of")
 
 T = TypeVar("T")
 _PAGE: Final = 500
 _MORE: Final = 16
 """Events read beyond twice the items that are asked for: about every second event is one."""
-_LAST: Final = 2**62
+LAST: Final = 2**62
 """No conversation has so many events."""
 _ENDS: Final = frozenset({"response.completed", "response.failed", "response.interrupted"})
 
@@ -189,6 +189,9 @@ class Listing:
     def items(self, after: int | None, before: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
         whole("limit", limit, 1, 1000)
+        for name, place in (("after", after), ("before", before)):
+            if place is not None:
+                whole(name, place, 0, LAST)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Entry]:
@@ -212,6 +215,8 @@ class Listing:
     def responses(self, turn: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Call]:
         """List recorded model calls."""
         whole("limit", limit, 1, 1000)
+        if turn is not None:
+            whole("turn", turn, 0, LAST)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Call]:
@@ -240,7 +245,7 @@ class Listing:
         Raises:
             NotFound: there is no response of that seq.
         """
-        whole("response", seq, 1, _LAST)
+        whole("response", seq, 1, LAST)
         self._engine.check()
         snapshot = await self._engine.store.read(self._name, Query(after=seq - 1, before=seq + 1))
         if snapshot is None:

@@ -14,7 +14,7 @@ import msgspec
 from .canonical import canonical, digest, encode, loads
 from .codec import ITEM, REQUESTED, body, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
-from .events import NewEvent, Record, ResponseRequested
+from .events import NewEvent, Record, ResponseRequested, checksum
 from .ids import Position, check_id, moment
 from .log import Query, Store
 
@@ -118,7 +118,7 @@ class Package:
         """Take the next line in.
 
         Raises:
-            InvalidItem: it is neither a body nor the next event.
+            InvalidItem: it is neither a body nor the next event, or not what was exported.
         """
         if "body" in line:
             content = encode(line.get("value"))
@@ -130,7 +130,10 @@ class Package:
         if seq != len(self.records) + 1:
             missed = f"{seq!r:.100}: event {len(self.records) + 1} is expected here"
             raise InvalidItem("$.seq", f"{missed}; the file is not whole, {_AGAIN}")
-        self.records.append(_read(self.id, line))
+        record = _read(self.id, line)
+        if checksum(record.item, record.data) != record.sum:
+            raise InvalidItem("$", f"event {seq} is not what its checksum says; the file was changed, {_AGAIN}")
+        self.records.append(record)
 
     def check(self) -> None:
         """See to it that it is whole.

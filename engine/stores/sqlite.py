@@ -102,7 +102,7 @@ class SqliteStore:
         if version == SCHEMA_VERSION:
             return
         if not migrate:
-            raise StoreError(f"{self.path}: the schema is missing, and migrate=False forbids making it")
+            raise StoreError(f"{self.path}: there is no log in it yet; the first that writes to it makes one")
         writer = await self._open_writer()
         await writer.run(thread.create_schema)
 

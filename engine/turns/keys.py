@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from ..codec import ITEM, body, item_of
-from ..errors import KeyReused
+from ..errors import KeyReused, NotFound
 from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
 from ..items import read, reading
-from ..log import Query, Store
+from ..log import Head, KeyUse, Query, Store
 from ..model import StreamEvent
 from .outcome import CUT_OFF, TOO_MANY, Result, Status, open_call, text_of
 from .places import turn_at, turn_end
@@ -62,23 +62,35 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
     if snapshot is None or not snapshot.records[0]:
         return Known("again")
     last, latest = (records[0].seq for records in snapshot.records)
-    lease = snapshot.head.lease
-    running = lease is not None and lease.remaining > 0
-    if running and lease is not None and (last == latest or lease.turn == await turn_at(engine.store, name, last)):
+    if await _is_running(engine.store, snapshot.head, last, latest):
         return Known("running", last)
-    following = await engine.store.read(name, Query(mark="request", after=last, limit=1))
-    before = following.records[0][0].seq if following and following.records[0] else None
-    turn = await engine.store.read(name, Query(after=use.first - 1, before=before), Query(mark=mark, before=before))
-    if turn is None:
-        return Known("again", last)
-    attempt = _Attempt(turn.records[0], [record.seq for record in turn.records[1]])
-    number = await turn_at(engine.store, name, attempt.rounds[0])
-    if attempt.outcome() is None:
-        attempt = await _others(engine.store, name, last, number) or attempt
+    attempt, number = await _attempt(engine.store, name, use, mark, last)
     outcome = attempt.outcome()
     if outcome is None:
         return Known("again", last)
     return Known("done", last, attempt.result(plan, *outcome, turn=number), list(attempt.events()))
+
+
+async def _is_running(store: Store, head: Head, last: int, latest: int) -> bool:
+    """Return whether the turn of a key's last request is being worked on, by whomever."""
+    lease = head.lease
+    if lease is None or lease.remaining <= 0:
+        return False
+    return last == latest or lease.turn == await turn_at(store, head.conversation, last)
+
+
+async def _attempt(store: Store, name: str, use: KeyUse, mark: str, last: int) -> tuple[_Attempt, int]:
+    """Return the attempt that stands for a key, and its turn: its own last, or a later one that answered that turn."""
+    following = await store.read(name, Query(mark="request", after=last, limit=1))
+    before = following.records[0][0].seq if following and following.records[0] else None
+    turn = await store.read(name, Query(after=use.first - 1, before=before), Query(mark=mark, before=before))
+    if turn is None:
+        raise NotFound(f"conversation {name}")
+    own = _Attempt(turn.records[0], [record.seq for record in turn.records[1]])
+    number = await turn_at(store, name, own.rounds[0])
+    if own.outcome() is not None:
+        return own, number
+    return await _others(store, name, last, number) or own, number
 
 
 async def _others(store: Store, name: str, last: int, turn: int) -> _Attempt | None:
