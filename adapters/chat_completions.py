@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from turnlog.adapters.wire import DONE, Said, drain, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, check, drain, label, receive, said_error
 from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
@@ -86,10 +86,10 @@ class ChatCompletions:
         params: go into every request as they are, in the API's own words.
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
-        backend: a label of where the model runs; default: the client's host.
+        backend: a label of where the model runs; default: the client's host and port.
 
     Raises:
-        Invalid: a parameter that turnlog decides itself.
+        Invalid: an argument that is of another type, or a parameter that turnlog decides itself.
     """
 
     api: Final = "chat"
@@ -107,6 +107,7 @@ class ChatCompletions:
         count: Counter | None = None,
         backend: str | None = None,
     ) -> None:
+        check(model, budget, count, backend)
         merged(params, None)
         self.client = client
         self.name = model
@@ -327,11 +328,7 @@ class Decoder:
 
         What no item has a place for is carried by the first one that may be sent again, which reasoning is not.
         """
-        refusal = self._parts.pop("refusal", None)
-        if refusal is not None:
-            self._parts.setdefault("message", _Part(refusal.index, _message()))
-        if not self._parts and self._finish is not None:
-            self._parts["message"] = _Part(0, _message())
+        refusal = self._refusal()
         made: list[tuple[_Part, dict[str, Any], dict[str, Any]]] = []
         beside: list[Any] = [[[key], value] for key, value in self._extra.items()]
         beside += self._content.beside()
@@ -343,9 +340,8 @@ class Decoder:
                 part.item["content"] = [{"type": "reasoning_text", "text": text}]
                 extra["field"] = self._field
             elif name == "message":
-                part.item["content"] = _content(self._content.texts(), "".join(refusal.text) if refusal else "")
-                if others := self._content.others():
-                    extra["parts"] = others
+                part.item["content"] = _content(self._content.texts(), refusal)
+                extra |= self._others()
             else:
                 part.item["input" if part.item["type"] == "custom_tool_call" else "arguments"] = text
                 beside += [[["tool_calls", calls, key], value] for key, value in part.beside.items()]
@@ -355,6 +351,19 @@ class Decoder:
             first = next((one for one in made if one[1]["type"] != "reasoning"), made[0])
             first[2]["set"] = beside
         return [(part, item, extra or None) for part, item, extra in made]
+
+    def _refusal(self) -> str:
+        """Return what was refused; see to it that an answer which says that, or nothing at all, has its message."""
+        refusal = self._parts.pop("refusal", None)
+        if refusal is not None:
+            self._parts.setdefault("message", _Part(refusal.index, _message()))
+        if not self._parts and self._finish is not None:
+            self._parts["message"] = _Part(0, _message())
+        return "".join(refusal.text) if refusal else ""
+
+    def _others(self) -> dict[str, Any]:
+        others = self._content.others()
+        return {"parts": others} if others else {}
 
 
 def _joined(old: Any, new: Any) -> Any:

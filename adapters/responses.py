@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal
 
-from turnlog.adapters.wire import DONE, Said, drain, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, check, drain, label, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
@@ -54,10 +54,11 @@ class Responses:
         params: go into every request as they are, in the API's own words.
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
-        backend: a label of where the model runs; default: the client's host. Encrypted reasoning goes back only to it.
+        backend: a label of where the model runs, the only one that encrypted reasoning goes back to; default: the
+            client's host and port.
 
     Raises:
-        Invalid: a parameter that turnlog decides itself.
+        Invalid: an argument that is of another type, or a parameter that turnlog decides itself.
     """
 
     api: Final = "responses"
@@ -77,6 +78,7 @@ class Responses:
     ) -> None:
         if state != "stateless":
             raise Invalid(f"state={state!r}: stateless is the one there is")
+        check(model, budget, count, backend)
         merged(params, None)
         self.client = client
         self.name = model

@@ -10,9 +10,11 @@ import anyio
 import openai
 
 from turnlog.engine.canonical import salvage
+from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
+from turnlog.engine.window.budget import accepted
 
-__all__ = ("DONE", "Answer", "Said", "ServerSentEvents", "drain", "failure", "label", "receive", "said_error")
+__all__ = ("DONE", "Answer", "Said", "ServerSentEvents", "check", "drain", "failure", "label", "receive", "said_error")
 
 DONE: Final = "[DONE]"
 """What stands for the end of a stream in place of JSON."""
@@ -217,6 +219,24 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
 
 
 def label(client: Any) -> str:
-    """Return the default label of a client's backend: its host."""
-    host = getattr(getattr(client, "base_url", None), "host", None)
-    return str(host) if host else "unknown"
+    """Return the default label of a client's backend: its host, and its port where that is not the scheme's own."""
+    url = getattr(client, "base_url", None)
+    host, port = getattr(url, "host", None), getattr(url, "port", None)
+    if not host:
+        return "unknown"
+    return f"[{host}]:{port}" if port and ":" in host else f"{host}:{port}" if port else str(host)
+
+
+def check(model: object, budget: object, count: object, backend: object) -> None:
+    """See to it that an adapter's arguments are what they should be.
+
+    Raises:
+        Invalid: one of them is not.
+    """
+    if not isinstance(model, str) or not model:
+        raise Invalid(f"model={model!r:.100}: the model's name is needed, such as 'gpt-5'")
+    accepted(budget)
+    if count is not None and not callable(count):
+        raise Invalid(f"count={count!r:.100}: a function from a text to its number of tokens is needed")
+    if backend is not None and not isinstance(backend, str):
+        raise Invalid(f"backend={backend!r:.100}: a text is needed, such as 'eu-west'")

@@ -18,7 +18,7 @@ from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
 from .items import Input, InputItem, reading
-from .listing import Appended, Call, Entry, Event, Listing, Turn
+from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
 from .log import Break, Fork, Head, Key, metadata_of
 from .model import Model
@@ -445,6 +445,7 @@ class Conversation:
 
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
         """Yield the log's events behind *after*, in seq order; with *follow* go on with what comes, for ever."""
+        whole("after", after, 0, LAST)
         return self._list.events(after, follow=follow)
 
     def items(

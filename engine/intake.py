@@ -33,7 +33,7 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
     """Return an input as a list of items."""
     if value is None:
         return []
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Sequence):
         return [value]
     return list(value)
 

@@ -40,7 +40,7 @@ from .turns.plan import one_of
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("Appended", "Call", "Entry", "Event", "Listing", "Turn", "event_of")
+__all__ = ("LAST", "Appended", "Call", "Entry", "Event", "Listing", "Turn", "event_of")
 
 T = TypeVar("T")
 _PAGE: Final = 500
@@ -48,7 +48,7 @@ _MORE: Final = 16
 """Events read beyond twice the items that are asked for: about every second event is one."""
 _SHOWN: Final = frozenset({"item.appended", "response.interrupted"})
 """What can carry an item of the transcript; an erased event of another kind never did."""
-_LAST: Final = 2**62
+LAST: Final = 2**62
 """No conversation has so many events."""
 _ENDS: Final = frozenset({"response.completed", "response.failed", "response.interrupted"})
 
@@ -204,6 +204,9 @@ class Listing:
     ) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
         whole("limit", limit, 1, 1000)
+        for name, place in (("after", after), ("before", before)):
+            if place is not None:
+                whole(name, place, 0, LAST)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Entry]:
@@ -243,7 +246,7 @@ class Listing:
             self._engine.check()
             paths = await paths_of(self._engine.store, self._name)
             place, _, number = (cursor or ":0").partition(":")
-            bounds = (after or 0, _LAST) if not place else (after or 0, int(place)) if down else (int(place), _LAST)
+            bounds = (after or 0, LAST) if not place else (after or 0, int(place)) if down else (int(place), LAST)
             store, version = self._engine.store, paths.head.version
             found = await turns_on(store, self._name, paths, version, bounds, limit + 1, down=down)
             for top in paths.tops() if abandoned else ():
@@ -264,6 +267,8 @@ class Listing:
     def responses(self, turn: int | None, limit: int, order: Literal["asc", "desc"]) -> Pages[Call]:
         """List recorded model calls."""
         whole("limit", limit, 1, 1000)
+        if turn is not None:
+            whole("turn", turn, 0, LAST)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Call]:
@@ -294,7 +299,7 @@ class Listing:
         Raises:
             NotFound: there is no response of that seq.
         """
-        whole("response", seq, 1, _LAST)
+        whole("response", seq, 1, LAST)
         self._engine.check()
         snapshot = await self._engine.store.read(self._name, Query(after=seq - 1, before=seq + 1))
         if snapshot is None:

@@ -1,9 +1,9 @@
 """Chat Completions messages and items, both ways. Pure.
 
-An item has no place for everything that a Chat message may carry (`name`, a vendor's `cache_control`, the difference
-between an absent and a null `content`). What does not fit is kept beside the item as its `extra`, as a short list of
-differences, so that a recorded message is written back value for value, and a window for the backend that it came from
-says what that backend understands.
+An item has no place for everything that a Chat message may carry (a vendor's `cache_control`, the difference between an
+absent and a null `content`). What does not fit is kept beside the item as its `extra`, as a short list of differences,
+so that a recorded message is written back value for value, and a window for the backend that it came from says what
+that backend understands.
 
 Source: the message params of `POST /chat/completions`.
 """
@@ -39,7 +39,8 @@ def to_items(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Written as messages again, they say the same to the API, if not in the same form: a content of one text part is that
     text; an empty content is "", beside calls null; a refusal is the content's last part; what the assistant says in a
-    row is one message. What an item has no place for is left out: names, reasoning, and what is a backend's own.
+    row is one message. What an item has no place for is left out: reasoning, what is a backend's own, and a name
+    beside nothing but calls.
 
     >>> from turnlog.engine.messages import to_items
     >>> to_items([{"role": "tool", "tool_call_id": "call_1", "content": "clear"}])
@@ -91,7 +92,7 @@ def pieces(message: Mapping[str, Any], path: str = "message", calls: dict[str, s
         items = _assistant_items(message)
         calls |= {item["call_id"]: item["type"] for item in items if "call_id" in item}
     elif role in ("user", "system", "developer"):
-        items = [{"role": role, "content": _content_in(message.get("content"), "input_text")}]
+        items = [{"role": role, "content": _content_in(message.get("content"), "input_text"), **_name(message)}]
     else:
         raise InvalidItem(f"{path}.role", f"{role!r} is none of user, assistant, system, developer, tool")
     made = [Piece(item, {"field": item.pop("_field")} if "_field" in item else None) for item in items]
@@ -100,6 +101,12 @@ def pieces(message: Mapping[str, Any], path: str = "message", calls: dict[str, s
     if extra:
         made[0] = Piece(made[0].item, {**(made[0].extra or {}), **extra})
     return made
+
+
+def _name(holder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of who says a message, for those APIs that tell participants of one role apart."""
+    name = holder.get("name")
+    return {"name": name} if isinstance(name, str) and name else {}
 
 
 def _output(message: Mapping[str, Any], calls: Mapping[str, str]) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _assistant_items(message: Mapping[str, Any]) -> list[dict[str, Any]]:
         _call(call, at) for at, call in enumerate(given if isinstance(given, list) else ()) if isinstance(call, dict)
     ]
     if content or not (calls or items):
-        items.append({"type": "message", "role": "assistant", "content": content})
+        items.append({"type": "message", "role": "assistant", "content": content, **_name(message)})
     return items + calls
 
 
@@ -222,6 +229,7 @@ def _message(group: list[Rendered], *, recorded: bool) -> dict[str, Any]:
         message = {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
     elif role in ("user", "system", "developer"):
         message = {"role": role, "content": _content_out(item.get("content"), home=recorded or first.home)}
+        message |= _name(item)
     else:
         message = _assistant(group, recorded)
     for one in group:
@@ -239,6 +247,7 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
         match item.get("type", "message"):
             case "message":
                 contents.append(_content_out(item.get("content"), home=recorded or one.home, spoken=True))
+                message |= _name(item)
             case "function_call" | "custom_tool_call":
                 calls.append(_call_out(item))
             case "reasoning" if recorded and one.extra and "field" in one.extra:

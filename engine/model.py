@@ -147,8 +147,18 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape_of(model: Model) -> Shape:
-    """Return what a model says of itself."""
+    """Return what a model says of itself.
+
+    Raises:
+        Invalid: it is no model, such as its mere name.
+    """
+    name, backend = getattr(model, "name", None), getattr(model, "backend", None)
+    able = callable(getattr(model, "encode", None)) and callable(getattr(model, "send", None))
+    if isinstance(model, type) or not able or not isinstance(name, str) or not isinstance(backend, str):
+        raise Invalid(f"model={model!r:.100}: an adapter is needed, such as Responses(client, 'gpt-5')")
     api: Literal["responses", "chat"] = getattr(model, "api", "responses")
+    if api not in ("responses", "chat"):
+        raise Invalid(f"model={model!r:.100}: its api is {api!r:.100}; responses or chat is needed")
     return Shape(
         api=api,
         adapter=getattr(model, "adapter", api),

@@ -16,7 +16,7 @@ from .blobs import blobs_of
 from .canonical import canonical, digest, encode, loads
 from .codec import ITEM, REQUESTED, body, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
-from .events import ERASED, NewEvent, Record, ResponseRequested
+from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
 from .ids import Position, check_id, moment
 from .log import Fork, Head, Query, Store
 
@@ -156,7 +156,7 @@ class Package:
         """Take the next line in.
 
         Raises:
-            InvalidItem: it is neither a body nor the next event.
+            InvalidItem: it is neither a body nor the next event, or not what was exported.
         """
         if "body" in line:
             content = encode(line.get("value"))
@@ -168,7 +168,10 @@ class Package:
         if seq != self.first + len(self.records):
             missed = f"{seq!r:.100}: event {self.first + len(self.records)} is expected here"
             raise InvalidItem("$.seq", f"{missed}; the file is not whole, {_AGAIN}")
-        self.records.append(_read(self.id, line))
+        record = _read(self.id, line)
+        if checksum(record.item, record.data) != record.sum:
+            raise InvalidItem("$", f"event {seq} is not what its checksum says; the file was changed, {_AGAIN}")
+        self.records.append(record)
 
     @property
     def whole(self) -> bool:

@@ -111,7 +111,8 @@ def _weigh(item: Item, counter: Counter) -> tuple[int, bool]:
     reading = read(item)
     match reading.shape:
         case "user" | "system" | "developer" | "assistant":
-            return _sum(MESSAGE, parts(item), counter)
+            name = item.get("name")
+            return _sum(MESSAGE + (count_text(name, counter) if isinstance(name, str) else 0), parts(item), counter)
         case "function_call" | "custom_tool_call":
             texts = (str(item.get(field) or "") for field in ("name", "namespace", "arguments", "input"))
             return CALL + sum(count_text(text, counter) for text in texts), False

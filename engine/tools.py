@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NotRequired, Protocol, TypeAlias, get_args, get_type_hints
 
 import anyio
@@ -65,12 +66,16 @@ class Tool:
         if timeout is not None:
             seconds(f"tool {self.name}: timeout", timeout, *_LIMITS)
         self._context, self._arguments = _arguments(function, self.name)
+        parameters = _untitled(self._arguments.json_schema())
+        for key, default in _defaults(function):
+            if key in parameters.get("properties", {}):
+                parameters["properties"][key].setdefault("default", default)
         self.schema: dict[str, Any] = plain(
             {
                 "type": "function",
                 "name": self.name,
                 "description": inspect.cleandoc(function.__doc__ or ""),
-                "parameters": _untitled(self._arguments.json_schema()),
+                "parameters": parameters,
                 "strict": False,
             }
         )
@@ -169,6 +174,8 @@ class Toolbox:
     """The tools of one request: what is declared to the model, and what can be run here."""
 
     def __init__(self, tools: Tools) -> None:
+        if isinstance(tools, str | bytes | Mapping | Tool) or not isinstance(tools, Iterable):
+            raise Invalid(f"tools={tools!r:.100}: a list is needed, such as tools=[look_up]")
         self.schemas: list[Mapping[str, Any]] = []
         self.runnable: dict[str, Tool] = {}
         self._declared: set[str] = set()
@@ -236,6 +243,16 @@ def _arguments(function: Function, name: str) -> tuple[str | None, TypeAdapter[d
     except pydantic.errors.PydanticUserError as error:
         raise Invalid(f"tool {name}: a parameter's type makes no JSON schema: {_brief(error)}") from error
     return context, adapter
+
+
+def _defaults(function: Function) -> Iterator[tuple[str, Any]]:
+    """Yield the defaults of parameters that JSON can say, by name: the model is told what it may leave out."""
+    import pydantic_core  # noqa: PLC0415 - it came with pydantic
+
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is not parameter.empty:
+            with suppress(ValueError, UnicodeError):
+                yield key, plain(pydantic_core.to_jsonable_python(parameter.default))
 
 
 def _untitled(schema: Any) -> Any:

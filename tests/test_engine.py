@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(db, kind, migrate):
 
 async def test_an_empty_file_becomes_a_log(db):
     db.touch()
-    with pytest.raises(StoreError, match="migrate=False forbids making it"):
+    with pytest.raises(StoreError, match="there is no log in it yet"):
         async with open_engine(db, migrate=False):
             pass
     await make(db)

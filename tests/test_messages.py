@@ -131,14 +131,15 @@ def same(message):
     """Return what a proper message is to the API, in the form that it comes back in; see `to_items`."""
     if message["role"] == "tool":
         return {"role": "tool", "tool_call_id": message["tool_call_id"], "content": content_of(message.get("content"))}
+    name = {"name": message["name"]} if isinstance(message.get("name"), str) and message["name"] else {}
     if message["role"] != "assistant":
-        return {"role": message["role"], "content": content_of(message.get("content"))}
+        return {"role": message["role"], "content": content_of(message.get("content")), **name}
     content = message.get("content") or ""
     if message.get("refusal"):
         said = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
         content = [*said, {"type": "refusal", "refusal": message["refusal"]}]
     calls = [call_of(call) for call in message.get("tool_calls") or ()]
-    made = {"role": "assistant", "content": content_of(content)}
+    made = {"role": "assistant", "content": content_of(content)} | (name if content or not calls else {})
     if calls:
         made |= {"content": made["content"] if content else None, "tool_calls": calls}
     return made
@@ -225,6 +226,12 @@ CONVERSATIONS = {
         assistant("It is clear."),
     ],
     "words and calls": [user("Weather?"), assistant("Let me look.", tool_calls=[WEATHER]), tool("call_1", "")],
+    "names": [
+        {"role": "system", "content": "Be brief.", "name": "guide"},
+        user("Hi", name="ada"),
+        assistant("Hello!", name="bot"),
+        user([text("Hi"), IMAGE], name="bob"),
+    ],
     "parts": [user([text("What is this?"), IMAGE, AUDIO, FILE]), assistant("A picture.")],
     "a file by id": [user([{"type": "file", "file": {"file_id": "file-1"}}, text("?")]), assistant("A text.")],
     "refusal part": [user("Hi"), assistant([text("Well,"), {"type": "refusal", "refusal": "no."}]), user("Oh")],
@@ -246,7 +253,9 @@ async def test_conversations_come_back_through_a_log(name):
     [
         (user([text("Hi")]), user("Hi")),
         (user([]), user("")),
-        (user("Hi", name="ada"), user("Hi")),
+        (user("Hi", name=""), user("Hi")),
+        (user("Hi", name=["ada"]), user("Hi")),
+        (assistant(tool_calls=[WEATHER], name="bot"), assistant(tool_calls=[WEATHER])),
         (user([{**text("Hi"), "cache_control": {"type": "ephemeral"}}]), user("Hi")),
         (assistant("Hi", refusal=None, tool_calls=None, audio=None, annotations=[]), assistant("Hi")),
         ({"role": "assistant"}, assistant("")),
@@ -302,7 +311,7 @@ def test_what_goes_home_to_its_backend():
     said = assistant("Yes.", **thought)
     (home,) = to_messages(rendered([said], home=True))
     assert home == assistant("Yes.", name="bot", reasoning_details=[{"text": "Hm."}])
-    assert to_messages(rendered([said])) == [assistant("Yes.")]
+    assert to_messages(rendered([said])) == [assistant("Yes.", name="bot")]
     assert to_messages(rendered([said]), recorded=True) == [said]
 
 

@@ -12,6 +12,7 @@ from turnlog.adapters.responses import Responses
 from turnlog.engine import portable
 from turnlog.engine.canonical import encode, parse
 from turnlog.engine.errors import Conflict, CorruptLog, Invalid, InvalidItem
+from turnlog.engine.events import checksum
 from turnlog.engine.listing import event_of
 from turnlog.engine.log import Query
 from turnlog.engine.portable import Package, dump, restore
@@ -211,7 +212,7 @@ async def test_another_conversation_of_that_id_is_a_conflict(store, longer):
     assert await restore(store, packed(beside)) == 3
 
 
-OTHERWISE = {"kind": "acme:note", "time": 7, "sum": 8, "item": {"role": "user", "content": "x"}, "data": {"meta": 1}}
+OTHERWISE = {"kind": "acme:note", "time": 7, "item": {"role": "user", "content": "x"}, "data": {"meta": 1}}
 
 
 @pytest.mark.parametrize("field", OTHERWISE)
@@ -227,10 +228,13 @@ async def test_a_conversation_that_went_another_way_is_a_conflict(store, field):
 
 
 def changed(number, **fields):
-    """Return what changes a line: None takes a field away."""
+    """Return what changes a line, and its checksum with it: None takes a field away."""
 
     def change(lines):
         value = {**parse(lines[number], wrapped=1), **fields}
+        if "sum" not in fields and not fields.keys().isdisjoint(("item", "data")):
+            written = (None if value.get(name) is None else encode(value[name]) for name in ("item", "data"))
+            value["sum"] = checksum(*written)
         lines[number] = encode({key: part for key, part in value.items() if part is not None})
 
     return change
@@ -260,6 +264,11 @@ DAMAGE = {
     "an item that is no object": (changed(2, item="hi"), "$.item: a JSON object is expected here"),
     "an item too deep": (changed(2, item=deep(101)), "$.item.deep"),
     "no item": (changed(2, item=None), "c/2: an item.appended without an item; the file was changed, export it again"),
+    "another item": (
+        lambda lines: lines.__setitem__(3, lines[3].replace(b"two", b"too")),
+        "event 3 is not what its checksum says; the file was changed, export it again",
+    ),
+    "another checksum": (changed(3, sum=7), "event 3 is not what its checksum says"),
     "another beginning": (changed(1, kind="metadata.updated"), "c/1: the first event, and no other, is a conversation"),
     "two beginnings": (
         changed(2, kind="conversation.created"),

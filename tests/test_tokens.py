@@ -308,6 +308,38 @@ def test_what_has_no_text_is_estimated_and_never_by_the_length_of_its_base64(par
     assert MESSAGE + 3 < weighed.tokens < 2500
 
 
+PICTURE = "iVBORw0KGgo" + "Ab3/" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("item", "tokens_"),
+    [
+        (
+            {
+                "type": "code_interpreter_call",
+                "outputs": [{"type": "image", "url": f"data:image/png;base64,{PICTURE}"}],
+            },
+            1600,
+        ),
+        ({"type": "mcp_call", "output": json.dumps([{"type": "image", "data": PICTURE}])}, 1600),
+        ({"type": "computer_call_output", "call_id": "c", "output": {"image_url": f"data:;base64,{PICTURE}"}}, 1600),
+        ({"type": "acme:note", "sound": f"data:audio/wav;rate=8000;base64,{PICTURE[11:]}"}, 1000),
+        ({"type": "acme:note", "file": PICTURE[11:]}, 5000),
+        ({"type": "acme:note", "nothing": "data:;base64,"}, 1000),
+    ],
+    ids=["data URL", "in a text", "by its first bytes", "sound", "of no known kind", "empty"],
+)
+def test_base64_in_hosted_items_is_estimated(item, tokens_):
+    weighed = measure(item, one)
+    assert weighed.estimated
+    assert MESSAGE + tokens_ <= weighed.tokens < MESSAGE + tokens_ + 120
+
+
+def test_what_is_no_base64_is_counted():
+    said = {"type": "acme:note", "text": "data: of all kinds, " * 200 + "a" * 900}
+    assert measure(said, one).tokens > 4000 + 900
+
+
 FIELDS = st.sampled_from(["type", "role", "content", "output", "text", "summary"])
 ODD = st.recursive(
     st.none() | st.text(max_size=9) | st.integers(),

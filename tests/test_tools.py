@@ -88,16 +88,25 @@ def test_a_schema():
         "strict": False,
     }
     parameters = schema["parameters"]
-    assert parameters["required"] == ["query"]
-    assert parameters["additionalProperties"] is False
+    assert (parameters["required"], parameters["additionalProperties"]) == (["query"], False)
     assert parameters["properties"]["query"] == {"type": "string", "description": "What to look for"}
-    assert parameters["properties"]["limit"] == {"type": "integer"}
-    assert parameters["properties"]["title"] == {"enum": ["a", "b"], "type": "string"}
-    assert parameters["properties"]["copy"] == {}
+    assert parameters["properties"]["limit"] == {"type": "integer", "default": 10}
+    assert parameters["properties"]["colour"]["default"] == Colour.RED.value
+    assert parameters["properties"]["place"]["default"] is None
+    assert parameters["properties"]["title"] == {"enum": ["a", "b"], "type": "string", "default": "a"}
+    assert parameters["properties"]["rows"]["default"] == []
+    assert parameters["properties"]["copy"] == {"default": None}
     assert parameters["$defs"]["Row"]["properties"] == {"title": {"type": "string"}}
     assert "title" not in parameters["$defs"]["Place"]
-    assert (search.name, search.timeout) == ("search", 20)
-    assert repr(search) == "<Tool search>"
+    assert (search.name, search.timeout, repr(search)) == ("search", 20, "<Tool search>")
+
+
+@pytest.mark.parametrize("default", [object(), float("inf"), "\ud800", pydantic.Field(default=3)])
+def test_a_default_that_json_cannot_say_is_left_out(default):
+    async def act(this: Any = default) -> None:
+        pass
+
+    assert Tool(act).schema["parameters"]["properties"] == {"this": {}}
 
 
 def test_a_function_without_parameters_or_docstring():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -17,11 +18,12 @@ import typer
 from rich.console import Console
 
 from turnlog.adapters.cli import changing, keeping, show
-from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, existing, put, run
-from turnlog.adapters.cli.importing import Report, import_file
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, put, run
+from turnlog.adapters.cli.databases import existing
+from turnlog.adapters.cli.importing import Report, Source, import_file, sources
 from turnlog.engine.checks import whole
 from turnlog.engine.engine import open_engine
-from turnlog.engine.errors import Invalid, NotFound, TurnlogError
+from turnlog.engine.errors import CorruptLog, Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.window.budget import Budget
 
@@ -47,7 +49,7 @@ def main() -> NoReturn:
         finally:
             sys.stdout.flush()
     except TurnlogError as error:
-        errors.print(f"turnlog: {error}", style="red", markup=False)
+        complain(error)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # Whoever read the output has left; there is nobody to tell.
@@ -56,9 +58,16 @@ def main() -> NoReturn:
     except OSError as error:
         _give_up_output()
         what = error.filename or "the output cannot be written"
-        errors.print(f"turnlog: {what}: {error.strerror or error}", style="red", markup=False)
+        complain(f"{what}: {error.strerror or error}")
         raise SystemExit(2) from None
     raise SystemExit(0)
+
+
+def complain(error: object) -> None:
+    """Say on standard error what is wrong."""
+    # What a caller of the library passes as an argument is an option here.
+    told = str(error).replace("Budget(context=…)", "--context")
+    errors.print(f"turnlog: {show.visible(told)}", style="red", markup=False)
 
 
 def _give_up_output() -> None:
@@ -66,46 +75,62 @@ def _give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _told(shown: bool) -> None:
+    if shown:
+        sys.stdout.write(f"turnlog {version('turnlog')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_told, is_eager=True)
+    ] = False,
+) -> None:
+    """Look into a turnlog database, move conversations in and out of it, talk to a model."""
+
+
 # -- in and out
 
 
 @app.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files of conversations; .gz is unpacked.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Files of conversations; .gz is unpacked, - is standard input."),
+    ],
     db: Db = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Import recorded exchanges, arrays of items or messages, or turnlog's own exports; again, nothing changes."""
     report = Report()
-    size = sum(map(_size, files))  # before a database is made for nothing
 
-    async def work() -> None:
+    async def work(found: list[Source], size: int) -> None:
         async with open_engine(db) as engine:
             with show.progress("importing", size, shown=not as_json) as advance:
-                for file in files:
-                    await import_file(engine, file, report, advance)
+                for one in found:
+                    await import_file(engine, one, report, advance)
 
-    run(work)
-    if as_json:
+    with sources(files) as (found, size):  # before a database is made for nothing
+        failed: TurnlogError | None = None
+        try:
+            run(lambda: work(found, size))
+        except TurnlogError as error:
+            failed = error  # what came in before it is in the log
+    nothing = failed is not None and not (report.imported or report.rejected)
+    if as_json and not nothing:
         put(
             {
                 "imported": [msgspec.to_builtins(one) for one in report.imported],
                 "rejected": [msgspec.to_builtins(one) for one in report.rejected],
             }
         )
-    else:
+    elif not nothing:
         show.imported(report)
+    if failed is not None:
+        raise failed
     if report.malformed:
         raise typer.Exit(2)
-
-
-def _size(path: Path) -> int:
-    try:
-        if not path.is_fifo():  # which can be read once only
-            path.open("rb").close()
-        return path.stat().st_size
-    except OSError as error:
-        raise Invalid(f"{path}: cannot be read: {error.strerror}") from error
 
 
 @app.command()
@@ -242,7 +267,11 @@ def request(
                 raise NotFound(f"conversation {id}, response (none was ever requested)")
             return await latest[0].request()
 
-    body = run(work)
+    try:
+        body = run(work)
+    except CorruptLog as error:
+        complain(error)
+        raise typer.Exit(1) from None
     if as_json:
         put(body)
     else:
@@ -307,6 +336,8 @@ def chat(
     ended = run(lambda: talk(db, model, id, api, base_url, None if context is None else Budget(context), quiet=as_json))
     if as_json:
         put(ended)
+    if ended["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from turnlog.adapters.cli import show
-from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, existing, put, run
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, put, run
+from turnlog.adapters.cli.databases import existing
 from turnlog.engine.erasing import Receipt
 
 __all__ = ("delete", "erase", "expire", "fork", "rewind")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -13,10 +12,7 @@ import anyio
 import msgspec
 import typer
 
-from turnlog.engine.engine import Engine, open_engine
-from turnlog.engine.errors import NotFound, StoreError
-
-__all__ = ("DEFAULT", "Db", "Id", "Json", "existing", "put", "run")
+__all__ = ("DEFAULT", "Db", "Id", "Json", "put", "run")
 
 T = TypeVar("T")
 
@@ -29,19 +25,6 @@ DEFAULT: Final = Path("turnlog.db")
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a command's work."""
     return anyio.run(work)
-
-
-@asynccontextmanager
-async def existing(db: Path) -> AsyncIterator[Engine]:
-    """Open a database that must be there already."""
-    try:
-        there = await anyio.Path(db).exists()
-    except OSError as error:
-        raise StoreError(f"{db}: cannot be opened: {error.strerror}; name the database with --db") from error
-    if not there:
-        raise NotFound(f"database {db} (name it with --db)")
-    async with open_engine(db, migrate=False) as engine:
-        yield engine
 
 
 def put(value: Any) -> None:

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import anyio
 import openai
-from rich.markup import escape
 
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.cli import show
@@ -31,6 +30,7 @@ from turnlog.engine.listing import Call as Recorded
 from turnlog.engine.model import Model
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Reason, Received, Reply, Text, scripted_server
+from turnlog.engine.tokens import scaled
 from turnlog.engine.tools import tool
 from turnlog.engine.vocabulary import load
 from turnlog.engine.window.budget import Budget
@@ -162,9 +162,9 @@ class _Stage:
                 result = await conversation.run(model, question, instructions=INSTRUCTIONS, tools=[in_stock, arrivals])
                 calls = sum(item.get("type") == "function_call" for item in result.items)
                 api = "responses" if number % 2 == 0 else "chat"
-                self.say(f"[dim]{api:>9}[/] [bold]{escape(question)}[/]")
+                self.say(f"[dim]{api:>9}[/] [bold]{show.plain(question)}[/]")
                 tools = f"[dim]({calls} tool call{'s' * (calls > 1)})[/] " if calls else ""
-                self.say(f"          {tools}{escape(result.output_text)}")
+                self.say(f"          {tools}{show.plain(result.output_text)}")
             return conversation.id
 
     # -- a worker that dies
@@ -205,9 +205,8 @@ class _Stage:
             sealed = [
                 event async for event in conversation.events(after=before) if event.type == "response.interrupted"
             ]
-            self.say(
-                f"waited, sealed the lost response ({len(sealed)} event), and asked again: {escape(result.output_text)}"
-            )
+            self.say(f"waited, sealed the lost response ({len(sealed)} event), and asked again:")
+            self.say(show.plain(result.output_text))
             await self._show(conversation)
             report = await verify(engine.store, name)
             items = {event.seq async for event in conversation.events() if event.item is not None}
@@ -235,19 +234,22 @@ class _Stage:
         shown = [event async for event in conversation.events()]
         show.events(conversation, shown[-24:])
         self.say("\n[bold]4. What each request saw[/]\n")
-        columns = ("response", "api", "tokens", "kept", "excerpted", "dropped", "shared", "what")
-        rows = show.table(*columns, right=("response", *columns[2:7]))
+        columns = ("response", "api", "tokens", "shared", "kept", "excerpted", "dropped")
+        rows = show.table(*columns, right=("response", *columns[2:]))
         items = {event.seq for event in shown if event.item is not None}
-        last = ""
+        cuts: dict[str, int] = {}
         async for call in conversation.responses(limit=1000):
             made = _window(call, items)
-            new = "" if made["cut"] == last else made["cut"]
-            last = made["cut"]
-            rows.add_row(*(str(made[name]) for name in columns[:-1]), escape(new))
+            cuts.setdefault(made["cut"], call.seq)
+            rows.add_row(*(str(made[name]) for name in columns))
         self.say(rows)
         self.say(
-            "\n[dim]tokens of 1,200; shared: those that the request before began with too, and a prompt cache keeps[/]"
+            "\n[dim]tokens: of 1,200, counted, and corrected by what the API reported before; shared: those of them "
+            "that the request before began with too, which a prompt cache keeps; the others: items[/]"
         )
+        for rule, seq in cuts.items():
+            if rule:
+                self.say(f"[dim]cut at {seq}: {show.plain(rule)}[/]")
         self.say("\n[bold]5. The window now[/], and the fate of everything that was ever said\n")
         show.window(await conversation.window(BUDGET), "responses")
 
@@ -272,7 +274,7 @@ def _window(call: Recorded, items: set[int]) -> dict[str, Any]:
         "status": call.status,
         "tokens": manifest.tokens,
         "of": manifest.context - manifest.reserve,
-        "shared": manifest.shared,
+        "shared": scaled(manifest.shared, manifest.factor),
         "cut": cuts[-1] if cuts else "",
         **count,
     }

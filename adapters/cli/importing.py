@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import sys
+import tempfile
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,13 +26,21 @@ from turnlog.engine.ids import NO_STREAM
 from turnlog.engine.log import Key
 from turnlog.engine.portable import Package, restore
 
-__all__ = ("Imported", "Rejected", "Report", "import_file", "lines_in")
+__all__ = ("Imported", "Rejected", "Report", "Source", "import_file", "lines_in", "sources")
 
 _AT_ONCE: Final = 64
 """Conversations that are appended at the same time."""
 _WRAPPED: Final = 1
 """Levels that a line of an export has around an item."""
+_GZIP: Final = b"\x1f\x8b"
 _CHAT_ONLY: Final = ("tool", "function")
+
+
+class Source(NamedTuple):
+    """A file to import, and what it is called in reports."""
+
+    path: Path
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,46 +71,80 @@ class Report:
     """Whether a rejected line was bad input, rather than a record that simply holds no conversation."""
 
 
-def lines_in(path: Path) -> Iterator[tuple[int, bytes]]:
+@contextmanager
+def sources(files: Iterable[Path]) -> Iterator[tuple[list[Source], int]]:
+    """Yield files to import and their size; what comes on standard input, as `-`, is put into a file meanwhile.
+
+    Raises:
+        Invalid: one of them cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="turnlog-") as folder:
+        found = [Source(_spooled(Path(folder)) if str(path) == "-" else path, str(path)) for path in files]
+        yield found, sum(map(_size, found))
+
+
+def _spooled(folder: Path) -> Path:
+    """Put what is on standard input into a file: a document that spreads over lines is read twice."""
+    begin = sys.stdin.buffer.read(len(_GZIP))
+    path = folder / ("input.gz" if begin == _GZIP else "input")
+    with path.open("wb") as file:
+        file.write(begin)
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path
+
+
+def _size(source: Source) -> int:
+    path = source.path
+    try:
+        if not path.is_fifo():  # which can be read once only
+            path.open("rb").close()
+        return path.stat().st_size
+    except OSError as error:
+        raise Invalid(f"{source.name}: cannot be read: {error.strerror}") from error
+
+
+def lines_in(source: Source) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file that are not blank, with their numbers; a `.gz` file is unpacked on the way.
 
     Raises:
         Invalid: it cannot be read.
     """
+    path = source.path
     try:
         with cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
-        raise Invalid(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise Invalid(f"{source.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-async def import_file(engine: Engine, path: Path, report: Report, progress: Callable[[int], None]) -> None:
+async def import_file(engine: Engine, source: Source, report: Report, progress: Callable[[int], None]) -> None:
     """Import one file; *progress* is told of bytes read.
 
     Raises:
         Invalid: it cannot be read at all.
         StoreError: the log cannot be written.
     """
-    importing = _Importing(engine, path, report)
+    importing = _Importing(engine, source.name, report)
     try:
         async with anyio.create_task_group() as group:
-            async for number, value, error in _values(path, progress):
+            async for number, value, error in _values(source, progress):
                 await importing.take(number, value, error, group)
             await importing.finish()
     except ExceptionGroup as errors:
         # Several appends meet the same full disk; one of them tells enough.
         raise errors.exceptions[0] from None
-    importing.report_in_order()
+    finally:
+        importing.report_in_order()
 
 
 class _Importing:
     """One file on its way in. Conversations are appended side by side, so that they share flushes."""
 
-    def __init__(self, engine: Engine, path: Path, report: Report) -> None:
+    def __init__(self, engine: Engine, name: str, report: Report) -> None:
         self.engine = engine
-        self.path = path
+        self.name = name
         self.report = report
         self._slots = anyio.Semaphore(_AT_ONCE)
         self._package: Package | None = None
@@ -131,7 +177,7 @@ class _Importing:
             self._package = None
 
     def _rejected(self, number: int, reason: Exception) -> None:
-        self._done.append((number, Rejected(str(self.path), number, str(reason))))
+        self._done.append((number, Rejected(self.name, number, str(reason))))
 
     def _malformed(self, number: int, reason: Exception) -> None:
         self.report.malformed = True
@@ -147,7 +193,7 @@ class _Importing:
         except (Invalid, Conflict) as error:
             self._malformed(self._begun, error)
             return
-        self._done.append((self._begun, Imported(package.id, len(package.records), f"{self.path}:{self._begun}")))
+        self._done.append((self._begun, Imported(package.id, len(package.records), f"{self.name}:{self._begun}")))
 
     async def _append(self, number: int, value: Any, group: TaskGroup) -> None:
         """Append one value's conversation: of a recorded exchange, or of an array of items or messages."""
@@ -169,7 +215,7 @@ class _Importing:
         finally:
             self._slots.release()
         events = appended.last - appended.first + 1
-        self._done.append((number, Imported(made.id, events, f"{self.path}:{number}")))
+        self._done.append((number, Imported(made.id, events, f"{self.name}:{number}")))
 
     def report_in_order(self) -> None:
         """Hand in what was done, in the order of the file."""
@@ -180,9 +226,11 @@ class _Importing:
                 self.report.rejected.append(one)
 
 
-async def _values(path: Path, progress: Callable[[int], None]) -> AsyncIterator[tuple[int, Any, InvalidItem | None]]:
+async def _values(
+    source: Source, progress: Callable[[int], None]
+) -> AsyncIterator[tuple[int, Any, InvalidItem | None]]:
     """Yield a file's JSON values with the lines that they begin at: one a line, else the whole file as one."""
-    lines = lines_in(path)
+    lines = lines_in(source)
     for number, line in lines:
         progress(len(line))
         try:
@@ -198,14 +246,14 @@ async def _values(path: Path, progress: Callable[[int], None]) -> AsyncIterator[
                     value, error = parse(whole, wrapped=_WRAPPED), None
                 except InvalidItem:
                     yield number, None, error
-                    for later, one in _again(path, number):
+                    for later, one in _again(source, number):
                         yield later, *_parsed(one)
                     return
         yield number, value, error
 
 
-def _again(path: Path, after: int) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in lines_in(path) if number > after)
+def _again(source: Source, after: int) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in lines_in(source) if number > after)
 
 
 def _parsed(line: bytes) -> tuple[Any, InvalidItem | None]:

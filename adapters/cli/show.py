@@ -34,13 +34,17 @@ __all__ = (
     "imported",
     "info",
     "manifest_rows",
+    "plain",
     "progress",
     "verified",
+    "visible",
     "window",
     "window_document",
 )
 
 console = Console(highlight=False)
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_IN_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
 _STYLES: Final[Mapping[str, str]] = {
     "kept": "green",
     "pinned": "cyan",
@@ -92,6 +96,16 @@ def table(*columns: str, title: str | None = None, right: Sequence[str] = ()) ->
     return made
 
 
+def visible(text: str) -> str:
+    """Return a text with its control characters shown: what is logged must not move a person's cursor."""
+    return text.translate(_CONTROLS)
+
+
+def plain(value: object) -> str:
+    """Return a text for a terminal as what it says: nothing in it is markup or a control character."""
+    return escape(visible(str(value)))
+
+
 # -- listings
 
 
@@ -114,9 +128,7 @@ def conversations(page: Page[Info]) -> None:
     rows = table("id", "version", "items", "updated", "what", right=("version", "items"))
     for one in page.data:
         about = json.dumps(one.metadata, ensure_ascii=False) if one.metadata else ""
-        rows.add_row(
-            one.id, str(one.version), str(one.items), f"{one.updated:%Y-%m-%d %H:%M:%S}", escape(_short(about))
-        )
+        rows.add_row(one.id, str(one.version), str(one.items), f"{one.updated:%Y-%m-%d %H:%M:%S}", plain(_short(about)))
     console.print(rows)
     if page.next is not None:
         console.print(f"more: --after '{page.next}'", style="dim")
@@ -142,7 +154,9 @@ def events(conversation: Conversation, found: Sequence[Event]) -> None:
     for one in found:
         of = "" if one.response is None else str(one.response)
         tokens = str(one.tokens) if one.tokens else ""
-        rows.add_row(str(one.seq), f"{one.time:%H:%M:%S.%f}"[:-3], one.type, of, tokens, escape(_short(_told(one))))
+        rows.add_row(
+            str(one.seq), f"{one.time:%H:%M:%S.%f}"[:-3], plain(one.type), of, tokens, plain(_short(_told(one)))
+        )
     console.print(rows)
 
 
@@ -198,22 +212,37 @@ def window(made: Window, api: Literal["responses", "chat"]) -> None:
     left = made.budget.context - made.budget.reserve
     what = "messages" if api == "chat" else "items"
     title = f"{len(content)} {what}, {told.total:,} of {left:,} tokens ({exact}, ± {told.bound:,})"
-    rows = table("seq", "tokens", "what", title=title, right=("seq", "tokens"))
+    rows = table("seq", "counted", "what", title=title, right=("seq", "counted"))
+    weights = dict(made.manifest.weights)
     for one in made.rendered:
-        tokens = made.manifest.weights.get(one.seq)
-        rows.add_row(str(one.seq), "" if tokens is None else str(tokens), escape(_short(said(one.item))))
+        tokens = weights.pop(one.seq, None)  # what stands for a missing output has its call's seq
+        rows.add_row(str(one.seq), "" if tokens is None else str(tokens), plain(_short(said(one.item))))
     console.print(rows)
+    console.print(_added_up(made.manifest), style="dim")
     console.print()
     console.print(manifest_rows(made.manifest))
 
 
+def _added_up(manifest: Manifest) -> str:
+    """Say how the tokens of a window come from those of its items."""
+    told = [f"counted: {sum(manifest.weights.values()):,} of items"]
+    others = manifest.items - sum(manifest.weights.values())
+    if others:
+        told.append(f" + {others:,} of what stands for missing outputs or compacted events")
+    if manifest.overhead:
+        told.append(f" + {manifest.overhead:,} of instructions and tools")
+    if manifest.factor != 1000:
+        told.append(f", times {manifest.factor / 1000:.3f}, as the API reported before")
+    return "".join([*told, f" = {manifest.tokens:,} tokens"])
+
+
 def manifest_rows(manifest: Manifest) -> Table:
     """Return a manifest's runs as a table."""
-    rows = table("seqs", "fate", "why", title=f"{manifest.policy}, as of {manifest.as_of}")
+    rows = table("seqs", "fate", "why", title=f"{plain(manifest.policy)}, as of {manifest.as_of}")
     for run in manifest.runs:
         seqs = f"{run.first}" if run.first == run.last else f"{run.first}-{run.last}"
         style = _STYLES.get(run.fate, "dim")
-        rows.add_row(seqs, f"[{style}]{run.fate}[/]", escape(manifest.rules[run.rule]))
+        rows.add_row(seqs, f"[{style}]{run.fate}[/]", plain(manifest.rules[run.rule]))
     if manifest.sealed:
         rows.add_row(", ".join(map(str, manifest.sealed)), "sealed", "no output in the log: the window says so")
     return rows
@@ -226,7 +255,7 @@ def sent(manifest: Manifest) -> int:
 
 def document(value: Any) -> None:
     """Print a JSON document for people."""
-    console.print(JSON(json.dumps(value, ensure_ascii=False)))
+    console.print(JSON(json.dumps(value, ensure_ascii=False).translate(_IN_JSON)))
 
 
 # -- reports
@@ -240,7 +269,7 @@ def imported(report: Imports) -> None:
         return
     rows = table("where", "reason", title=f"{len(report.rejected):,} lines made none")
     for one in report.rejected[:_REJECTED_SHOWN]:
-        rows.add_row(f"{one.source}:{one.line}", escape(one.error))
+        rows.add_row(plain(f"{one.source}:{one.line}"), plain(one.error))
     console.print(rows)
     if len(report.rejected) > _REJECTED_SHOWN:
         console.print(f"and {len(report.rejected) - _REJECTED_SHOWN:,} more; --json lists all", style="dim")
@@ -249,7 +278,7 @@ def imported(report: Imports) -> None:
 def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print what an export did."""
     count = sum(one["events"] for one in done)
-    console.print(f"{len(done):,} conversations with {count:,} events are in {path}")
+    console.print(f"{len(done):,} conversations with {count:,} events are in {plain(path)}")
 
 
 def verified(report: Verified) -> None:
@@ -261,5 +290,5 @@ def verified(report: Verified) -> None:
     if report.diverged:
         rows = table("where", "path", "reason", title=f"{len(report.diverged):,} diverged")
         for one in report.diverged:
-            rows.add_row(f"{one.conversation}/{one.response}", one.path, escape(one.reason))
+            rows.add_row(f"{one.conversation}/{one.response}", plain(one.path), plain(one.reason))
         console.print(rows)

@@ -132,7 +132,7 @@ class SqliteStore:
         if version == SCHEMA_VERSION:
             return
         if not migrate and version == 0:
-            raise StoreError(f"{self.path}: the schema is missing, and migrate=False forbids making it")
+            raise StoreError(f"{self.path}: there is no log in it yet; the first that writes to it makes one")
         if not migrate:
             raise StoreError(
                 f"{self.path}: its schema is {version}, this turnlog works with {SCHEMA_VERSION}, and migrate=False "

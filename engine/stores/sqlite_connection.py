@@ -57,7 +57,7 @@ def make_file(path: Path, migrate: bool) -> Path:
             raise StoreError(f"{path}: this is a folder; give turnlog a file in it")
         if not path.exists():
             if not migrate:
-                raise StoreError(f"{path}: there is no database, and migrate=False forbids making one")
+                raise StoreError(f"{path}: there is no database; migrate=True makes one")
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except FileNotFoundError as error:
         raise StoreError(f"{path}: cannot be made: its folder is not there; make it first") from error

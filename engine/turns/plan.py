@@ -170,7 +170,7 @@ def budget_for(engine: Engine, model: Model, budget: Budget | None) -> Budget:
     Raises:
         UnknownModel: none of them says.
     """
-    found = budget or model.budget or engine.budget or known(model.name)
+    found = budget or accepted(model.budget) or engine.budget or known(model.name)
     if found is None:
         raise UnknownModel(model.name, type(model).__name__)
     return found
@@ -221,11 +221,21 @@ def _check(options: Options) -> None:
     if options.key is not None:
         check_key(options.key)
     accepted(options.budget)
+    _check_policy(options.policy)
     version_of(options.expected)
     one_of("when_busy", options.when_busy, ("raise", "wait"))
     one_of("open_calls", options.open_calls, ("raise", "seal"))
-    if options.instructions is not None and not isinstance(options.instructions, str):
-        raise Invalid(f"instructions={options.instructions!r:.100}: a text is needed")
+    _check_text("instructions", options.instructions)
+
+
+def _check_policy(policy: object) -> None:
+    if policy is not None and not callable(getattr(policy, "cut", None)):
+        raise Invalid(f"policy={policy!r:.100}: a policy is needed, such as OldestTurns()")
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise Invalid(f"{name}={value!r:.100}: a text is needed")
 
 
 async def preview(
@@ -247,6 +257,11 @@ async def preview(
         UnknownModel: no budget was given, and none is known.
     """
     accepted(budget)
+    _check_policy(policy)
+    _check_text("instructions", instructions)
+    one_of("api", api, ("responses", "chat"))
+    if at is not None:
+        whole("at", at, 0)
     toolbox = Toolbox(tools)
     settings: dict[str, Any] = {"instructions": instructions, "tools": plain(list(toolbox.schemas), "tools")}
     if model is not None:
@@ -255,15 +270,16 @@ async def preview(
         made = View(**await view(engine, model, budget, policy, settings, shape))
     else:
         _, history = await engine.reader.fresh(name)
-        target = history.last_target()
+        latest = target = history.last_target()
         if target is None or target.api != api or (api == "chat" and target.state == "recorded"):
             # Chat backends differ in what they take: for a recorded one, only what all of them take is safe.
             target = Target(api=api)
+        fits = budget or engine.budget or _known(latest)
         made = View(
             target=msgspec.structs.replace(target, state="stateless"),
-            budget=_some(budget or engine.budget or known(target.model), target.model),
+            budget=fits,
             policy=policy or engine.policy,
-            reserve=(budget or engine.budget or known(target.model) or Budget(1)).reserve,
+            reserve=fits.reserve,
             overhead=await engine.overhead(settings, (await engine.intake.vocabulary()).count)
             if instructions or toolbox.schemas
             else 0,
@@ -278,7 +294,9 @@ async def preview(
     return made, await engine.reader.at(name, at, made.line, made.budget.context)
 
 
-def _some(budget: Budget | None, model: str) -> Budget:
-    if budget is None:
-        raise UnknownModel(model or "no model", "window")
-    return budget
+def _known(target: Target | None) -> Budget:
+    """Return the budget of the model that was asked last, through whichever API."""
+    found = known(target.model) if target else None
+    if found is None:
+        raise UnknownModel(target.model if target else "no model was asked yet", "window")
+    return found

@@ -63,16 +63,24 @@ async def check_answers(store: Store, name: str, events: Sequence[NewEvent]) -> 
         AlreadyAnswered: one of them is not.
         Invalid: two of them are for one call.
     """
-    links = [one.link for one in events if _is_output(one) and one.link is not None]
+    links = list(dict.fromkeys(one.link for one in events if _is_output(one) and one.link is not None))
     if not links:
         return
     snapshot = await store.read(name, *(Query(link=link) for link in links))
-    for index, link in enumerate(links):
-        answer = _answer(snapshot.records[index]) if snapshot else None
-        if answer is not None:
-            raise AlreadyAnswered(name, link, answer.seq)
-        if link in links[:index]:
-            raise Invalid(f"{name}: two outputs for call {link}; a call has one")
+    there = snapshot.records if snapshot else [()] * len(links)
+    answers: dict[str, Record | NewEvent | None] = dict(zip(links, map(_answer, there), strict=True))
+    for one in events:
+        if one.link is None or one.link not in answers:
+            continue
+        answer = answers[one.link]
+        if not _is_output(one):
+            answers[one.link] = None  # the call is made anew
+        elif isinstance(answer, Record):
+            raise AlreadyAnswered(name, one.link, answer.seq)
+        elif answer is not None:
+            raise Invalid(f"{name}: two outputs for call {one.link}; a call has one")
+        else:
+            answers[one.link] = one
 
 
 def _is_output(one: NewEvent | Record) -> bool:

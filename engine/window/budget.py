@@ -55,9 +55,19 @@ def accepted(budget: object) -> Budget | None:
 
 
 def reserve_of(budget: Budget, params: Mapping[str, Any]) -> int:
-    """Return the tokens to keep free: the larger of the reserve and the output limit in the parameters."""
-    limits: list[int] = [params[name] for name in LIMITS if isinstance(params.get(name), int)]
-    return max([budget.reserve, *limits])
+    """Return the tokens to keep free: the larger of the reserve and the output limit in the parameters.
+
+    Raises:
+        Invalid: that leaves nothing for the input.
+    """
+    limits: dict[str, int] = {name: params[name] for name in LIMITS if isinstance(params.get(name), int)}
+    for name, limit in limits.items():
+        if limit >= budget.context:
+            raise Invalid(
+                f"params[{name!r}] = {limit}: nothing is left for the input of {budget.context} tokens of context; "
+                "lower it, or raise Budget(context=…)"
+            )
+    return max([budget.reserve, *limits.values()])
 
 
 def room(context: int, reserve: int, overhead: int, factor: int) -> int:

@@ -198,7 +198,10 @@ class _Choice:
             what = f"what the policy {self.policy.name}@{self.policy.version} keeps"
             raise BudgetExceeded(scaled(total + self.request.overhead, factor), available, what)
         self.cut = max(self.cut, _place(candidates, kept))
-        return units, f"{self.policy.name}@{self.policy.version}: over {left:,} tokens, cut to {total - self.fixed:,}"
+        return (
+            units,
+            f"{self.policy.name}@{self.policy.version}: over {left:,} counted tokens, cut to {total - self.fixed:,}",
+        )
 
     def _first_answer(self) -> int:
         """Return the index of the first loaded unit of which it is certain that it ended a turn's input."""

@@ -23,7 +23,7 @@ __all__ = ("RENDERER", "SEALED", "Rendered", "function_name", "render", "seal")
 
 RENDERER: Final = 1
 
-SEALED: Final = "[no output: the call was interrupted before its result was recorded]"
+SEALED: Final = "[no output has been recorded for this call]"
 """What a window says of a call that has no output in the log."""
 
 # Fields that the API gives on stored items, or that clients add, and refuses on input.
@@ -155,6 +155,8 @@ class _Pen:
             item = _worded(item, _CALLS[shape])
         if self.target.api == "chat":
             return item
+        if shape in ROLES and "name" in item:
+            item = {key: value for key, value in item.items() if key != "name"}  # Chat Completions alone has it
         if shape in _CALLS:
             return _named(item)
         if shape == "assistant":

@@ -50,7 +50,7 @@ async def test_the_digest_is_of_what_the_server_received(stage, api):
         (received,) = s.server.requests
         assert call.digest == digest(canonical(json.loads(received.content)))
         assert (await call.request()) == received.body
-        assert (call.adapter, call.model, call.backend) == (api, "gpt-4o-mini", "127.0.0.1")
+        assert (call.adapter, call.model, call.backend) == (api, "gpt-4o-mini", s.server.base_url.split("/")[2])
 
 
 # -- parameters
@@ -341,6 +341,23 @@ async def test_a_tokenizer_of_the_models_own(stage, api):
         await c.respond(model, "And?")
         calls = [call async for call in c.responses()]
         assert calls[0].manifest.tokens >= len("Hello there")
+
+
+async def test_the_name_of_a_participant_goes_where_there_is_a_field_for_it(stage, api):
+    said = [
+        {"role": "system", "content": "Be brief.", "name": "guide"},
+        {"role": "user", "content": "Hi", "name": "ada"},
+        {"type": "message", "role": "assistant", "content": "Hello!", "name": "bot"},
+        {"role": "user", "content": [{"type": "input_text", "text": "What is up?"}], "name": "bob"},
+    ]
+    async with stage("ok") as s:
+        c = await s.engine.create()
+        await c.append(*said[:3])
+        await c.respond(s.model(api), said[3])
+        items = [entry.item async for entry in c.items()]
+    assert items[:4] == said
+    sent = s.bodies[0]["messages" if api == "chat" else "input"]
+    assert [one.get("name") for one in sent] == (["guide", "ada", "bot", "bob"] if api == "chat" else [None] * 4)
 
 
 async def test_the_deepest_item_that_is_taken_can_be_sent(stage, api):

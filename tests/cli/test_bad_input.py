@@ -105,7 +105,11 @@ def test_a_database_that_is_not_there(work, name):
 @pytest.mark.parametrize("name", LOOKING)
 def test_an_empty_file_is_not_made_a_log_by_looking(work, name):
     (work / "log.db").touch()
-    refused([*LOOKING[name], "--db", "log.db"], "log.db: the schema is missing", folder=work)
+    refused(
+        [*LOOKING[name], "--db", "log.db"],
+        "log.db: there is no log in it yet; the first that writes to it makes one",
+        folder=work,
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -157,7 +161,7 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
         (["window", "talk", "--context", "1.5"], "Invalid value for '--context'"),
         (["window", "talk", "--context", "9", "--reserve", "9"], "Budget(context=9, reserve=9): nothing is left for"),
         (["window", "talk", "--context", "9", "--reserve", "-1"], "Budget: reserve=-1"),
-        (["window", "talk", "--context", "2"], "tokens and 2 are available. Shorten the input, raise Budget"),
+        (["window", "talk", "--context", "2"], "tokens and 2 are available. Shorten the input, raise --context, or"),
         (["window", "talk", "--context", "500", "--at", "999"], "at=999: a whole number is needed, from 0 to"),
         (["window", "talk", "--context", "500", "--api", "x"], "'x' is neither responses nor chat"),
         (["request", "talk", "--response", "2"], "conversation talk, response 2 (a response is named by the seq of"),

@@ -238,14 +238,17 @@ def test_a_damaged_export_is_rejected_whole(log, tmp_path):
         assert turnlog("list", "--db", other, "--json").json["conversations"] == []
 
 
-def test_an_edited_export_diverges_at_its_place(log, tmp_path):
+def test_an_edited_export_is_refused_at_its_line(log, tmp_path):
     out, other = tmp_path / "out.jsonl", tmp_path / "other.db"
     turnlog("export", "talk", "-o", out, "--db", log)
+    lines = out.read_text().splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if "What is the sky?" in line and '"seq"' in line]
     out.write_text(out.read_text().replace("What is the sky?", "What is the sea?"))
-    assert turnlog("import", out, "--db", other, "--json").code == 0
-    told = turnlog("verify", "--db", other, "--json")
-    assert told.code == 1
-    assert {one["path"] for one in told.json["diverged"]} == {"$.input[3]", "$.messages[3]"}
+    told = turnlog("import", out, "--db", other, "--json")
+    assert (told.code, told.json["imported"]) == (2, [])
+    (one,) = told.json["rejected"]
+    assert (one["source"], one["line"]) == (str(out), number)
+    assert "is not what its checksum says; the file was changed, export it again" in one["error"]
 
 
 def test_chat(db):

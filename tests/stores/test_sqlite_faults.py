@@ -107,10 +107,10 @@ async def test_a_newer_schema(db):
 
 
 async def test_without_migrate_nothing_is_made(db):
-    await refused(SqliteStore.open(db, migrate=False), db, "there is no database, and migrate=False forbids making one")
+    await refused(SqliteStore.open(db, migrate=False), db, "there is no database; migrate=True makes one")
     assert not db.exists()
     db.touch()
-    await refused(SqliteStore.open(db, migrate=False), db, "the schema is missing, and migrate=False forbids making it")
+    await refused(SqliteStore.open(db, migrate=False), db, "there is no log in it yet; the first that writes to it")
     assert db.stat().st_size == 0
     await logged(db)
     store = await SqliteStore.open(db, migrate=False)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from turnlog import BudgetExceeded, Conversation, ConversationBusy, Invalid, NotFound, open_engine
-from turnlog.engine.errors import AlreadyAnswered, CallsOpen, VersionConflict
+from turnlog.engine.errors import AlreadyAnswered, CallsOpen, UnknownModel, VersionConflict
 from turnlog.engine.ids import NO_STREAM
 from turnlog.engine.log import Head
 from turnlog.engine.testing.server import Call, Item, Reason, Reply, Text
@@ -218,6 +218,19 @@ async def test_a_call_has_one_output(stage, api):
         assert [entry.item.get("output") async for entry in c.items()].count("given") == 1
 
 
+async def test_a_call_that_is_made_again_has_an_output_again(stage, api):
+    call = {"type": "function_call", "call_id": "c1", "name": "ask", "arguments": "{}"}
+    async with stage("ok") as s:
+        c = await s.engine.create()
+        await c.append("Ask", call, output("c1", "one"), call, output("c1", "two"))
+        for again in ([output("c1")], [call, output("c1"), output("c1")]):
+            with pytest.raises((AlreadyAnswered, Invalid)):
+                await c.append(*again)
+        await c.run(s.model(api), "And?", tools=[SCHEMA])
+    told = [one.get("output", one.get("content")) for one in s.bodies[0]["input" if api == "responses" else "messages"]]
+    assert told.count("two") == 1
+
+
 # -- what is refused
 
 
@@ -249,6 +262,35 @@ async def test_a_conversation_that_is_not_there(stage, api):
         for listing in (c.items(), c.responses()):
             with pytest.raises(NotFound):
                 await listing
+
+
+@pytest.mark.parametrize("limit", ["max_output_tokens", "max_completion_tokens", "max_tokens"])
+async def test_an_output_limit_that_leaves_no_room_is_named(stage, api, limit):
+    async with stage() as s:
+        c = await s.engine.create()
+        with pytest.raises(Invalid, match=rf"^params\['{limit}'\] = 900: nothing is left for the input of 800 tokens"):
+            await c.run(s.model(api), "Hi", budget=Budget(context=800), params={limit: 900})
+        assert (await c.refresh()).version == 1
+
+
+@pytest.mark.parametrize("value", [b"Hi", bytearray(b"Hi")])
+async def test_bytes_are_no_input(stage, api, value):
+    async with stage() as s:
+        c = await s.engine.create()
+        with pytest.raises(Invalid, match=rf"^input\[0\]: a {type(value).__name__} is no item"):
+            await c.run(s.model(api), value)
+
+
+async def test_a_window_without_a_budget_fits_the_model_that_was_asked_last(stage, api):
+    async with stage("Hello!") as s:
+        c = await s.engine.create()
+        with pytest.raises(UnknownModel, match=r"^no model was asked yet: context window unknown"):
+            await c.window()
+        await c.respond(s.model(api, "gpt-4o-mini"), "Hi")
+        for other in ("responses", "chat"):
+            window = await c.window(api=other)
+            assert (window.budget, window.manifest.line != "") == (Budget(128_000), True)
+            assert len(window.items if other == "responses" else window.messages) == 2
 
 
 async def test_a_budget_that_is_exceeded_writes_nothing(stage, api):

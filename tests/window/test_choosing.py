@@ -99,7 +99,7 @@ def test_what_was_excerpted_by_a_cut_stays_so_until_the_next():
     log.say("Well?", tokens=50)
     asked = log.ask(budget=Budget(150))
     rule = fate(log.window(RESPONSES, Budget(150)), found)
-    assert rule == "excerpted: oldest-turns@1: over 150 tokens, cut to 100"
+    assert rule == "excerpted: oldest-turns@1: over 150 counted tokens, cut to 100"
     log.give(asked, said(3))
     log.end(asked)
     window = log.window(RESPONSES, Budget(150))

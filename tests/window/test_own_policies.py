@@ -79,7 +79,7 @@ def test_what_a_policy_decides_is_done_and_named():
     log, seqs = questions(4)
     window = log.window(RESPONSES, Budget(60), Own(drops=places(log)[:4]))
     assert sent(window) == seqs[4:]
-    assert fate(window, seqs[0]) == "dropped: own@3: over 60 tokens, cut to 50"
+    assert fate(window, seqs[0]) == "dropped: own@3: over 60 counted tokens, cut to 50"
     assert window.manifest.policy == "own@3"
     assert log.refusals(window) == []
 
@@ -106,7 +106,7 @@ def test_a_policy_may_excerpt_and_drop_nothing():
     log.say("Well?")
     window = log.window(RESPONSES, Budget(130), Own(excerpts=[place]))
     assert window.manifest.cut == 0
-    assert fate(window, found) == "excerpted: own@3: over 130 tokens, cut to 60"
+    assert fate(window, found) == "excerpted: own@3: over 130 counted tokens, cut to 60"
 
 
 def test_what_is_pinned_or_the_frontier_stays_whatever_a_policy_says():

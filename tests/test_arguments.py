@@ -1,0 +1,129 @@
+"""Arguments of the wrong type: refused by their names, with the remedy, and nothing is written."""
+
+import pytest
+from openai import AsyncOpenAI
+
+from turnlog import Budget, Invalid, tool
+from turnlog.adapters.chat_completions import ChatCompletions
+from turnlog.adapters.responses import Responses
+from turnlog.adapters.wire import label
+
+pytestmark = pytest.mark.anyio
+
+
+async def look_up(word: str) -> str:
+    return word
+
+
+class Dumb:
+    """What has a name, but answers nobody."""
+
+    name, backend, budget = "gpt-5", "x", None
+
+
+class Odd(Responses):
+    """A model of an api that there is not."""
+
+    api = "telepathy"  # type: ignore[misc]
+
+
+SAYS_BUDGET = r"Budget\(context=…\) is needed"
+SAYS_TOOLS = r"a list is needed, such as tools=\[look_up\]"
+SAYS_MODEL = r"an adapter is needed, such as Responses\(client, 'gpt-5'\)"
+OPTIONS = [
+    ({"budget": 500}, f"^budget=500: {SAYS_BUDGET}"),
+    ({"budget": "x"}, f"^budget='x': {SAYS_BUDGET}"),
+    ({"policy": 5}, r"^policy=5: a policy is needed, such as OldestTurns\(\)"),
+    ({"tools": None}, f"^tools=None: {SAYS_TOOLS}"),
+    ({"tools": look_up}, f"^tools=<function look_up.*: {SAYS_TOOLS}"),
+    ({"tools": tool()(look_up)}, f"^tools=<Tool look_up>: {SAYS_TOOLS}"),
+    ({"tools": "look_up"}, f"^tools='look_up': {SAYS_TOOLS}"),
+    ({"tools": {"type": "function", "name": "f"}}, f"^tools={{'type'.*: {SAYS_TOOLS}"),
+    ({"tools": [5]}, "an async function is needed"),
+    ({"instructions": 5}, "^instructions=5: a text is needed"),
+    ({"model": "gpt-4o"}, f"^model='gpt-4o': {SAYS_MODEL}"),
+    ({"model": None}, f"^model=None: {SAYS_MODEL}"),
+    ({"model": Responses}, f"^model=<class .*: {SAYS_MODEL}"),
+    ({"model": Dumb()}, f"^model=<.*Dumb object.*: {SAYS_MODEL}"),
+    ({"model": Odd(None, "gpt-4o")}, r"^model=.*its api is 'telepathy'; responses or chat is needed"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), OPTIONS)
+async def test_what_a_turn_is_given(engine, options, says):
+    c = await engine.create()
+    given = {"model": Responses(None, "gpt-4o-mini"), **options}
+    for ask in (c.respond, c.run, c.stream):
+        with pytest.raises(Invalid, match=says):
+            await ask(input="Hi", **given)
+    assert (await c.refresh()).version == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [*(one for one in OPTIONS if one[0] != {"model": None}), ({"api": "x"}, "^api='x': responses or chat is needed")],
+)
+async def test_what_a_window_is_given(engine, options, says):
+    c = await engine.create()
+    with pytest.raises(Invalid, match=says):
+        await c.window(**{"budget": Budget(1000), **options})
+
+
+@pytest.mark.parametrize("at", ["a", -1, 1.5, 99])
+async def test_a_version_that_is_none(engine, at):
+    c = await engine.create()
+    with pytest.raises(Invalid, match=f"^at={at!r}: a whole number is needed"):
+        await c.window(Budget(1000), at=at)
+
+
+@pytest.mark.parametrize("place", ["x", -1, 1.5, True])
+async def test_places_in_listings(engine, place):
+    c = await engine.create()
+    for listing, name in (
+        (c.events, "after"),
+        (c.items, "after"),
+        (c.items, "before"),
+        (c.responses, "turn"),
+    ):
+        with pytest.raises(Invalid, match=f"^{name}={place!r}: a whole number is needed"):
+            listing(**{name: place})
+
+
+async def test_what_an_append_is_given(engine):
+    c = await engine.create()
+    for options in ({"meta": 3}, {"meta": "x"}, {"key": 3}, {"expected": "x"}):
+        with pytest.raises(Invalid, match=next(iter(options))):
+            await c.append("Hi", **options)
+    assert (await c.refresh()).version == 1
+
+
+@pytest.mark.parametrize("adapter", [Responses, ChatCompletions])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"model": None}, "^model=None: the model's name is needed, such as 'gpt-5'"),
+        ({"model": ""}, "^model='': the model's name is needed"),
+        ({"budget": 500}, f"^budget=500: {SAYS_BUDGET}"),
+        ({"count": 5}, "^count=5: a function from a text to its number of tokens is needed"),
+        ({"backend": 5}, "^backend=5: a text is needed"),
+        ({"params": "x"}, "^params: a mapping is needed"),
+    ],
+)
+def test_what_an_adapter_is_given(adapter, options, says):
+    with pytest.raises(Invalid, match=says):
+        adapter(None, **{"model": "gpt-4o", **options})
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("https://api.openai.com/v1/", "api.openai.com"),
+        ("https://api.openai.com:443/v1/", "api.openai.com"),
+        ("http://127.0.0.1:8080/v1/", "127.0.0.1:8080"),
+        ("http://[::1]:8080/v1/", "[::1]:8080"),
+        ("http://localhost/v1/", "localhost"),
+    ],
+)
+def test_two_servers_on_one_machine_are_two_backends(url, says):
+    assert label(AsyncOpenAI(base_url=url, api_key="test")) == says
+    assert label(None) == "unknown"
