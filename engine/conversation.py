@@ -421,7 +421,7 @@ class Conversation:
         """Return what a model would be sent now, or would have been at version *at*.
 
         Without *model*, for the target of the latest request if it went to *api*, else for no backend in particular.
-        Calls that wait for an output are shown with one that says so.
+        A call without an output, such as one that waits, is followed by one that says that none has been recorded.
 
         Raises:
             BudgetExceeded: what must be sent does not fit.

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,6 +244,15 @@ def complexity(node: ast.AST) -> int:
         isinstance(part, BRANCHES) + (len(part.values) - 1 if isinstance(part, ast.BoolOp) else 0)
         for part in ast.walk(node)
     )
+
+
+def test_the_map_names_every_room():
+    map_ = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = re.findall(r"`(?:engine/)?([a-z_/]+)`", map_.partition("## Rooms")[2].partition("## Rules")[0])
+    parts = {part for room in rooms for part in room.split("/")}
+    modules = [module_of(path) for path in engine_modules()]
+    known = {module for module in modules if not module.startswith(("testing.", "window.invariants."))}
+    assert {module for module in known if module.rpartition(".")[2] not in parts} == set()
 
 
 def test_files_and_functions_are_small():

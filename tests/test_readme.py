@@ -51,9 +51,9 @@ async def test_the_second_example_streams_and_explains(tmp_path):
     assert not server.refused
 
 
-def test_the_first_example_is_about_ten_lines():
-    body = [line for line in BLOCKS[0].splitlines() if line.strip()]
-    assert len(body) <= 12
+def test_the_first_example_is_ten_lines_of_code():
+    assert "## In ten lines of code" in README
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) == 10
 
 
 def test_what_the_readme_links_to_is_there():

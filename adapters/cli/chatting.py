@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+from rich.console import Console
 
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.cli.databases import existing
@@ -20,6 +21,8 @@ from turnlog.engine.model import Model
 from turnlog.engine.window.budget import Budget, known
 
 __all__ = ("talk",)
+
+errors = Console(stderr=True, highlight=False)
 
 _ENDS: Final = "an empty line or the end of input ends it"
 _DELTAS: Final = ("response.output_text.delta", "response.refusal.delta")
@@ -81,7 +84,7 @@ async def _talked(conversation: Conversation, model: Model, text: str, *, quiet:
 
 def _say(text: str, *, quiet: bool) -> None:
     if not quiet:
-        console.print(text, style="dim")
+        errors.print(text, style="dim")
 
 
 async def _line(quiet: bool) -> str:

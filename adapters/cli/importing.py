@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
@@ -20,7 +20,7 @@ from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_eve
 from turnlog.engine.canonical import canonical, digest, parse
 from turnlog.engine.codec import event
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Conflict, Invalid, InvalidItem
+from turnlog.engine.errors import Conflict, Invalid, InvalidItem, StoreError, TurnlogError
 from turnlog.engine.events import ConversationCreated
 from turnlog.engine.ids import NO_STREAM
 from turnlog.engine.log import Key
@@ -127,16 +127,20 @@ async def import_file(engine: Engine, source: Source, report: Report, progress: 
         StoreError: the log cannot be written.
     """
     importing = _Importing(engine, source.name, report)
-    try:
-        async with anyio.create_task_group() as group:
-            async for number, value, error in _values(source, progress):
-                await importing.take(number, value, error, group)
-            await importing.finish()
-    except ExceptionGroup as errors:
-        # Several appends meet the same full disk; one of them tells enough.
-        raise errors.exceptions[0] from None
-    finally:
-        importing.report_in_order()
+    async with anyio.create_task_group() as group:
+        try:
+            async with aclosing(_values(source, progress)) as values:
+                async for number, value, error in values:
+                    if importing.failed is not None:
+                        break
+                    await importing.take(number, value, error, group)
+            if importing.failed is None:
+                await importing.finish()
+        except (Invalid, StoreError) as error:
+            importing.failed = importing.failed or error
+    importing.report_in_order()
+    if importing.failed is not None:
+        raise importing.failed
 
 
 class _Importing:
@@ -152,6 +156,8 @@ class _Importing:
         self._damaged = False
         """Whether what follows is the rest of an export that was given up."""
         self._done: list[tuple[int, Imported | Rejected]] = []
+        self.failed: TurnlogError | None = None
+        """What ends the import; several appends meet the same full disk, and one of them tells enough."""
 
     async def take(self, number: int, value: Any, error: InvalidItem | None, group: TaskGroup) -> None:
         """Take the next value in; appends run in *group*."""
@@ -212,6 +218,9 @@ class _Importing:
         except Conflict as error:
             self._malformed(number, error)
             return
+        except StoreError as error:
+            self.failed = self.failed or error
+            return
         finally:
             self._slots.release()
         events = appended.last - appended.first + 1
@@ -228,7 +237,7 @@ class _Importing:
 
 async def _values(
     source: Source, progress: Callable[[int], None]
-) -> AsyncIterator[tuple[int, Any, InvalidItem | None]]:
+) -> AsyncGenerator[tuple[int, Any, InvalidItem | None], None]:
     """Yield a file's JSON values with the lines that they begin at: one a line, else the whole file as one."""
     lines = lines_in(source)
     for number, line in lines:

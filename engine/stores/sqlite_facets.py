@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+import msgspec
+
 from ..canonical import canonical, encode, loads
 from ..errors import Invalid
 from ..log import Scalar
@@ -62,7 +64,10 @@ def facets(metadata: bytes) -> frozenset[int]:
 
 @lru_cache(maxsize=1024)
 def _facets(metadata: bytes) -> frozenset[int]:
-    said = loads(metadata)
+    try:
+        said = loads(metadata)
+    except (msgspec.MsgspecError, ValueError):
+        return frozenset()  # it was changed by hand; whoever reads it is told
     return frozenset(facet(name, value) for name, value in said.items() if not isinstance(value, dict | list))
 
 

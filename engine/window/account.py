@@ -232,8 +232,9 @@ def _first_gone(last: Manifest, runs: Sequence[Run]) -> int:
         for new in runs[bisect_left(runs, run.first, key=_last) :]:
             if new.first > run.last:
                 break
-            if new.fate not in SENT:
-                return max(new.first, run.first)
+            gone = max(new.first, run.first, 2)  # the first event of all, a conversation's creation, carries no item
+            if new.fate not in SENT and gone <= min(new.last, run.last):
+                return gone
     return last.as_of + 1
 
 

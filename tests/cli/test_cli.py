@@ -282,7 +282,7 @@ def test_chat_survives_a_failure(db):
             )  # fmt: skip
 
     told = anyio.run(talk)
-    assert told.code == 0
+    assert told.code == 1
     assert "No." in told.err
     assert "Better." in told.out
 

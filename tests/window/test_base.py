@@ -19,6 +19,7 @@ from small_logs import (
 )
 from turnlog.engine.events import PINNED, StandIn
 from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.units import Weights
 
 pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.parametrize("target", [RESPONSES, CHAT], ids=["responses", "chat"])
@@ -191,6 +192,12 @@ async def test_a_stand_in_goes_to_chat_in_its_shape_with_whole_pairs_only():
     window = await log.stored_window(CHAT)
     assert roles(window) == ["system", "user", "assistant call_7", "tool", "user", "assistant"]
     assert log.refusals(window) == []
+
+
+async def test_another_counter_counts_a_compaction_too():
+    log, _, _ = compacted(StandIn(item={"role": "user", "content": "in short"}))
+    window = await log.stored_window(weights=Weights({}, base=5))
+    assert window.manifest.items == 5 + 40
 
 
 @BOTH

@@ -108,6 +108,21 @@ def test_what_was_excerpted_by_a_cut_stays_so_until_the_next():
     assert log.window(RESPONSES, Budget(1000)).items[2]["output"] == "x" * 3000
 
 
+def test_what_comes_after_a_cut_is_whole_until_the_next():
+    log = SmallLog()
+    log.say("Look")
+    log.answer(call(1))
+    log.say(output(1, "x" * 3000), **LARGE)
+    log.answer(said(2))
+    log.say("And there?")
+    log.ask(budget=Budget(139))
+    log.answer(call(3))
+    found = log.say(output(3, "y" * 3000), tokens=60, excerpt=20)
+    window = log.window(RESPONSES, Budget(139))
+    assert fate(window, found) == "kept: it fits"
+    assert window.items[-1]["output"] == "y" * 3000
+
+
 def test_a_dropped_unit_never_comes_back_on_its_line():
     log = SmallLog()
     chat_for(log, 6)
@@ -174,13 +189,11 @@ def test_each_line_keeps_its_own_cut():
 # -- the factor
 
 
-def used(log, budget, usage, number):
-    """Append a request, a short answer, and what the API says it took; return the request's manifest."""
-    manifest = log.window(RESPONSES, budget).manifest
-    asked = log.ask(budget=budget)
+def used(log, budget, usage, number, **more):
+    """Append a request, a short answer, and what the API says the request took."""
+    asked = log.ask(budget=budget, **more)
     log.give(asked, said(number))
     log.end(asked, usage)
-    return manifest
 
 
 def test_reported_usage_tightens_the_window():
@@ -194,6 +207,15 @@ def test_reported_usage_tightens_the_window():
     window = log.window(RESPONSES, Budget(190))
     assert window.manifest.cut > 0
     assert window.manifest.items <= 190 * 1000 // 2000
+
+
+def test_what_was_counted_is_the_whole_request():
+    log = SmallLog()
+    chat_for(log, 4)
+    used(log, Budget(400), 200, 10, overhead=20)  # 100 were counted
+    for budget in (Budget(400), Budget(500)):
+        manifest = log.window(RESPONSES, budget, overhead=20).manifest
+        assert (manifest.factor, manifest.tokens) == (2000, 2 * (90 + 20))
 
 
 def test_a_report_of_less_than_was_counted_changes_nothing():
@@ -211,7 +233,10 @@ def test_the_factor_sinks_at_a_cut_only():
     window = log.window(RESPONSES, Budget(400))
     assert (window.manifest.factor, window.manifest.items) == (2000, 100)
     used(log, Budget(400), 100, 12)
-    log.say("more", tokens=100)  # 420 by the old factor, 210 by the new
+    log.say("more", tokens=90)  # no room is left, and none is missing
+    window = log.window(RESPONSES, Budget(400))
+    assert (window.manifest.factor, window.manifest.items) == (2000, 200)
+    log.say("and more")  # 420 by the old factor, 210 by the new
     window = log.window(RESPONSES, Budget(400))
     assert (window.manifest.factor, window.manifest.items) == (1000, 210)
     assert window.manifest.cut == 0

@@ -156,10 +156,11 @@ def test_what_stands_for_a_missing_output_costs_its_share():
 
 def test_what_goes_beside_an_item_costs_where_it_goes():
     log = SmallLog()
-    log.answer(call(1), target=CHAT, origin=Origin(CHAT.api, CHAT.backend, CHAT.model), extra={}, beside=7)
-    log.say(output(1), tokens=100, excerpt=20)
+    origin = Origin(CHAT.api, CHAT.backend, CHAT.model)
+    log.answer(call(1), target=CHAT, origin=origin, extra={}, beside=7)
+    log.say(output(1), tokens=100, excerpt=20, origin=origin, extra={}, beside=5)
     (home,), (away,) = units(log, CHAT), units(log, RESPONSES)
-    assert (home.cost - away.cost, home.lean - away.lean) == (7, 7)
+    assert (home.cost - away.cost, home.lean - away.lean) == (12, 12)
 
 
 def test_another_counter_has_the_last_word():
