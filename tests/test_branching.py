@@ -268,19 +268,21 @@ async def test_every_version_can_be_gone_back_to(engine, seed, long):
 async def agrees(c, said):
     """See to it that all that can be read of a conversation's path tells the same."""
     window = await c.window(Budget(100_000))
-    assert sorted(text_of(item) for item in window.items) == sorted(said)
-    down = await texts(c, order="desc")
-    assert down == said[::-1]
+    assert sorted(map(text_of, window.items)) == sorted(said)
+    assert await texts(c, order="desc") == said[::-1]
     entries = [entry async for entry in c.items(limit=2)]
     starts = [turn async for turn in c.turns(limit=2)]
+    await what_was_left_is_listed_too(c, entries, starts)
     assert [turn.number for turn in starts] == list(range(1, len(starts) + 1))
     assert {entry.turn for entry in entries} - {0} == {turn.seq for turn in starts}
     for turn in starts:
         mine = [entry.seq for entry in entries if entry.turn == turn.seq]
         assert (turn.first, turn.last >= mine[-1]) == (mine[0], True)
-    backwards = [turn.seq async for turn in c.turns(order="desc", limit=3)]
-    assert backwards == [turn.seq for turn in starts][::-1]
-    everything = [(entry.seq, entry.alive) async for entry in c.items(abandoned=True)]
-    assert [seq for seq, alive in everything if alive] == [entry.seq for entry in entries]
-    abandoned = {turn.seq: turn.alive async for turn in c.turns(abandoned=True)}
-    assert [seq for seq, alive in abandoned.items() if alive] == [turn.seq for turn in starts]
+
+
+async def what_was_left_is_listed_too(c, entries, starts):
+    alive = [turn.seq for turn in starts]
+    assert [turn.seq async for turn in c.turns(order="desc", limit=3)] == alive[::-1]
+    everything = [entry.seq async for entry in c.items(abandoned=True) if entry.alive]
+    assert everything == [entry.seq for entry in entries]
+    assert [turn.seq async for turn in c.turns(abandoned=True) if turn.alive] == alive

@@ -258,12 +258,17 @@ async def test_texts_and_bytes_come_back_as_they_were(pg_url, schema):
             assert [list(found) for found in snapshot.records[1:]] == [[first], [first]]
             assert snapshot.head.lease.owner == text
             assert [head.conversation for head in await store.heads(where={text: text})] == ["c"]
-            for name in (text, f"reader {text}"):
-                assert await store.stand(name, text, 60) is not None
-                assert await store.stand(name, f"{text}!", 60) is None
-                assert await store.ack(name, text, text)
-                assert (await store.stand(name, text, 60)).position == text
-                await store.resign(name, text)
+            await reads_under(store, text, text)
+            await reads_under(store, f"reader {text}", text)
+
+
+async def reads_under(store, name, text):
+    """See to it that a name, an owner and a place can be any text."""
+    assert await store.stand(name, text, 60) is not None
+    assert await store.stand(name, f"{text}!", 60) is None
+    assert await store.ack(name, text, text)
+    assert (await store.stand(name, text, 60)).position == text
+    await store.resign(name, text)
 
 
 async def test_a_large_batch_is_written_in_portions(pg_url, schema):

@@ -126,6 +126,21 @@ async def test_a_conversation_is_in_order_whoever_began_first(pg_url, schema):
         assert len(fed) == 7
 
 
+async def followed(store, found, done):
+    """Read the feed until there is nothing more to come."""
+    after = None
+    while True:
+        ended = done.is_set()
+        page = await store.feed(after, 7)
+        found.extend(page)
+        if page:
+            after = page[-1].record.position
+        elif ended:
+            return
+        else:
+            await anyio.sleep(0.001)
+
+
 async def test_followers_miss_nothing_whenever_transactions_commit(pg_url, schema, monkeypatch, seed):
     chance = random.Random(seed)
     original = Session.commit
@@ -137,7 +152,7 @@ async def test_followers_miss_nothing_whenever_transactions_commit(pg_url, schem
     monkeypatch.setattr(Session, "commit", commit)
     async with opened(pg_url, schema) as one, opened(pg_url, schema) as two, opened(pg_url, schema) as three:
         told = []
-        done = False
+        done = anyio.Event()
 
         async def writer(store, number):
             for step in range(15):
@@ -145,29 +160,16 @@ async def test_followers_miss_nothing_whenever_transactions_commit(pg_url, schem
                 appended = await store.append(name, [item(f"{number}.{step}")] * chance.randrange(1, 4))
                 told.extend((name, seq) for seq in range(appended.first, appended.last + 1))
 
-        async def follower(found):
-            after = None
-            while True:
-                ended = done
-                page = await three.feed(after, 7)
-                found.extend(page)
-                if page:
-                    after = page[-1].record.position
-                elif ended:
-                    return
-                else:
-                    await anyio.sleep(0.001)
-
         for number in range(6):
             await one.append(f"c{number}", [created()])
         found = [[], []]
         async with anyio.create_task_group() as group:
             for each in found:
-                group.start_soon(follower, each)
+                group.start_soon(followed, three, each, done)
             async with anyio.create_task_group() as writers:
                 for number in range(8):
                     writers.start_soon(writer, (one, two)[number % 2], number)
-            done = True
+            done.set()
         for each in found:
             assert len(names(each)) == len(set(names(each)))
             assert set(names(each)) == {*told, *((f"c{number}", 1) for number in range(6))}

@@ -99,10 +99,7 @@ async def test_a_golden_database_is_read_verified_and_appended_to(db, version):
             assert report.diverged == []
             assert report.verified + report.erased == report.responses
         assert (await verify(store, "talk")).verified == 4
-        lease = heads["leased"].lease
-        assert (heads["leased"].generation, lease.owner, lease.turn, lease.remaining < 0) == (1, "golden:1", 1, True)
-        assert (await store.append("leased", [item("on")], lease=Take(owner="o", seconds=1.0, turn=-1))).generation == 2
-
+        await its_lease_is_taken_over(store, heads["leased"])
         assert await store.key("talk", "first") is not None
         assert (await store.append("talk", [item("x")])).version == heads["talk"].version + 1
         await forked(store, "fork of french", "french", 100, "own")
@@ -111,6 +108,12 @@ async def test_a_golden_database_is_read_verified_and_appended_to(db, version):
         assert (fork.items, fork.last_item) == (len(counted) + 1, 102)
         await store.delete("fork of french", tombstone(), forks="refuse")
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def its_lease_is_taken_over(store, head):
+    lease = head.lease
+    assert (head.generation, lease.owner, lease.turn, lease.remaining < 0) == (1, "golden:1", 1, True)
+    assert (await store.append("leased", [item("on")], lease=Take(owner="o", seconds=1.0, turn=-1))).generation == 2
 
 
 async def test_conversations_of_schema_1_are_found_by_their_metadata(golden):
