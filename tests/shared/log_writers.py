@@ -12,19 +12,20 @@ WORD = re.compile(r"(\S+) (\d)/(\d)")
 
 
 def started(db, mode, name, *, times=0, durability="full", clock=0.0):
-    """Start a process that is ready to open the log; its clock is so many seconds off."""
+    """Start a process; its clock is so many seconds off."""
     arguments = [str(db), mode, name, str(times), durability, str(clock)]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(APPENDER), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
-def go(process):
-    """Let a process open the log and begin."""
-    process.stdin.write("\n")
-    process.stdin.flush()
+def go(*processes):
+    """Let processes open the log and begin, at once, when all of them are ready."""
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def ended(process):

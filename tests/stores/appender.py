@@ -67,6 +67,13 @@ async def main(path, mode, name, times, durability, clock):
     url, _, schema = path.partition("#")
     open_ = partial(PostgresStore.open, url, schema=schema) if schema else partial(SqliteStore.open, path)
     store = await open_(durability=durability, clock=lambda: system_clock() + timedelta(seconds=float(clock)))
+    try:
+        await work(store, mode, name, int(times))
+    finally:  # or its threads outlive whoever was to hear of it
+        await store.close()
+
+
+async def work(store, mode, name, times):
     if mode == "crash":
         for conversation in ("c0", "c1"):
             await create(store, conversation)
@@ -75,9 +82,8 @@ async def main(path, mode, name, times, durability, clock):
                 group.start_soon(append_for_ever, store, name, task)
     await create(store, "c")
     append = append_at_any_version if mode == "any" else append_at_the_exact_version
-    for number in range(int(times)):
+    for number in range(times):
         await append(store, name, number)
-    await store.close()
 
 
 if __name__ == "__main__":

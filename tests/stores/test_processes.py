@@ -26,7 +26,7 @@ from turnlog.engine.testing.contract_kit import (
 )
 from turnlog.engine.testing.processes import in_processes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 YEAR = 365 * 86_400.0
 
@@ -36,8 +36,7 @@ async def run_together(db, mode, processes, times, clocks=(0.0,)):
     running = [
         started(db, mode, f"p{number}", times=times, clock=clocks[number % len(clocks)]) for number in range(processes)
     ]
-    for process in running:
-        go(process)
+    go(*running)
     lines = [line for process in running for line in ended(process)]
     assert all(process.returncode == 0 for process in running)
     return lines
