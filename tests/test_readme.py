@@ -51,6 +51,14 @@ async def test_the_second_example_streams_and_explains(tmp_path):
     assert not server.refused
 
 
+@pytest.mark.anyio
+async def test_the_third_example_branches_and_forgets(tmp_path):
+    told = (await run(BLOCKS[2], "http://127.0.0.1:9", tmp_path)).splitlines()
+    assert sorted(line.split()[1] for line in told[:2]) == ["3", "4"]
+    assert told[-1].startswith("Receipt(")
+    assert len(told) == 3
+
+
 def test_the_first_example_is_ten_lines_of_code():
     assert "## In ten lines of code" in README
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) == 10

@@ -7,9 +7,11 @@ empties.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from msgspec.structs import replace
@@ -166,8 +168,19 @@ def truncated(db: Database, seconds: float) -> bool:
     db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
     try:
         busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    except sqlite3.Error:
+        if busy == 0:
+            _flush(db.path.with_name(f"{db.path.name}-wal"))
+    except (sqlite3.Error, OSError):
         return False
     finally:
         db.execute(f"PRAGMA busy_timeout = {int(db.patience * 1000)}")
     return busy == 0
+
+
+def _flush(path: Path) -> None:
+    """Flush a file: SQLite leaves the truncation of its log to the system, and a loss of power would undo it."""
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
