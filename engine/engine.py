@@ -52,6 +52,8 @@ __all__ = ("Engine", "Info", "open_engine")
 _log = Log("turnlog.engine")
 _POLL: Final = (0.02, 0.5)
 """Seconds between looks at a turn that runs elsewhere: at first, and at most."""
+_LISTEN: Final = 30.0
+"""Seconds for which word of others' appends is waited for at a time."""
 _SETTINGS: Final = 256
 """Settings whose tokens are remembered."""
 _LIMITS: Final = (0.1, 86_400.0)
@@ -105,6 +107,7 @@ class Engine:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._leases: dict[str, int] = {}
+        self._listens = False
         self.followers: set[Follower] = set()
         """Those whose names are kept for them."""
         self._running: dict[anyio.Event, anyio.CancelScope] = {}
@@ -396,8 +399,21 @@ class Engine:
                     _log.warning("turnlog.follower.unrenewed", error=type(error).__name__)
 
     def news(self) -> News:
-        """Return what can be waited on for the next append; what others append is noticed a little later."""
+        """Return what can be waited on for the next append; what others append is noticed a little later.
+
+        Where the store hears of others' appends, as PostgreSQL does, that wakes who waits too.
+        """
+        hears = getattr(self.store, "wait_for_news", None)
+        if hears is not None and not self._listens:
+            self._listens = True
+            self._crew.start(self._listen(hears), "turnlog news")
         return News(self.writer.news())
+
+    async def _listen(self, hears: Callable[[float, int | None], Awaitable[int]]) -> None:
+        heard: int | None = None
+        while True:
+            heard = await hears(_LISTEN, heard)
+            self.writer.tell()
 
     async def overhead(self, settings: Mapping[str, Any], counter: Counter) -> int:
         """Return the tokens of a request's settings; the same settings are counted once."""

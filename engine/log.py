@@ -242,7 +242,10 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Store(Protocol):
-    """What every store implements. All methods but `close` may be called from many tasks at once."""
+    """What every store implements. All methods but `close` may be called from many tasks at once.
+
+    A store that hears of other processes' appends may also have `wait_for_news(seconds, heard)`, as PostgreSQL's does.
+    """
 
     durable: bool
     """Whether what was appended is there when the log is opened again, after a crash too."""

@@ -9,6 +9,8 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from pg_talk import opened, proxied, rows, stranger
+from turnlog import open_engine
+from turnlog.engine import followers
 from turnlog.engine.errors import Invalid, StoreError
 from turnlog.engine.log import Query
 from turnlog.engine.stores.postgres import PostgresStore
@@ -366,3 +368,23 @@ async def test_closing_ends_what_listens(pg_url, schema):
         await anyio.sleep(0.05)
         await store.close()
     assert await rows(pg_url, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'") == [(0,)]
+
+
+async def test_a_store_that_hears_of_appends_wakes_its_followers(pg_url, schema, monkeypatch):
+    """Word comes by the database, not by looking again."""
+    monkeypatch.setattr(followers, "_POLL", 60.0)
+    async with (
+        open_engine(pg_url, schema=schema) as one,
+        open_engine(pg_url, schema=schema) as other,
+        one.follow() as batches,
+    ):
+        async with anyio.create_task_group() as group:
+            reading = aiter(batches)
+
+            async def write():
+                await anyio.sleep(0.5)
+                await other.create()
+
+            group.start_soon(write)
+            with anyio.fail_after(30):
+                assert (await anext(reading))[0].type == "conversation.created"
