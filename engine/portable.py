@@ -1,8 +1,9 @@
-"""Conversations as JSON Lines: everything that the log has of them, and back.
+"""Conversations as JSON Lines: all their events, and back.
 
 A conversation is a header line, then the bodies that its events refer to, then its events in seq order. What a fork
 shares comes before it, as the conversations that it is a fork of, up to there. Reading it into another store gives the
-same events: same seqs, times, checksums; only positions are the new store's own.
+same events: same seqs, times, checksums; only positions are the new store's own. Idempotency keys stay behind: a key is
+used once in one store.
 """
 
 from __future__ import annotations
