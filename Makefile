@@ -14,10 +14,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/turnlog demo
 
 test: $(VENV)/.test
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4
 
 test-long: $(VENV)/.test
-	@$(BIN)/pytest --long
+	@$(BIN)/pytest -n auto --maxprocesses 4 --long
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls build/wheel/*.whl)[test]"
 	cp -R tests pyproject.toml README.md build/wheel/
-	cd build/wheel && TURNLOG_WHEEL=1 venv/bin/pytest -q
+	cd build/wheel && TURNLOG_WHEEL=1 venv/bin/pytest -q -n auto --maxprocesses 4
 
 $(VENV)/.%: pyproject.toml
 	@test -x $(BIN)/python || { python=$$($(FIND)) && echo "setting up $(VENV) with $$python" && $$python -m venv $(VENV); }

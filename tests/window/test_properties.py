@@ -284,8 +284,11 @@ async def changed_at(scribe):
 @given(conversations(), targets, st.sampled_from(BUDGETS[:3]))
 async def test_a_line_never_moves_the_cut_of_another(steps, target, small):
     scribe = await written(steps)
-    await scribe.take(Respond(parts=()))  # no call is left open, so the next request adds nothing to the window
-    large = Budget(5000)
+    large = BUDGETS[3]
+    asked = len(scribe.sent)
+    # Its own request makes it a line; and no call is left open, so the next request adds nothing to the window.
+    await scribe.take(Respond(TARGETS.index(target), BUDGETS.index(large), parts=()))
+    reject_if(len(scribe.sent) == asked)
     before = await window(scribe, target, large)
     await scribe.take(Respond(TARGETS.index(target), BUDGETS.index(small), parts=()))
     after = await window(scribe, target, large)
