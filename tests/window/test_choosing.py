@@ -108,6 +108,19 @@ def test_what_was_excerpted_by_a_cut_stays_so_until_the_next():
     assert log.window(RESPONSES, Budget(1000)).items[2]["output"] == "x" * 3000
 
 
+def test_it_stays_so_even_where_the_whole_would_fit_again():
+    """Else the beginning of the window would change, and what the provider has cached of it be lost."""
+    log = SmallLog()
+    log.say("Look")
+    log.answer(call(1))
+    found = log.say(output(1, "x" * 3000), **LARGE)
+    log.answer(said(2))
+    log.say("Well?")
+    log.ask(budget=Budget(180), overhead=50)
+    assert log.window(RESPONSES, Budget(180)).manifest.fate(found) == "excerpted"
+    assert log.window(RESPONSES, Budget(181)).manifest.fate(found) == "kept"
+
+
 def test_what_comes_after_a_cut_is_whole_until_the_next():
     log = SmallLog()
     log.say("Look")
