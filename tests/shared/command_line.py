@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
+from turnlog.adapters.cli import show
 from turnlog.adapters.cli.app import main
 
 COMMAND = str(Path(sys.executable).parent / "turnlog")
@@ -40,6 +41,8 @@ def turnlog(*arguments: object, stdin: str = "", **environment: str) -> Told:
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.dict(os.environ, {**clean, **environment}, clear=True),
+        # Once made, a console asks no more; who runs the tests may have told it a width.
+        patch.object(show.console, "_width", int(environment.get("COLUMNS", 200))),
         patch.object(sys, "argv", ["turnlog", *map(str, arguments)]),
         patch.object(sys, "stdin", io.StringIO(stdin)),
         redirect_stdout(out),
