@@ -179,22 +179,26 @@ class Conversation:
         version_of(expected)
         whole("to", to, 1)
         named = None if key is None else Key(key, digest(canonical({"rewound": to})))
+        written = await self._rewind(to, expected, named)
+        self.saw(written.version)
+        return Appended(written.first, written.last, written.version, written.replayed)
+
+    async def _rewind(self, to: int, expected: Expected, key: Key | None) -> Written:
         for attempt in range(_ATTEMPTS):
-            if named is not None and await self._engine.store.key(self.id, named.name) is not None:
-                written = await self._engine.writer.append(self.id, [], key=named)
-                break
-            paths = await check_boundary(self._engine.store, self.id, to)
-            exact = paths.head.version if expected == ANY else expected
+            if key is not None and await self._engine.store.key(self.id, key.name) is not None:
+                return await self._engine.writer.append(self.id, [], key=key)
+            said = [event(HistoryRewound(to=to))]
             try:
-                written = await self._engine.writer.append(
-                    self.id, [event(HistoryRewound(to=to))], expected=exact, key=named, lease=Break()
-                )
-                break
+                async with self._engine.writer.quiet(self.id, needed=attempt >= HASTY) as quiet:
+                    paths = await check_boundary(self._engine.store, self.id, to)
+                    exact = paths.head.version if expected == ANY else expected
+                    return await self._engine.writer.append(
+                        self.id, said, expected=exact, key=key, lease=Break(), quiet=quiet
+                    )
             except VersionConflict:
                 if expected != ANY or attempt == _ATTEMPTS - 1:
                     raise
-        self.saw(written.version)
-        return Appended(written.first, written.last, written.version, written.replayed)
+        raise AssertionError("unreachable")
 
     async def fork(
         self,
@@ -225,9 +229,8 @@ class Conversation:
             at = await boundary_below(self._engine.store, self.id)
         else:
             await check_boundary(self._engine.store, self.id, whole("at", at, 1))
-        if metadata is None:
-            metadata = loads((await self._engine.reader.head(self.id)).metadata)
-        return await self._engine.begin(id, metadata, key, Fork(self.id, at))
+        said = metadata_of(await self._engine.reader.head(self.id)) if metadata is None else metadata
+        return await self._engine.begin(id, said, key, Fork(self.id, at))
 
     async def erase(self, *seqs: int, reason: str) -> Receipt:
         """Overwrite the content of events, for good: here, and in every fork that shares them.
