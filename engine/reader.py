@@ -114,7 +114,7 @@ class Reader:
                 if name in self._live:  # others may have pushed it out meanwhile
                     self._live.move_to_end(name)
                 return snapshot.head, history
-        head, history = await load(self._store, name, line=line, tokens=_ample(tokens))
+        head, history = await load(self._store, name, line=line, tokens=tokens)
         self._keep(history)
         return head, history
 
@@ -147,7 +147,7 @@ class Reader:
         Raises:
             NotFound: there is no such conversation.
         """
-        _, history = await load(self._store, name, line=line, tokens=_ample(tokens), at=version)
+        _, history = await load(self._store, name, line=line, tokens=tokens, at=version)
         return history
 
     async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
@@ -224,11 +224,6 @@ class Reader:
                 record.item or b"{}" for record in await logged(self._store, base[0].conversation, references(base[1]))
             ]
             known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
-
-
-def _ample(tokens: int) -> int:
-    """Return how much to read for a window of so many tokens: a little more shows that what is older cannot stay."""
-    return tokens + tokens // 4
 
 
 @contextmanager
