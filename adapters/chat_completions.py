@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from turnlog.adapters.wire import DONE, Said, check, drain, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, check, drain, is_openai, label, of_cache, receive, said_error
 from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
@@ -22,20 +22,29 @@ __all__ = ("ENCODERS", "ChatCompletions", "Decoder", "encode")
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body; pure. Version 1.
+    """Return a request's body; pure. Version 2.
 
     `settings["recorded"]` holds all but the messages of a request that was made elsewhere.
 
     Raises:
         Invalid: a tool that Chat Completions cannot take.
     """
+    return _encoded(items, settings, apart=True)
+
+
+def _encode_1(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body as version 1 did: what several names said in a row was one message, of the last name."""
+    return _encoded(items, settings, apart=False)
+
+
+def _encoded(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: bool) -> dict[str, Any]:
     if "recorded" in settings:
-        return {**settings["recorded"], "messages": to_messages(items, recorded=True)}
-    messages = to_messages(items)
+        return {**settings["recorded"], "messages": to_messages(items, recorded=True, apart=apart)}
+    messages = to_messages(items, apart=apart)
     _name_calls(messages, settings.get("tools") or ())
     if settings.get("instructions") is not None:
         messages.insert(0, {"role": "system", "content": settings["instructions"]})
-    body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True}
+    body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True, **of_cache(settings)}
     if settings.get("tools"):
         body["tools"] = [_tool(tool) for tool in settings["tools"]]
     params = settings.get("params", {})
@@ -46,7 +55,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     return {**body, "stream_options": options, **params}
 
 
-ENCODERS: Final = {1: encode}
+ENCODERS: Final = {1: _encode_1, 2: encode}
 
 
 def _name_calls(messages: Iterable[dict[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
@@ -83,7 +92,8 @@ class ChatCompletions:
     Args:
         client: an `openai.AsyncOpenAI`, or any client of that shape; its retries and timeout are its own.
         model: the model's name.
-        params: go into every request as they are, in the API's own words.
+        params: go into every request as they are, in the API's own words. To OpenAI itself a `prompt_cache_key` goes
+            too, unless one is here: the conversation's id, in a fork its parent's.
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
         backend: a label of where the model runs; default: the client's host and port.
@@ -94,7 +104,7 @@ class ChatCompletions:
 
     api: Final = "chat"
     adapter: Final = "chat"
-    encoder: Final = 1
+    encoder: Final = 2
     state: Final = "stateless"
 
     def __init__(
@@ -115,6 +125,7 @@ class ChatCompletions:
         self.budget = budget
         self.count = count
         self.backend = backend or label(client)
+        self.takes_cache_key = is_openai(client)
 
     def __repr__(self) -> str:
         return f"ChatCompletions({self.name!r}, backend={self.backend!r})"

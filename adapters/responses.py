@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal
 
-from turnlog.adapters.wire import DONE, Said, check, drain, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, check, drain, is_openai, label, of_cache, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
@@ -17,10 +17,24 @@ from turnlog.engine.window.window import Window
 __all__ = ("ENCODERS", "Decoder", "Responses", "encode")
 
 _ENCRYPTED: Final = "reasoning.encrypted_content"
+_COUNTED: Final = (
+    "model",
+    "input",
+    "instructions",
+    "tools",
+    "tool_choice",
+    "text",
+    "reasoning",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "conversation",
+    "truncation",
+)
+"""What of a request the endpoint takes that counts its tokens."""
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body; pure. Version 1.
+    """Return a request's body; pure. Version 2, which alone is given a `cache_key`; otherwise it is as version 1 was.
 
     `settings["recorded"]` holds all but the input of a request that was made elsewhere.
     """
@@ -31,7 +45,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
         if settings.get("input") == "none":
             del body["input"]
         return body
-    body = {"model": settings["model"], "input": given, "stream": True, "store": False}
+    body = {"model": settings["model"], "input": given, "stream": True, "store": False, **of_cache(settings)}
     for name in ("instructions", "tools"):
         if name in settings:
             body[name] = settings[name]
@@ -42,7 +56,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     return {**body, **params, "include": include}
 
 
-ENCODERS: Final = {1: encode}
+ENCODERS: Final = {1: encode, 2: encode}
 
 
 class Responses:
@@ -51,7 +65,8 @@ class Responses:
     Args:
         client: an `openai.AsyncOpenAI`, or any client of that shape; its retries and timeout are its own.
         model: the model's name.
-        params: go into every request as they are, in the API's own words.
+        params: go into every request as they are, in the API's own words. To OpenAI itself a `prompt_cache_key` goes
+            too, unless one is here: the conversation's id, in a fork its parent's.
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
         backend: a label of where the model runs, the only one that encrypted reasoning goes back to; default: the
@@ -63,7 +78,7 @@ class Responses:
 
     api: Final = "responses"
     adapter: Final = "responses"
-    encoder: Final = 1
+    encoder: Final = 2
 
     def __init__(
         self,
@@ -87,6 +102,7 @@ class Responses:
         self.budget = budget
         self.count = count
         self.backend = backend or label(client)
+        self.takes_cache_key = is_openai(client)
 
     def __repr__(self) -> str:
         return f"Responses({self.name!r}, backend={self.backend!r})"
@@ -114,6 +130,21 @@ class Responses:
                     yield event
                 if decoder.ended:
                     return
+
+    async def count_input(self, request: JSON, **transport: Any) -> int:
+        """Return the tokens of a request's input as the API counts them, by `POST /responses/input_tokens`.
+
+        Raises:
+            ModelFailure: the API did not say; some backends have no such endpoint.
+        """
+        body = {key: request[key] for key in _COUNTED if key in request}
+        opening = self.client.responses.input_tokens.with_streaming_response.count(extra_body=body, **transport)
+        async with aclosing(receive(opening)) as answer:
+            async for said in answer:
+                tokens = said.value.get("input_tokens") if isinstance(said.value, dict) else None
+                if type(tokens) is int and tokens >= 0:
+                    return tokens
+        raise ModelFailure("answer", "the answer holds no count of input tokens")
 
 
 class Decoder:

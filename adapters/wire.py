@@ -14,7 +14,20 @@ from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
 from turnlog.engine.window.budget import accepted
 
-__all__ = ("DONE", "Answer", "Said", "ServerSentEvents", "check", "drain", "failure", "label", "receive", "said_error")
+__all__ = (
+    "DONE",
+    "Answer",
+    "Said",
+    "ServerSentEvents",
+    "check",
+    "drain",
+    "failure",
+    "is_openai",
+    "label",
+    "of_cache",
+    "receive",
+    "said_error",
+)
 
 DONE: Final = "[DONE]"
 """What stands for the end of a stream in place of JSON."""
@@ -225,6 +238,17 @@ def label(client: Any) -> str:
     if not host:
         return "unknown"
     return f"[{host}]:{port}" if port and ":" in host else f"{host}:{port}" if port else str(host)
+
+
+def is_openai(client: Any) -> bool:
+    """Return whether a client speaks to OpenAI itself, whatever the label of its backend."""
+    host = str(getattr(getattr(client, "base_url", None), "host", None) or "")
+    return f".{host}".endswith(".api.openai.com")
+
+
+def of_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameter that says whose requests share a prompt cache, where the settings do."""
+    return {"prompt_cache_key": settings["cache_key"]} if "cache_key" in settings else {}
 
 
 def check(model: object, budget: object, count: object, backend: object) -> None:

@@ -18,6 +18,7 @@ from .events import EventBody, NewEvent, Record, checksum
 from .items import Reading, reading
 
 __all__ = (
+    "BARE",
     "ITEM",
     "REQUESTED",
     "RESTORE",
@@ -33,6 +34,8 @@ __all__ = (
 )
 
 ITEM: Final = "item.appended"
+BARE: Final = events.ItemAppended()
+"""What most items' events say: nothing beside the item."""
 REQUESTED: Final = "response.requested"
 
 _TYPES: Final = {kind.__struct_config__.tag: kind for kind in get_args(EventBody) if kind is not events.Unknown}
@@ -65,15 +68,8 @@ def event(
     flags: int = 0,
 ) -> NewEvent:
     """Return an event ready to be appended. *item* is canonical JSON, *form* what it says of itself."""
-    data = msgspec.to_builtins(said)
     kind = kind_of(said)
-    if isinstance(said, events.Unknown):
-        data = said.data
-    else:
-        del data["type"]
-        if isinstance(said, events.ResponseRequested):
-            data["manifest"].pop("weights", None)
-    written = None if data == {} else canonical(data, kind)
+    written = None if said is BARE else _data(said, kind)
     return NewEvent(
         kind=kind,
         schema=SCHEMAS.get(kind, 1),
@@ -91,8 +87,22 @@ def event(
     )
 
 
+def _data(said: EventBody, kind: str) -> bytes | None:
+    """Return what an event says beside its item, None where that is nothing."""
+    if isinstance(said, events.Unknown):
+        data = said.data
+    else:
+        if isinstance(said, events.ResponseRequested):
+            said = msgspec.structs.replace(said, manifest=said.manifest.folded())
+        data = msgspec.to_builtins(said)
+        del data["type"]
+    return None if data == {} else canonical(data, kind)
+
+
 def _refs(said: EventBody) -> tuple[str, ...]:
     """Return the bodies that an event alone refers to."""
+    if said is BARE:
+        return ()
     return tuple(dict.fromkeys(blob.digest for blob in said.blobs)) if isinstance(said, events.ItemAppended) else ()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
@@ -17,20 +17,21 @@ from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted
 from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
-from .items import Input, InputItem, reading
+from .items import KINDS, Input, InputItem
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
 from .log import Break, Fork, Head, Key, metadata_of
 from .model import Model
 from .pages import Pages
-from .tools import Tools
+from .tools import Toolbox, Tools
+from .turns.counting import counted, counter_of
 from .turns.outcome import Options, Result, WhenBusy, open_call
 from .turns.plan import mapping, one_of, plan, preview, version_of
 from .turns.streams import Opening
 from .turns.turn import check_answers
 from .window.budget import Budget
 from .window.policies import Policy
-from .window.window import Window
+from .window.window import Tokens, Window
 from .writer import HASTY
 
 if TYPE_CHECKING:
@@ -446,6 +447,33 @@ class Conversation:
         rendered = await self._engine.reader.rendered(history, manifest, view.target)
         return Window(rendered, manifest, view.target, view.budget)
 
+    async def count(
+        self,
+        model: Model,
+        budget: Budget | None = None,
+        *,
+        at: int | None = None,
+        instructions: str | None = None,
+        tools: Tools = (),
+        policy: Policy | None = None,
+    ) -> Tokens:
+        """Return the tokens that the model's API counts in what `window` with these arguments would send.
+
+        It takes a request to the API, which answers nothing; the log stays as it is. `window(...).tokens` is the
+        estimate of the same, without a request.
+
+            exact = await c.count(gpt, instructions="Be brief.", tools=tools)
+
+        Raises:
+            Invalid: the adapter cannot ask for it: of turnlog's own, `Responses` can.
+            ResponseFailed: the API did not say; some backends have no such endpoint.
+            BudgetExceeded, UnknownModel: as for `window`.
+        """
+        counter_of(model)
+        tools = Toolbox(tools).schemas
+        window = await self.window(budget, at=at, model=model, instructions=instructions, tools=tools, policy=policy)
+        return await counted(self, model, window, instructions, tools)
+
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
         """Yield the log's events behind *after*, in seq order; with *follow* go on with what comes, for ever."""
         whole("after", after, 0, LAST)
@@ -516,6 +544,9 @@ class Conversation:
         return total
 
 
+_LOOKS: Final = frozenset({"system", "developer", *(kind.tag for kind in KINDS.values() if kind.maker == "output")})
+
+
 def _looks(one: NewEvent) -> bool:
     """Return whether appending an item depends on what is there already."""
-    return one.shape in ("system", "developer") or reading(one.shape or "", one.link).is_output
+    return one.shape in _LOOKS

@@ -44,7 +44,7 @@ from .turns.plan import Plan, mapping, one_of, plan
 from .turns.streams import Channel
 from .turns.turn import KeyTaken, Turn
 from .window.budget import Budget, accepted
-from .window.policies import OldestTurns, Policy
+from .window.policies import OldestTurns, Policy, check_policy
 from .writer import Writer
 
 __all__ = ("Engine", "Info", "open_engine")
@@ -112,7 +112,7 @@ class Engine:
         """Those whose names are kept for them."""
         self._running: dict[anyio.Event, anyio.CancelScope] = {}
         """Turns in their callers' own tasks."""
-        self._overheads: dict[tuple[str, Counter], int] = {}
+        self._overheads: dict[tuple[str, Counter, str], int] = {}
 
     def check(self) -> None:
         """See to it that the engine is used where it was opened, and while it is.
@@ -415,14 +415,14 @@ class Engine:
             heard = await hears(_LISTEN, heard)
             self.writer.tell()
 
-    async def overhead(self, settings: Mapping[str, Any], counter: Counter) -> int:
+    async def overhead(self, settings: Mapping[str, Any], counter: Counter, api: str = "responses") -> int:
         """Return the tokens of a request's settings; the same settings are counted once."""
         data = canonical(settings, "settings")
-        place = digest(data), counter
+        place = digest(data), counter, api
         if place not in self._overheads:
             while len(self._overheads) >= _SETTINGS:
                 self._overheads.pop(next(iter(self._overheads)))
-            self._overheads[place] = await anyio.to_thread.run_sync(overhead, settings, counter)
+            self._overheads[place] = await anyio.to_thread.run_sync(overhead, settings, counter, api)
         return self._overheads[place]
 
 
@@ -521,7 +521,10 @@ def open_engine(
 
     Args:
         url: a path, "sqlite:///app.db", "postgresql://…", or ":memory:" for a log that is forgotten.
-        durability: "full": an append is on the disk before it returns; "normal": a loss of power may take the last.
+        durability: "full": an append is on the disk before it returns; it outlives a killed process and a loss of
+            power. "normal": the operating system writes it to the disk when it likes: a killed process loses nothing,
+            a loss of power (with PostgreSQL, a crash of its server too) the last appends, never a part of one. An
+            erasure is on the disk before it returns with either; what was appended before it is then, too.
         migrate: whether the schema may be made or brought up to date.
         schema: of a PostgreSQL database, where the tables are; default: public.
         pool: an open `psycopg_pool.AsyncConnectionPool` of that database, to be used and not closed.
@@ -554,8 +557,7 @@ def open_engine(
 def _check(migrate: object, policy: object, sources: Mapping[str, object]) -> None:
     if not isinstance(migrate, bool):
         raise Invalid(f"migrate={migrate!r:.100}: True or False is needed")
-    if policy is not None and not callable(getattr(policy, "cut", None)):
-        raise Invalid(f"policy={policy!r:.100}: a policy is needed, such as OldestTurns()")
+    check_policy(policy)
     for name, source in sources.items():
         if source is not None and not callable(source):
             raise Invalid(f"{name}={source!r:.100}: a function is needed")

@@ -33,7 +33,7 @@ from .reader import logged
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("Receipt", "delete", "erase", "expire")
+__all__ = ("Receipt", "delete", "erase", "erasing", "expire")
 
 _log = Log("turnlog.erasing")
 _ATTEMPTS: Final = 8
@@ -101,6 +101,11 @@ class _Work:
     def __init__(self) -> None:
         self.appends: list[Append] = []
         self.derived: list[str] = []
+
+
+async def erasing(store: Store, name: str, seqs: Sequence[int], reason: str) -> Sequence[Append]:
+    """Return the appends with which a store erases the content of events; see `turnlog.engine.log.Store.erase`."""
+    return (await _planned(store, name, seqs, reason)).appends
 
 
 async def _planned(store: Store, name: str, seqs: Sequence[int], reason: str) -> _Work:
@@ -189,8 +194,10 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
     """Remove a conversation; see `Engine.delete`."""
     store = engine.store
     snapshot = await store.read(name)
-    if snapshot is None or snapshot.head.deleted:
-        raise NotFound(f"conversation {name}", deleted=snapshot is not None)
+    if snapshot is None:
+        raise NotFound(f"conversation {name}")
+    if snapshot.head.deleted:
+        await _deleted(engine, name, reason, "keep")  # refuses, once nothing is left of a call that was cut off
     remote = await _remote(store, name)
     sharers = [head.conversation for head in await store.forks(name)]
     blobs, left = 0, dict[str, None]()

@@ -65,8 +65,11 @@ class UnknownModel(Invalid):
     """A model's context window is not known, so no window can be cut for it."""
 
     def __init__(self, model: str, adapter: str) -> None:
+        line = f'{adapter}(client, "{model}", budget=Budget(context=32_768, reserve=4_096))'
+        if adapter == "window":
+            line = "window(Budget(context=32_768, reserve=4_096))"
         super().__init__(
-            f"{model}: context window unknown. Pass Budget(context=…) to {adapter}(...) or to this call.",
+            f"{model}: context window unknown. Pass Budget(context=…) to {adapter}(...) or to this call, such as {line}"
         )
         self.model = model
 

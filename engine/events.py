@@ -17,9 +17,11 @@ from .manifest import Manifest
 
 __all__ = (
     "ASIDE",
+    "CALLED",
     "ESTIMATED",
     "MISNAMED",
     "NAMED",
+    "PICTURED",
     "PINNED",
     "SEAL",
     "SECRET",
@@ -141,6 +143,9 @@ class ResponseRequested(_Body, frozen=True, kw_only=True, tag="response.requeste
     manifest: Manifest
     digest: str
     """SHA-256 of the canonical request body."""
+    cache_key: str | None = None
+    """Whose requests share a prompt cache, where the provider wants to be told: the conversation's id, in a fork its
+    parent's. Beside the settings, which many conversations share."""
     key: str | None = None
     retry_of: int | None = None
 
@@ -300,8 +305,14 @@ MISNAMED: Final = 64
 """Flag: the item has an id of another form, which the API would refuse."""
 
 
+CALLED: Final = 256
+"""Flag: a program called it, which the item names as its caller."""
+
+
 ERASED: Final = 128
 """Flag: the content was overwritten; an item is sent no more, a compaction stands for nothing any more."""
+PICTURED: Final = 512
+"""Flag: pictures are in it, which weigh something else for each family of models."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -333,7 +344,7 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Microseconds since 1970, UTC; None: the store's writer says when."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True):
     """An event in the log."""
 
     conversation: str
@@ -355,7 +366,5 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def checksum(item: bytes | None, data: bytes | None) -> int:
     """Return 64 bits over an event's bytes, as a signed integer, which every SQL database can hold."""
-    seal = hashlib.blake2b(item or b"", digest_size=8)
-    seal.update(b"\0")
-    seal.update(data or b"")
+    seal = hashlib.blake2b(b"%b\0%b" % (item or b"", data or b""), digest_size=8)
     return int.from_bytes(seal.digest(), "big", signed=True)

@@ -49,7 +49,7 @@ class News:
 class Follower:
     """Reads the store's events in batches. `ack` stores the place under the follower's name."""
 
-    def __init__(self, engine: Engine, name: str | None, after: Position | Literal["start", "end"], batch: int) -> None:
+    def __init__(self, engine: Engine, name: str | None, after: Position | None, batch: int) -> None:
         self._engine = engine
         self._name = name
         self._after = after
@@ -90,13 +90,8 @@ class Follower:
             _log.info("turnlog.follower.active", follower=self._name)
         if not self._begun:
             known = standing.position if standing else None
-            self._place, self._begun = known or await self._start(), True
+            self._place, self._begun = known or self._after, True
         return True
-
-    async def _start(self) -> Position | None:
-        if self._after == "start":
-            return None
-        return await self._engine.store.end() if self._after == "end" else Position(self._after)
 
     async def ack(self, position: Position) -> None:
         """Store that everything up to *position* has been dealt with.
@@ -136,7 +131,9 @@ async def follow(
     """Follow the store for as long as an `async with` lasts; see `Engine.follow`."""
     engine.check()
     whole_number("batch", batch, 1, 10_000)
-    follower = Follower(engine, name, after, batch)
+    # The end as it is now: what is appended before the first batch is asked for is not to be missed.
+    place = None if after == "start" else await engine.store.end() if after == "end" else Position(after)
+    follower = Follower(engine, name, place, batch)
     engine.followers.add(follower)
     try:
         yield follower

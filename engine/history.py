@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,6 +19,8 @@ from .codec import ITEM, REQUESTED, body, unreadable
 from .events import (
     ASIDE,
     ERASED,
+    ESTIMATED,
+    PICTURED,
     PINNED,
     SEAL,
     Blob,
@@ -32,12 +33,13 @@ from .events import (
     Target,
     Usage,
 )
-from .items import KINDS, Reading, reading
+from .items import KINDS, ROLES, Reading, reading
 from .manifest import Manifest, Span
 
 __all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "segments", "turn_starts")
 
-_unlinked = lru_cache(maxsize=256)(reading)
+_PLAIN: Final = ESTIMATED | PICTURED | PINNED
+"""Flags of a message that make no difference to how it is sent."""
 
 
 class Entry:
@@ -51,6 +53,7 @@ class Entry:
         "flags",
         "item",
         "origin",
+        "plain",
         "reading",
         "response",
         "seq",
@@ -60,17 +63,21 @@ class Entry:
     def __init__(self, record: Record, said: ItemAppended | None = None) -> None:
         self.seq = record.seq
         shape = record.shape or "unknown"
-        self.reading: Reading = _unlinked(shape, None) if record.link is None else reading(shape, record.link)
+        self.reading: Reading = reading(shape, record.link)
         self.response = record.response
         self.tokens = record.tokens
         self.excerpt = record.excerpt
         self.flags = record.flags
         self.item = record.item or b"null"
-        self.origin = said.origin if said else None
-        self.extra = said.extra if said else None
-        self.beside = said.beside if said else 0
-        self.blobs: Sequence[Blob] = said.blobs if said else ()
+        self.plain = shape in ROLES and not record.flags & ~_PLAIN
+        """Whether it is a message that nobody gave an id: it goes to every API as it is."""
+        self.origin: Origin | None = None
+        self.extra: Any = None
+        self.beside = 0
+        self.blobs: Sequence[Blob] = ()
         """What of the item stands out of line."""
+        if said is not None:
+            self.origin, self.extra, self.beside, self.blobs = said.origin, said.extra, said.beside, said.blobs
 
     def value(self) -> Any:
         """Return the item as a new JSON value."""
@@ -97,7 +104,7 @@ class Group:
     Never changed, but replaced: copies of a history share their groups.
     """
 
-    __slots__ = ("at", "attached", "entries", "pinned", "response", "stray", "void")
+    __slots__ = ("at", "attached", "entries", "fits", "pinned", "response", "stray", "void")
 
     def __init__(
         self,
@@ -121,6 +128,8 @@ class Group:
         """Whether it is an output whose call is not here: there is none, or it was dropped long ago."""
         self.pinned = any(entry.flags & PINNED for entry in entries)
         """Whether something in it is pinned, and so all of it."""
+        self.fits: dict[str | None, Any] = {}
+        """How targets take it, as `turnlog.engine.window.units` has found out; it is remembered here."""
 
     def with_entry(self, entry: Entry) -> Group:
         """Return the group with one more entry."""
@@ -161,6 +170,7 @@ class _Figures(msgspec.Struct, frozen=True):
     factor: int = 1000
     items: int = 0
     overhead: int = 0
+    hidden: int = 0
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -249,6 +259,8 @@ class History:
         self.version = 0
         self.floor = floor
         """Everything alive above this seq is loaded; of what is below, what is pinned and what a window still sends."""
+        self.depth = 0
+        """Tokens that were asked for when it was loaded."""
         self.path = list(path)
         """The alive path as spans of seqs, newest first."""
         self.base = base
@@ -271,6 +283,8 @@ class History:
         self.last_request: int | None = None
         self.provider: dict[int, str] = {}
         self.asides: list[int] = []
+        self.forked = 0
+        """Of a fork: the seq up to which its events are its parent's."""
         self.stale = False
         """Whether an event changed the path: the history has to be loaded anew."""
         for record in early:
@@ -452,6 +466,12 @@ class History:
         record = self.lines.get(line)
         said = body(record) if record is not None else None
         return (record.seq, said.manifest) if record is not None and isinstance(said, ResponseRequested) else None
+
+    def cache_key(self, line: str) -> str | None:
+        """Return the key of the prompt cache that the last request of a line named."""
+        record = self.lines.get(line)
+        said = body(record) if record is not None else None
+        return said.cache_key if isinstance(said, ResponseRequested) else None
 
     def last_target(self) -> Target | None:
         """Return whom the latest request was for."""

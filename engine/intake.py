@@ -12,9 +12,21 @@ import msgspec
 from . import vocabulary
 from .blobs import LIMIT, packed
 from .canonical import canonical, digest, encode, loads
-from .codec import event
+from .codec import BARE, event
 from .errors import InvalidItem
-from .events import ESTIMATED, MISNAMED, NAMED, PINNED, SEAL, SECRET, ItemAppended, NewEvent, ResponseInterrupted
+from .events import (
+    CALLED,
+    ESTIMATED,
+    MISNAMED,
+    NAMED,
+    PICTURED,
+    PINNED,
+    SEAL,
+    SECRET,
+    ItemAppended,
+    NewEvent,
+    ResponseInterrupted,
+)
 from .extras import goes_back
 from .items import InputItem, Reading, accept, read, reading
 from .tokens import Count, Counter, count_json, measure
@@ -41,6 +53,9 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
 def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     """Return what choosing must know of an item's body: encrypted content, and whether its id is of the API's form."""
     flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
+    caller = item.get("caller")
+    if isinstance(caller, Mapping) and caller.get("type") == "program":
+        flags |= CALLED
     name = item.get("id")
     kind = reading.kind
     if name is None or (kind is not None and kind.answers is not None and kind.link == "id"):
@@ -109,7 +124,7 @@ class Intake:
         Raises:
             InvalidItem: one of them is no item, or cannot be pinned; nothing has been written.
         """
-        said = ItemAppended(meta=_meta(meta))
+        said = BARE if meta is None else ItemAppended(meta=_meta(meta))
         made: list[NewEvent] = []
         for index, value in enumerate(values):
             place = f"{path}[{index}]"
@@ -131,11 +146,14 @@ class Intake:
         if data is None:
             data = encode(item)
         form = read(item)
-        count = await self.count(item, len(data))
-        exact = (await self.vocabulary()).exact
-        if said is not None and said.extra is not None:
+        counting = self._vocabulary or await self.vocabulary()
+        if len(data) < _LONG:
+            count = measure(item, counting.count, form)
+        else:
+            count = await anyio.to_thread.run_sync(measure, item, counting.count, form)
+        said, bodies = said or BARE, dict[str, bytes]()
+        if said.extra is not None:
             said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
-        said, bodies = said or ItemAppended(), dict[str, bytes]()
         if len(data) > LIMIT:
             stub, blobs, bodies = packed(item)
             said = msgspec.structs.replace(said, blobs=blobs)
@@ -147,7 +165,10 @@ class Intake:
             response=response,
             tokens=count.tokens,
             excerpt=count.excerpt,
-            flags=flags | flags_of(item, form) | (ESTIMATED if count.estimated or not exact else 0),
+            flags=flags
+            | flags_of(item, form)
+            | (ESTIMATED if count.estimated or not counting.exact else 0)
+            | (PICTURED if count.pictured else 0),
         )
         return msgspec.structs.replace(made, blobs=bodies) if bodies else made
 

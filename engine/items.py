@@ -60,9 +60,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
     maker: Maker
     link: str | None = None
-    """The field that pairs a call with its output, where the caller owes the output."""
+    """The field that pairs a call with its output."""
     answers: str | None = None
     """The kind of the calls that this kind is the output of."""
+    owed: bool = True
+    """Whether it is the caller who gives the output; of programs the provider does, in the same answer or a later."""
     prefix: str | None = None
     """What the ids that the API gives to such items begin with."""
     needs_id: bool = False
@@ -108,8 +110,8 @@ def _kinds() -> dict[str, Kind]:
         Kind(tag="file_search_call", maker=hosted, prefix="fs_", needs_id=True),
         Kind(tag="code_interpreter_call", maker=hosted, prefix="ci_", needs_id=True),
         Kind(tag="image_generation_call", maker=hosted, prefix="ig_", needs_id=True),
-        Kind(tag="program", maker=hosted, needs_id=True),
-        Kind(tag="program_output", maker=hosted, needs_id=True),
+        Kind(tag="program", maker=hosted, link="call_id", owed=False, needs_id=True),
+        Kind(tag="program_output", maker=hosted, link="call_id", answers="program", owed=False, needs_id=True),
         Kind(tag="additional_tools", maker="input", positional=True),
         Kind(tag="configuration_update", maker="input", positional=True),
         Kind(tag="item_reference", maker="input", needs_id=True),
@@ -151,6 +153,10 @@ class Reading(msgspec.Struct, frozen=True):
 
 def reading(shape: str, link: str | None) -> Reading:
     """Return the reading of an item from what its row in a store says of it."""
+    return _reading(shape, link) if link is not None or shape not in _PLAIN else _PLAIN[shape]
+
+
+def _reading(shape: str, link: str | None) -> Reading:
     if shape in ROLES:
         return Reading(shape, "model" if shape == "assistant" else "input", None)
     kind = KINDS.get(shape)
@@ -159,6 +165,10 @@ def reading(shape: str, link: str | None) -> Reading:
     if shape in _SERVER and link is None:
         return Reading(shape, "model", None)
     return Reading(shape, kind.maker, link)
+
+
+_PLAIN: Final = {shape: _reading(shape, None) for shape in (*ROLES, *KINDS)}
+"""The readings of what has no link, which most items have not."""
 
 
 def read(item: Item) -> Reading:
@@ -177,7 +187,7 @@ def read(item: Item) -> Reading:
     if tag in ROLES:
         return reading("unknown", None)  # a kind of that name is not a message of that role
     kind = KINDS.get(tag)
-    if kind is None or kind.link is None or (tag in _SERVER and item.get("execution") == "server"):
+    if kind is None or kind.link is None or not kind.owed or (tag in _SERVER and item.get("execution") == "server"):
         return reading(tag, None)
     link = item.get(kind.link)
     return reading(tag, link if isinstance(link, str) else None)

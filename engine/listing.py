@@ -329,9 +329,9 @@ class Listing:
                 if not going:  # what was appended behind the last end may be long
                     break
         turns = await self._turns(paths, requests)
-        return [self._call(record, ends[record.seq], turns[record.seq]) for record in requests]
+        return [self._call(record, ends[record.seq], turns[record.seq], paths) for record in requests]
 
-    def _call(self, record: Record, ends: Sequence[Record], turn: int) -> Call:
+    def _call(self, record: Record, ends: Sequence[Record], turn: int, paths: Paths) -> Call:
         said = body(record)
         assert isinstance(said, ResponseRequested)
         response_id = usage = error = None
@@ -356,7 +356,7 @@ class Listing:
             model=said.target.model,
             backend=said.target.backend,
             usage=usage,
-            manifest=said.manifest,
+            manifest=said.manifest.along(paths.to(said.manifest.as_of)),
             digest=said.digest,
             error=error,
             _engine=self._engine,

@@ -1,8 +1,9 @@
 """Reading a conversation's end: as much of the log as its window needs, whatever the length of the rest.
 
-A cold read takes two hops. The first finds, by index, where things are: the head, rewinds, the base compaction, pinned
-items, the last request and the line's last. The second reads the end of the path, from the last cut on, or as many
-tokens as could fit. A third fetches what windows still send of older events, where there is such.
+A cold read takes one hop, as a rule. It finds, by index, where things are (the head, rewinds, the base compaction,
+pinned items, the last request and the line's last), and reads as much of the end as a window may hold. Where that is
+not enough (the last cut lies deeper, a rewind left some of it), a second reads on; a third fetches what windows still
+send of older events, where there is such.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .errors import NotFound
 from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
 from .history import ENDS, History, alive, segments
 from .items import reading
-from .log import Head, Query, Snapshot, Store
+from .log import Head, Query, Snapshot, Store, weight
 from .manifest import Manifest, Span
 
 __all__ = ("EFFECTS", "load", "look_up")
@@ -36,7 +37,7 @@ class _Outline:
         self.name = name
         self.head = snapshot.head
         self.version = self.head.version if at is None else min(at, self.head.version)
-        rewinds, self.bases, self.pins, *self.latest = snapshot.records
+        rewinds, self.bases, self.pins, self.recent, *self.latest = snapshot.records
         moves = ((record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound))
         self.path = segments(moves, self.version)
         self.base: tuple[Record, ContextCompacted] | None = None
@@ -104,6 +105,7 @@ async def load(
         Query(mark="rewind", before=before),
         Query(mark="base", before=before, reverse=True, limit=_BASES),
         Query(mark="pin", before=before),
+        Query(before=before, reverse=True, tokens=tokens),
         *(Query(mark=mark, before=before, reverse=True, limit=1) for mark in marks),
     )
     if snapshot is None or snapshot.head.deleted:
@@ -111,6 +113,8 @@ async def load(
     outline = _Outline(name, snapshot, at)
     await outline.settle(store, marks)
     history = await _filled(store, outline, tokens)
+    history.depth = tokens
+    history.forked = outline.head.parent[1] if outline.head.parent else 0
     if line is not None:
         history.lines[line] = outline.line
     await _report(store, history, outline.line)
@@ -121,10 +125,11 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     """Return the history of what an outline leads to."""
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
-    tail, floor = await _tail(store, outline, end, tokens)
+    # A first cut has to see that there is more than fits, and where a turn begins.
+    tail, floor = await _tail(store, outline, end, tokens if manifest else tokens * 5 // 4)
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _latest(store, outline, floor)}
-    older |= {record.seq: record for record in await _islands(store, outline, manifest, floor)}
+    older |= {record.seq: record for record in await _islands(store, outline, manifest, floor, older)}
     older |= await _Groups(store, outline, floor).completed(older)
     below = sorted(older.values(), key=_seq)
     early = [record for record in below if record.seq <= outline.start]
@@ -158,15 +163,19 @@ async def _tail(store: Store, outline: _Outline, end: int, tokens: int) -> tuple
 
     It stops early once *tokens* are read, at a place where no response is cut in two.
     """
-    found: list[Record] = []
-    left = tokens
+    found = [record for record in outline.recent if record.seq > end]
+    if len(outline.path) > 1:
+        found = [*filter(outline.alive, found)]
+    read = outline.recent[-1].seq if outline.recent else outline.version + 1
+    left = tokens - weight(found)
     for first, last in outline.path:
         if last <= end or left <= 0:
             break
-        low, before = max(first - 1, end), last + 1
-        records = await _read(store, outline.name, Query(after=low, before=before, reverse=True, tokens=left))
-        found += records
-        left -= sum(record.tokens if record.excerpt is None else record.excerpt for record in records)
+        low, before = max(first - 1, end), min(last + 1, read)
+        if before - low > 1:
+            records = await _read(store, outline.name, Query(after=low, before=before, reverse=True, tokens=left))
+            found += records
+            left -= weight(records)
     found.reverse()
     if left > 0 or not found:
         return found, end
@@ -205,13 +214,17 @@ async def _whole(store: Store, outline: _Outline, found: list[Record], end: int)
     return [*filter(outline.alive, more), *found]
 
 
-async def _islands(store: Store, outline: _Outline, manifest: Manifest | None, floor: int) -> list[Record]:
-    """Return the groups that the line's last window sent from below the floor."""
+async def _islands(
+    store: Store, outline: _Outline, manifest: Manifest | None, floor: int, known: Mapping[int, Record]
+) -> list[Record]:
+    """Return the groups that the line's last window sent from below the floor, but for what is *known*."""
     if manifest is None:
         return []
     covered = [(seq, seq) for seq in manifest.early if seq <= floor] if manifest.base == outline.base_seq else []
     wanted = [(max(first, outline.start + 1), min(last, floor)) for first, last in manifest.islands()]
-    return [record for record in await _spans(store, outline.name, [*covered, *wanted]) if outline.alive(record)]
+    spans = [*covered, *wanted]
+    missing = [(low, high) for low, high in spans if not all(seq in known for seq in range(low, high + 1))]
+    return [record for record in await _spans(store, outline.name, missing) if outline.alive(record)]
 
 
 async def _spans(store: Store, name: str, spans: Iterable[Span]) -> list[Record]:
@@ -316,7 +329,7 @@ async def _following(store: Store, name: str, after: int, version: int) -> Async
 
 async def look_up(store: Store, history: History, line: str) -> bool:
     """Find the last request of a line that a history has not met; return whether the history reaches its cut."""
-    if line not in history.lines:
+    if line not in history.lines and history.last_request is not None:
         history.lines[line] = await _last(store, history.conversation, f"line:{line}", history.path)
         await _report(store, history, history.lines[line])
     last = history.previous(line)

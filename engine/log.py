@@ -11,7 +11,7 @@ Guarantees (each is a test of `turnlog.engine.testing.contract`, which every sto
 3. `expected` is ANY, NO_STREAM (or 0), or a version; a mismatch raises `VersionConflict`. A conversation's seqs are
    1, 2, 3, … without gaps; the database enforces it, not a lock in Python.
 4. A key is looked up before `expected`: the same content returns the first append's result, after a crash too; other
-   content raises `KeyReused`.
+   content raises `KeyReused`. Keys can be listed, and restored in another store with the events that they stand for.
 5. A fence that is older than the lease's generation raises `Fenced`, whatever is expected, and writes nothing.
 6. Several processes may write one store (when it declares `shared`). Order never comes from a clock.
 7. A fork costs the same whatever it shares: its first events are its parent's, read through it like its own.
@@ -58,15 +58,18 @@ __all__ = (
     "Store",
     "Take",
     "Trunk",
+    "brought",
     "decide",
     "limited",
     "merge_patch",
     "ordering",
     "place",
     "record",
+    "weight",
 )
 
 
+_ITEM: Final = "item.appended"
 _CREATED: Final = "conversation.created"
 
 
@@ -263,20 +266,23 @@ class Store(Protocol):
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        uses: Mapping[str, KeyUse] | None = None,
     ) -> Appended:
         """Append events to a conversation; to a new one only if the first of them is `conversation.created`.
 
         *bodies* are stored once by their SHA-256 in the same transaction. An event refers to those in its `refs`, the
         conversation to the rest. With *fork* the new conversation begins behind the parent's events: its own first seq
-        is `fork.at + 1`.
+        is `fork.at + 1`. *uses* are keys by name, as `keys` gave them elsewhere: each is used up from now on for the
+        events that it stands for, which are there or are being appended. One that is here already changes nothing.
 
         Raises:
             NotFound: the conversation is not there and is not being created, or was deleted; or the fork's parent.
             VersionConflict: *expected* is not the version, or what is being created is there already.
-            KeyReused: *key* came with other content before.
+            KeyReused: *key* came with other content before, or one of *uses* is here for something else.
             Fenced: *fence* is not the generation of the lease that is held.
             ConversationBusy: *lease* wants what somebody else holds.
-            Invalid: *expected* is no version, or an event holds what cannot be stored.
+            Invalid: *expected* is no version, an event holds what cannot be stored, one of *uses* stands for events
+                that are not there, or there are both a *key* and *uses*.
             StoreError: the store cannot write: read-only, full, locked by a stranger, closed.
         """
         ...
@@ -287,6 +293,13 @@ class Store(Protocol):
 
     async def key(self, conversation: str, name: str) -> KeyUse | None:
         """Return what a key was used for, None when it was not."""
+        ...
+
+    async def keys(self, conversation: str, *, after: str = "", limit: int = 500) -> Mapping[str, KeyUse]:
+        """Return what a conversation's own keys were used for, by name, in an order that never changes.
+
+        So many at most, behind the name *after*; empty when there are no more, or there is no such conversation.
+        """
         ...
 
     async def body(self, digest: str) -> bytes | None:
@@ -413,18 +426,31 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     bodies: Mapping[str, bytes] = {}
     fork: Fork | None = None
     erasures: Sequence[Erasure] = ()
+    uses: Mapping[str, KeyUse] = {}
+
+    def __post_init__(self) -> None:
+        for name in self.uses:
+            check_key(name)
+        if self.uses and self.key is not None:
+            raise Invalid("key= names this append, and uses= those that were made elsewhere: give one of the two")
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the keys that it brings."""
+        return [*self.uses, *([self.key.name] if self.key else [])]
 
 
 def decide(
-    append: Append, head: Head | None, use: KeyUse | None, now: int, trunk: Trunk | None = None
+    append: Append, head: Head | None, used: Mapping[str, KeyUse], now: int, trunk: Trunk | None = None
 ) -> tuple[Head | None, Appended]:
     """Return the head after an append and its result, or raise what the contract says; pure.
 
-    *use* is what the append's key was used for, *trunk* what its fork begins with. The head is None when nothing is to
-    be written (a replay).
+    *used* is what the keys that it brings were used for, those that were; *trunk* what its fork begins with. The head
+    is None when nothing is to be written (a replay). What keys are to be written, `brought` tells.
     """
     name = append.conversation
     expected = _version(append.expected)
+    use = used.get(append.key.name) if append.key is not None else None
     if append.key is not None and use is not None:
         if use.digest != append.key.digest:
             raise KeyReused(name, append.key.name)
@@ -437,8 +463,8 @@ def decide(
         raise VersionConflict(name, expected, actual)
     head = _leased(append, head)
     first = head.version + 1
-    for offset, event in enumerate(append.events):
-        head = _advanced(head, first + offset, event, now)
+    head = _advanced(head, append.events, now)
+    _check_uses(append, used, head)
     return head, Appended(
         first=first,
         last=head.version,
@@ -448,29 +474,52 @@ def decide(
     )
 
 
+def brought(append: Append, used: Mapping[str, KeyUse], result: Appended) -> dict[str, KeyUse]:
+    """Return the keys that are to be written with an append, once it has been decided on."""
+    if append.key is not None:
+        return {append.key.name: KeyUse(append.key.digest, result.first, result.last)}
+    return {name: use for name, use in append.uses.items() if name not in used}
+
+
+def _check_uses(append: Append, used: Mapping[str, KeyUse], head: Head) -> None:
+    own = 1 if head.parent is None else head.parent[1] + 1
+    for name, use in append.uses.items():
+        if not own <= use.first <= use.last + 1 <= head.version + 1:
+            raise Invalid(
+                f"{append.conversation}: key {name!r:.100} stands for the events from {use.first} to {use.last}; its "
+                f"own are those from {own} to {head.version}"
+            )
+        if used.get(name, use) != use:
+            raise KeyReused(append.conversation, name)
+
+
 def _version(expected: Expected) -> int | None:
     """Return the version that is expected, None for any."""
-    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
-        return expected
-    if expected not in (ANY, NO_STREAM):
+    if expected == ANY:
+        return None
+    said: object = expected
+    if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
+        return said
+    if said != NO_STREAM:
         raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed")
-    return None if expected == ANY else 0
+    return 0
 
 
 def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) -> Head:
     """Return the head to append behind: the one that is there, or that of a conversation that begins here."""
-    creates = [place for place, event in enumerate(append.events) if event.kind == _CREATED]
+    kinds = [event.kind for event in append.events]
+    creates = kinds[:1] == [_CREATED]
     if head is None:
-        if creates[:1] != [0]:
+        if not creates:
             raise NotFound(f"conversation {append.conversation}")
         head = Head(conversation=append.conversation, version=0, created=now, updated=now, last_item=0, items=0)
         if append.fork is not None:
             head = _forked(head, append.fork, trunk)
-    elif creates[:1] == [0]:
+    elif creates:
         raise VersionConflict(append.conversation, 0, head.version)
     elif head.deleted:
         raise NotFound(f"conversation {append.conversation}", deleted=True)
-    if any(creates):
+    if _CREATED in kinds[1:]:
         raise Invalid(f"{append.conversation}: a {_CREATED} can only be the first event of a conversation")
     return head
 
@@ -507,18 +556,24 @@ def _leased(append: Append, head: Head) -> Head:
             return msgspec.structs.replace(head, lease=None)
 
 
-def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
-    changes: dict[str, object] = {"version": seq}
-    if event.kind == "conversation.deleted":
-        return msgspec.structs.replace(head, version=seq, deleted=True, metadata=b"{}", items=0, last_item=0)
-    time = now if event.time is None else event.time
-    if event.kind == "item.appended":
-        changes |= {"items": head.items + 1, "last_item": seq, "updated": time}
-    elif event.kind == _CREATED:
-        changes |= {"metadata": canonical(_object(event, "metadata")), "created": time, "updated": time}
-    elif event.kind == "metadata.updated":
-        changes["metadata"] = canonical(merge_patch(metadata_of(head), _object(event, "patch")))
-    return msgspec.structs.replace(head, **changes)
+def _advanced(head: Head, events: Sequence[NewEvent], now: int) -> Head:
+    items, last_item, updated = head.items, head.last_item, head.updated
+    seq = head.version
+    for event in events:
+        seq += 1
+        time = now if event.time is None else event.time
+        if event.kind == _ITEM:
+            items, last_item, updated = items + 1, seq, time
+        elif event.kind == _CREATED:
+            updated = time
+            head = msgspec.structs.replace(head, metadata=canonical(_object(event, "metadata")), created=time)
+        elif event.kind == "metadata.updated":
+            patched = canonical(merge_patch(metadata_of(head), _object(event, "patch")))
+            head = msgspec.structs.replace(head, metadata=patched)
+        elif event.kind == "conversation.deleted":
+            items = last_item = 0
+            head = msgspec.structs.replace(head, deleted=True, metadata=b"{}")
+    return msgspec.structs.replace(head, version=seq, items=items, last_item=last_item, updated=updated)
 
 
 def metadata_of(head: Head) -> dict[str, Any]:
@@ -585,6 +640,11 @@ def ordering(order: str) -> tuple[Literal["updated", "created"], bool]:
             return "created", False
         case _:
             raise Invalid(f"order={order!r:.100}: -updated, -created or created is needed")
+
+
+def weight(records: Iterable[Record]) -> int:
+    """Return the tokens of records, of excerpts where there are such."""
+    return sum([record.tokens if record.excerpt is None else record.excerpt for record in records])
 
 
 def limited(records: Iterable[Record], tokens: int | None) -> Iterator[Record]:

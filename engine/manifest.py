@@ -6,13 +6,30 @@ log alone, whatever has become of the policy that chose it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ("SENT", "Fate", "Manifest", "Run", "Span", "Verdict", "spans", "stored")
+from .checks import whole
+
+__all__ = (
+    "REWOUND",
+    "SENT",
+    "Change",
+    "Fate",
+    "Fates",
+    "Manifest",
+    "Run",
+    "Span",
+    "Verdict",
+    "between",
+    "differing",
+    "spans",
+    "stored",
+)
 
 Fate: TypeAlias = Literal[
     "kept",
@@ -28,6 +45,8 @@ Fate: TypeAlias = Literal[
 ]
 SENT: Final = frozenset({"kept", "pinned", "excerpted"})
 """The fates of what the model saw."""
+REWOUND: Final = "rewound"
+"""The rule by which what lies beside the path has the fate of that name."""
 
 Span: TypeAlias = tuple[int, int]
 """From seq to seq, both included."""
@@ -40,6 +59,12 @@ class Verdict(msgspec.Struct, frozen=True):
     fate: Fate
     rule: str
     tokens: int
+
+
+class Change(Verdict, frozen=True):
+    """A verdict that is another than the one on the same event in another window."""
+
+    other: Verdict
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -81,7 +106,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     items: int = 0
     """Counted tokens of the window's items, before the factor."""
     overhead: int = 0
-    """Counted tokens of instructions, tools and response format, before the factor."""
+    """Counted tokens of instructions, tools and response format, and the hidden ones, before the factor."""
+    hidden: int = 0
+    """Of the overhead: tokens that the API was found to add to what is sent."""
     tokens: int = 0
     """The estimate of the whole request: items and overhead, times the factor."""
     measured: bool = True
@@ -90,7 +117,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context: int = 0
     reserve: int = 0
     shared: int = 0
-    """Tokens at the window's beginning that the line's previous request began with too."""
+    """Counted tokens of items at the window's beginning that the line's previous request began with too."""
+    front: str = ""
+    """What the model reads before the items (instructions, tools, response format), as the beginning of its digest."""
+    forked: int = 0
+    """Of a fork: the seq up to which its events are its parent's."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
     """Tokens of each item, in memory only: a stored manifest comes back without them."""
 
@@ -109,14 +140,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def why(self, seq: int) -> Verdict:
         """Return what became of *seq* and why; also for one that is rewound, erased, compacted or later.
 
+        What a fork's parent has behind the place of the fork is none of its events: it is later than all of them.
+
         >>> runs, rules = (Run(1, 3, "dropped", 0), Run(4, 5, "kept", 1)), ("older than the cut", "in the window")
         >>> made = Manifest(policy="oldest-turns@1", renderer=1, as_of=5, runs=runs, rules=rules)
         >>> made.why(2)
         Verdict(seq=2, fate='dropped', rule='older than the cut', tokens=0)
+
+        Raises:
+            Invalid: there can be no such seq.
         """
-        run = self.run(seq)
+        run = self.run(whole("seq", seq, 1))
         if run is None:
-            return Verdict(seq, "later", f"the window is as of {self.as_of}", 0)
+            rule = f"the window is as of {self.as_of}"
+            if self.forked:
+                rule += f", in a fork made at {self.forked}"
+            return Verdict(seq, "later", rule, 0)
         tokens = self.weights.get(seq, 0) if run.fate in SENT else 0
         return Verdict(seq, run.fate, self.rules[run.rule] if self.rules else "", tokens)
 
@@ -147,20 +186,88 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             if run.fate not in ("compacted", "rewound") and (run.fate != "dropped" or run.rule != self.cut_by):
                 yield run.first, min(run.last, self.cut - 1)
 
+    def folded(self) -> Manifest:
+        """Return the manifest as it is logged: without weights, and below the cut without what the log tells anyhow.
+
+        A conversation may have been rewound thousands of times; what is below the cut is one run all the same.
+        """
+        runs: list[Run] = []
+        for run in self.runs:
+            folds = run.fate == "rewound" and run.last < self.cut
+            runs.append(Run(run.first, run.last, "dropped", self.cut_by) if folds else run)
+        return msgspec.structs.replace(self, runs=_joined(runs), weights={})
+
+    def along(self, path: Sequence[Span]) -> Manifest:
+        """Return a logged manifest with what lay beside the path told apart again; *path* is as of then."""
+        beside = [(first, last) for first, last in between(path) if last < self.cut]
+        if not beside:
+            return self
+        rules = self.rules if REWOUND in self.rules else (*self.rules, REWOUND)
+        runs: list[Run] = []
+        for run in self.runs:
+            older = run.fate == "dropped" and run.rule == self.cut_by and run.first < self.cut
+            runs += _split(run, beside, rules.index(REWOUND)) if older else (run,)
+        return msgspec.structs.replace(self, runs=tuple(runs), rules=rules)
+
+
+def between(path: Sequence[Span]) -> Iterator[Span]:
+    """Yield the stretches between the spans of a path, ascending: no path leads through them.
+
+    >>> list(between([(8, 9), (1, 3)]))
+    [(4, 7)]
+    """
+    for (_, above), (below, _) in pairwise(sorted(path)):
+        if below - above > 1:
+            yield above + 1, below - 1
+
+
+def _split(run: Run, beside: Sequence[Span], rule: int) -> Iterator[Run]:
+    """Yield a run, and in it the stretches that lie beside the path, by a rule of their own."""
+    at = run.first
+    for first, last in beside[bisect_left(beside, run.first, key=_end) :]:
+        if first > run.last:
+            break
+        if first > at:
+            yield Run(at, first - 1, run.fate, run.rule)
+        yield Run(max(first, at), min(last, run.last), "rewound", rule)
+        at = last + 1
+    if at <= run.last:
+        yield Run(at, run.last, run.fate, run.rule)
+
+
+def _end(span: Span) -> int:
+    return span[1]
+
+
+def _joined(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return runs with neighbours of one fate and rule as one."""
+    made: list[Run] = []
+    for run in runs:
+        same = made and made[-1].fate == run.fate and made[-1].rule == run.rule
+        made.append(Run(made.pop().first, run.last, run.fate, run.rule) if same else run)
+    return tuple(made)
+
 
 class Fates:
     """The runs of a manifest, made ready to be asked for one seq after another."""
 
-    __slots__ = ("_firsts", "_runs")
+    __slots__ = ("_firsts", "_latest", "_runs")
 
     def __init__(self, manifest: Manifest) -> None:
         self._runs = manifest.runs
         self._firsts = [run.first for run in manifest.runs]
+        self._latest: Run | None = None
 
     def run(self, seq: int) -> Run | None:
         """Return the run that *seq* lies in, None beyond the last."""
+        latest = self._latest
+        if latest is not None and latest.first <= seq <= latest.last:
+            return latest
         index = bisect_right(self._firsts, seq) - 1
-        return self._runs[index] if index >= 0 and seq <= self._runs[index].last else None
+        if index < 0 or seq > self._runs[index].last:
+            return None
+        self._latest = self._runs[index]
+        return self._latest
 
     def of(self, seq: int) -> Fate:
         """Return what became of *seq*."""
@@ -170,6 +277,21 @@ class Fates:
     def sent(self, seq: int) -> bool:
         """Return whether the model saw *seq*."""
         return self.of(seq) in SENT
+
+
+def differing(one: Manifest, other: Manifest) -> list[Span]:
+    """Return the spans of seqs whose fates differ between two manifests of one conversation, neighbours joined."""
+    ends = sorted({run.last for made in (one, other) for run in made.runs})
+    mine, others = Fates(one), Fates(other)
+    made: list[Span] = []
+    first = 1
+    for last in ends:
+        if mine.of(last) != others.of(last):
+            if made and made[-1][1] == first - 1:
+                first = made.pop()[0]
+            made.append((first, last))
+        first = last + 1
+    return made
 
 
 def spans(seqs: list[int]) -> tuple[Span, ...]:
@@ -188,5 +310,5 @@ def spans(seqs: list[int]) -> tuple[Span, ...]:
 
 
 def stored(manifest: Manifest) -> Any:
-    """Return the manifest as it goes into the log: all but the weights."""
-    return msgspec.to_builtins(msgspec.structs.replace(manifest, weights={}))
+    """Return the manifest as it goes into the log; see `Manifest.folded`."""
+    return msgspec.to_builtins(manifest.folded())

@@ -24,6 +24,7 @@ __all__ = ("Piece", "pieces", "to_items", "to_messages")
 
 _REASONING: Final = ("reasoning_content", "reasoning")
 """The fields in which compatible backends put what a model thought, in the order in which they are looked for."""
+_CALLS: Final = ("function_call", "custom_tool_call")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
 
 
@@ -39,8 +40,8 @@ def to_items(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Written as messages again, they say the same to the API, if not in the same form: a content of one text part is that
     text; an empty content is "", beside calls null; a refusal is the content's last part; what the assistant says in a
-    row is one message. What an item has no place for is left out: reasoning, what is a backend's own, and a name
-    beside nothing but calls.
+    row, under one name or none, is one message. What an item has no place for is left out: reasoning, what is a
+    backend's own, and a name beside nothing but calls.
 
     >>> from turnlog.engine.messages import to_items
     >>> to_items([{"role": "tool", "tool_call_id": "call_1", "content": "clear"}])
@@ -193,10 +194,12 @@ def _part_in(part: dict[str, Any], text_type: str) -> dict[str, Any]:
 # -- to messages
 
 
-def to_messages(rendered: Sequence[Rendered], *, recorded: bool = False) -> list[dict[str, Any]]:
+def to_messages(rendered: Sequence[Rendered], *, recorded: bool = False, apart: bool = True) -> list[dict[str, Any]]:
     """Return a window's items as Chat messages: one for each response, its tool messages right behind it.
 
-    *recorded* writes requests back as they were, with the differences that mean nothing.
+    A message has one name, so where a response says something under several, each change of the name begins a message.
+    *apart* is false for requests of a day when it did not. *recorded* writes requests back as they were, with the
+    differences that mean nothing.
 
     >>> call = {"type": "function_call", "call_id": "call_1", "name": "now", "arguments": "{}"}
     >>> said = {"role": "assistant", "content": "Let me look."}
@@ -205,19 +208,46 @@ def to_messages(rendered: Sequence[Rendered], *, recorded: bool = False) -> list
     ('Let me look.', [{'id': 'call_1', 'type': 'function', 'function': {'name': 'now', 'arguments': '{}'}}])
     """
     messages: list[dict[str, Any]] = []
-    for response, group in groupby(rendered, key=_owner):
+    for response, run in groupby(rendered, key=_owner):
         if response is None:
-            messages += [_message([one], recorded=recorded) for one in group]
-        else:
-            messages.append(_message(list(group), recorded=recorded))
+            messages += [_message([one], recorded=recorded) for one in run]
+            continue
+        group = list(run)
+        messages += [_message(part, recorded=recorded) for part in (_by_name(group) if apart else [group])]
     return messages
+
+
+def _by_name(group: list[Rendered]) -> list[list[Rendered]]:
+    """Return what one response said in parts that have one name each; its calls are in the last, before the outputs."""
+    names = [_name(one.item) for one in group if _says(one)]
+    if all(name == names[0] for name in names):
+        return [group]
+    made: list[list[Rendered]] = []
+    before: list[Rendered] = []
+    calls: list[Rendered] = []
+    for one in group:
+        if _says(one):
+            if not made or _name(made[-1][-1].item) != _name(one.item):
+                made.append([])
+            made[-1] += [*before, one]
+            before = []
+        elif one.item.get("type") in _CALLS:
+            calls.append(one)
+        else:
+            before.append(one)
+    made[-1] += [*before, *calls]
+    return made
+
+
+def _says(one: Rendered) -> bool:
+    return bool(one.item.get("type", "message") == "message")
 
 
 def _owner(one: Rendered) -> object:
     """Name the message that an item goes into: None for one of its own."""
     if one.response is not None:
         return one.response
-    return "calls" if one.item.get("type") in ("function_call", "custom_tool_call") else None
+    return "calls" if one.item.get("type") in _CALLS else None
 
 
 def _message(group: list[Rendered], *, recorded: bool) -> dict[str, Any]:

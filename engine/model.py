@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from .canonical import plain
+from .canonical import canonical, digest, plain
 from .errors import Invalid
 from .events import Target, Usage
 from .items import Item
@@ -26,6 +26,7 @@ __all__ = (
     "JSON",
     "OWNED",
     "TRANSPORT",
+    "Counts",
     "Ending",
     "Model",
     "ModelFailure",
@@ -33,7 +34,9 @@ __all__ = (
     "StreamEvent",
     "clean",
     "ending",
+    "front_of",
     "helps",
+    "keyed",
     "merged",
     "settings_of",
     "shape_of",
@@ -62,6 +65,10 @@ OWNED: Final = frozenset(
 
 TRANSPORT: Final = frozenset({"extra_headers", "extra_query", "timeout"})
 """Parameters of how a request travels; they are no part of it, nor of the log."""
+
+
+_FRONT: Final = ("text", "response_format", "reasoning", "reasoning_effort", "verbosity")
+"""Parameters that stand in what the model reads before the items."""
 
 
 class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +120,8 @@ class Model(Protocol):
     """What answers a conversation: an adapter around a client, cheap to make, without I/O until it sends.
 
     Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and
-    version of how it encodes), `state`, `params`, and `count` (a tokenizer of its own).
+    version of how it encodes), `state`, `params`, `count` (a tokenizer of its own), and `takes_cache_key` (whether its
+    backend wants to be told whose requests share a prompt cache: then the settings have a `cache_key`).
     """
 
     name: str
@@ -135,6 +143,18 @@ class Model(Protocol):
         ...
 
 
+class Counts(Protocol):
+    """What a model may offer besides: to ask its API how many tokens a request has."""
+
+    async def count_input(self, request: Item) -> int:
+        """Return the tokens of the input of a body that `encode` made, as the API counts them; nothing is answered.
+
+        Raises:
+            ModelFailure: the API did not say.
+        """
+        ...
+
+
 class Shape(msgspec.Struct, frozen=True):
     """What a model says of itself, with the defaults filled in."""
 
@@ -144,6 +164,7 @@ class Shape(msgspec.Struct, frozen=True):
     state: str
     params: Mapping[str, Any]
     count: Counter | None
+    takes_cache_key: bool = False
 
 
 def shape_of(model: Model) -> Shape:
@@ -166,6 +187,7 @@ def shape_of(model: Model) -> Shape:
         state=getattr(model, "state", "stateless"),
         params=getattr(model, "params", None) or {},
         count=getattr(model, "count", None),
+        takes_cache_key=bool(getattr(model, "takes_cache_key", False)),
     )
 
 
@@ -219,6 +241,23 @@ def settings_of(
     if params:
         settings["params"] = dict(params)
     return settings
+
+
+def front_of(settings: Mapping[str, Any]) -> str:
+    """Return the beginning of the digest of what a model reads before a request's items, "" where there is nothing.
+
+    That is its instructions, tools and response format, and how it is to reason: with any other, nothing of what a
+    provider has cached is of use.
+    """
+    params = settings.get("params") or {}
+    said = {name: settings[name] for name in ("instructions", "tools") if settings.get(name)}
+    said |= {name: params[name] for name in _FRONT if params.get(name) is not None}
+    return digest(canonical(said, "settings"))[:12] if said else ""
+
+
+def keyed(settings: Mapping[str, Any], cache_key: str | None) -> Mapping[str, Any]:
+    """Return settings as an encoder gets them: with the key of the prompt cache, where there is one."""
+    return settings if cache_key is None else {**settings, "cache_key": cache_key}
 
 
 class Ending(msgspec.Struct, frozen=True):

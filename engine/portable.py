@@ -1,9 +1,12 @@
 """Conversations as JSON Lines: all their events, and back.
 
-A conversation is a header line, then the bodies that its events refer to, then its events in seq order. What a fork
-shares comes before it, as the conversations that it is a fork of, up to there. Reading it into another store gives the
-same events: same seqs, times, checksums; only positions are the new store's own. Idempotency keys stay behind: a key is
-used once in one store.
+A conversation is a header line, then its idempotency keys and how many there are, then its events in seq order, each
+body before the first event that refers to it. What a fork shares comes before it, as the conversations that it is a
+fork of, up to there; of their keys, those that stand for what is shared. Reading it into another store gives the same
+events: same seqs, times, checksums; only positions are the new store's own. The keys are used up there too, so that
+whoever repeats what was appended here appends nothing there.
+
+Format 1 had no keys. It is still read.
 """
 
 from __future__ import annotations
@@ -18,18 +21,20 @@ from .canonical import canonical, digest, encode, loads
 from .codec import ITEM, REQUESTED, body, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
 from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
-from .ids import Position, check_id, moment
-from .log import Fork, Head, Query, Store
+from .ids import Position, check_id, check_key, moment
+from .log import Fork, Head, KeyUse, Query, Store
 
 __all__ = ("FORMAT", "Package", "dump", "restore")
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_FORMATS: Final = (1, FORMAT)
 _PAGE: Final = 500
 _BATCH: Final = 20_000
 """Events that are appended at once: what fits is restored whole or not at all."""
 
 _CREATED: Final = "conversation.created"
 _AGAIN: Final = "export it again"
+_BESIDE: Final = "to import it beside, change the id in its first line"
 _LARGEST: Final = 2**63 - 1
 """What a store has room for, in a number."""
 
@@ -39,26 +44,42 @@ _LEAST: Final = {"seq": 1, "time": -_LARGEST, "sum": -_LARGEST - 1, "schema": 1,
 """Numbers that every event has, and their least values."""
 
 
-async def dump(store: Store, name: str) -> AsyncIterator[tuple[bytes, bool]]:
+async def dump(store: Store, name: str, written: dict[str, int] | None = None) -> AsyncIterator[tuple[bytes, bool]]:
     """Yield a conversation line by line, and of each line whether it is an event; in memory bounded by a page.
 
+    Given what has been *written* to the same file, as versions by id, what a fork shares with these is not written
+    again; what is written now is noted there.
+
     Raises:
-        NotFound: there is no such conversation.
+        NotFound: there is no such conversation, or it was deleted meanwhile.
         CorruptLog: an event in it cannot be read.
     """
     snapshot = await store.read(name)
     if snapshot is None or snapshot.head.deleted:
         raise NotFound(f"conversation {name}", deleted=snapshot is not None)
-    for one, first, last in await _lineage(store, snapshot.head):
+    written = {} if written is None else written
+    for one, first, last in await _lineage(store, snapshot.head, written):
+        if one != name and written.get(one, 0) >= last:
+            continue
+        written[one] = max(written.get(one, 0), last)
         header: dict[str, Any] = {"turnlog": "conversation", "format": FORMAT, "id": one, "version": last}
         if first is not None:
             header |= {"parent": first[0], "at": first[1]}
         yield _line(header), False
+        count = 0
+        async for key, use in _keys(store, one):
+            # One that was used up since, or for an append of which a fork shares a part only, is not in it.
+            if use.last <= last:
+                yield _line({"key": key, "digest": use.digest, "first": use.first, "last": use.last}), False
+                count += 1
+        yield _line({"keys": count}), False
         async for line in _lines(store, name, first[1] if first else 0, last):
             yield line
 
 
-async def _lineage(store: Store, head: Head) -> list[tuple[str, tuple[str, int] | None, int]]:
+async def _lineage(
+    store: Store, head: Head, written: Mapping[str, int]
+) -> list[tuple[str, tuple[str, int] | None, int]]:
     """Return a conversation and those whose events it shares, oldest first: id, parent and seq, last seq shared."""
     found: list[tuple[str, tuple[str, int] | None, int]] = []
     last = head.version
@@ -73,7 +94,8 @@ async def _lineage(store: Store, head: Head) -> list[tuple[str, tuple[str, int] 
         assert parent is not None, "what was deleted leaves its head"
         head = parent.head
     for index, (name, parent_, top) in enumerate(found[:-1]):
-        if parent_ is not None and parent_[0] != found[index + 1][0]:
+        # Such a one can be named as the parent where it is at hand; else the next one that it shares events with is.
+        if parent_ is not None and written.get(parent_[0], 0) < parent_[1]:
             found[index] = name, (found[index + 1][0], parent_[1]), top
     return found[::-1]
 
@@ -95,7 +117,17 @@ async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterato
                 if content is not None:
                     place = f"{name}/{record.seq}: its blob"
                     yield _line({"body": blob.digest, "value": _value(content, place)}), False
+        first = record.seq
         yield _line(_written(record)), True
+    if first < last:
+        raise NotFound(f"conversation {name}", deleted=True)
+
+
+async def _keys(store: Store, name: str) -> AsyncIterator[tuple[str, KeyUse]]:
+    after = ""
+    while page := await store.keys(name, after=after, limit=_PAGE):
+        for after, use in page.items():
+            yield after, use
 
 
 async def _records(store: Store, name: str, version: int, after: int = 0) -> AsyncIterator[Record]:
@@ -142,9 +174,9 @@ class Package:
         Raises:
             InvalidItem: it is no header of a format that is known here.
         """
-        if header.get("format") != FORMAT:
+        if header.get("format") not in _FORMATS:
             raise InvalidItem(
-                "$.format", f"{header.get('format')!r} is not known here; this turnlog reads format {FORMAT}"
+                "$.format", f"{header.get('format')!r:.100} is not known here; this turnlog reads formats 1 to {FORMAT}"
             )
         self.id = check_id(header.get("id"))
         self.version = _number(header, "version", 1)
@@ -152,19 +184,48 @@ class Package:
         self.first = self.fork.at + 1 if self.fork else 1
         self.bodies: dict[str, bytes] = {}
         self.records: list[Record] = []
+        self.uses: dict[str, KeyUse] = {}
+        self._listing = header["format"] > 1
+        """Whether the keys, or how many there are, are still to come."""
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take the next line in.
 
         Raises:
-            InvalidItem: it is neither a body nor the next event, or not what was exported.
+            InvalidItem: it is neither a key, a body nor the next event, or not what was exported.
         """
-        if "body" in line:
-            content = encode(line.get("value"))
-            if digest(content) != line["body"]:
-                raise InvalidItem("$.value", f"the body is not what its digest says; the file was changed, {_AGAIN}")
-            self.bodies[str(line["body"])] = content
+        if self._listing:
+            self._add_key(line)
+        elif "body" in line:
+            self._add_body(line)
+        else:
+            self._add_event(line)
+
+    def _add_key(self, line: Mapping[str, Any]) -> None:
+        if "key" not in line:
+            if line.get("keys") != len(self.uses):
+                told = (
+                    f"{line['keys']!r:.100} were exported" if "keys" in line else "the line that counts them is missing"
+                )
+                raise InvalidItem("$.keys", f"{len(self.uses)} keys are here, {told}; the file is not whole, {_AGAIN}")
+            self._listing = False
             return
+        name = check_key(line["key"])
+        use = KeyUse(_text(line, "digest"), _number(line, "first", self.first), _number(line, "last", self.first - 1))
+        if not use.first <= use.last + 1 <= self.version + 1:
+            said = f"key {name!r:.100} cannot stand for the events from {use.first} to {use.last}"
+            raise InvalidItem("$", f"{said}; the file was changed, {_AGAIN}")
+        if name in self.uses:
+            raise InvalidItem("$.key", f"{name!r:.100} comes twice; the file was changed, {_AGAIN}")
+        self.uses[name] = use
+
+    def _add_body(self, line: Mapping[str, Any]) -> None:
+        content = encode(line.get("value"))
+        if digest(content) != line["body"]:
+            raise InvalidItem("$.value", f"the body is not what its digest says; the file was changed, {_AGAIN}")
+        self.bodies[str(line["body"])] = content
+
+    def _add_event(self, line: Mapping[str, Any]) -> None:
         seq = line.get("seq")
         if seq != self.first + len(self.records):
             missed = f"{seq!r:.100}: event {self.first + len(self.records)} is expected here"
@@ -228,8 +289,8 @@ def _read(name: str, line: Mapping[str, Any]) -> Record:
         if values.get(key) is not None:
             _number(line, key, 0)
     for key in ("kind", "shape", "link"):
-        if not isinstance(line.get(key), str) and (key == "kind" or line.get(key) is not None):
-            raise InvalidItem(f"$.{key}", f"{line.get(key)!r:.100} is no text")
+        if key == "kind" or line.get(key) is not None:
+            _text(line, key)
     try:
         moment(line["time"])
     except OverflowError:
@@ -245,6 +306,13 @@ def _read(name: str, line: Mapping[str, Any]) -> Record:
         sum=line["sum"],
         **values,
     )
+
+
+def _text(line: Mapping[str, Any], key: str) -> str:
+    value = line.get(key)
+    if not isinstance(value, str):
+        raise InvalidItem(f"$.{key}", f"{value!r:.100} is no text")
+    return value
 
 
 def _number(line: Mapping[str, Any], key: str, least: int) -> int:
@@ -266,14 +334,20 @@ def _object(line: Mapping[str, Any], key: str) -> bytes | None:
 async def restore(store: Store, package: Package) -> int:
     """Append a conversation's events to a store that does not have them; return how many there were to append.
 
-    What is there already, from an earlier time or an import that was stopped, is compared and left alone.
+    What is there already, from an earlier time or an import that was stopped, is compared and left alone. A key is
+    restored with the last of the events that it stands for, or behind them, where an earlier import brought none.
 
     Raises:
-        Conflict: the store has a conversation of that id with other events.
+        Conflict: the store has a conversation of that id with other events, or a key of it stands for others; or it
+            does not have the parent of what is a fork.
         StoreError: it cannot be written; what was is whole up to a batch's end, and the same import goes on from there.
     """
     package.check()
     there = await _same(store, package)
+    if package.fork is not None and not there:
+        await _check_parent(store, package, package.fork)
+    uses = await _missing(store, package) if there else list(package.uses.items())
+    uses.sort(key=_last, reverse=True)
     for start in range(there, len(package.records), _BATCH):
         events: list[NewEvent] = [renewed(record) for record in package.records[start : start + _BATCH]]
         version = package.first - 1 + start if start else 0
@@ -283,8 +357,43 @@ async def restore(store: Store, package: Package) -> int:
             expected=version,
             bodies=package.bodies,
             fork=package.fork if start == 0 else None,
+            uses=_up_to(uses, package.first - 1 + start + len(events)),
         )
+    if uses:
+        await store.append(package.id, [], uses=dict(uses))
     return len(package.records) - there
+
+
+async def _check_parent(store: Store, package: Package, fork: Fork) -> None:
+    parent = await store.read(fork.parent)
+    if parent is None or parent.head.deleted or parent.head.version < fork.at:
+        here = "which was deleted here" if parent and parent.head.deleted else "which is not here up to there"
+        raise Conflict(f"conversation {package.id}: it is a fork of {fork.parent} at {fork.at}, {here}")
+
+
+def _last(use: tuple[str, KeyUse]) -> int:
+    return use[1].last
+
+
+def _up_to(uses: list[tuple[str, KeyUse]], seq: int) -> dict[str, KeyUse]:
+    """Take those keys off the end of a list that stand for events up to a seq."""
+    found: dict[str, KeyUse] = {}
+    while uses and _last(uses[-1]) <= seq:
+        name, use = uses.pop()
+        found[name] = use
+    return found
+
+
+async def _missing(store: Store, package: Package) -> list[tuple[str, KeyUse]]:
+    """Return the keys that are not there."""
+    missing = dict(package.uses)
+    async for name, use in _keys(store, package.id):
+        if missing.pop(name, use) != use:
+            raise Conflict(
+                f"conversation {package.id}: key {name!r:.100} stands for the events from {use.first} to {use.last} "
+                f"here, and for others in the file; {_BESIDE}"
+            )
+    return list(missing.items())
 
 
 async def _same(store: Store, package: Package) -> int:
@@ -306,8 +415,5 @@ async def _same(store: Store, package: Package) -> int:
             other.item,
             other.data,
         ):
-            raise Conflict(
-                f"conversation {package.id}: event {mine.seq} is another one here; to import it beside, change the id "
-                "in its first line"
-            )
+            raise Conflict(f"conversation {package.id}: event {mine.seq} is another one here; {_BESIDE}")
     return min(len(theirs), len(package.records))

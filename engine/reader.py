@@ -17,7 +17,7 @@ from .canonical import encode
 from .codec import item_in, item_of
 from .compaction import references, stand_in
 from .errors import NotFound, TurnlogError
-from .events import ERASED, ContextCompacted, Record, Target
+from .events import ERASED, PICTURED, ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
 from .loading import load, look_up
@@ -118,6 +118,14 @@ class Reader:
         self._keep(history)
         return head, history
 
+    async def reaching(self, history: History, line: str, tokens: int) -> History:
+        """Return a conversation's history that reaches back to a line's last cut: this one, if it does."""
+        if await look_up(self._store, history, line):
+            return history
+        _, history = await load(self._store, history.conversation, line=line, tokens=tokens)
+        self._keep(history)
+        return history
+
     def _known(self, name: str) -> History | None:
         """Return a live history, unless it has grown far beyond what a window needs."""
         history, most = self._live.get(name, (None, 0))
@@ -134,6 +142,10 @@ class Reader:
         self._live.pop(name, None)
         for place in [place for place in self._weights if place[0] == name]:
             del self._weights[place]
+
+    def follows(self, name: str) -> bool:
+        """Return whether a conversation's history is kept up."""
+        return name in self._live
 
     def appended(self, name: str, records: Sequence[Record]) -> None:
         """Take in what this process has just appended, if it follows what is known."""
@@ -168,7 +180,7 @@ class Reader:
                 with _naming_damage(ahead):
                     return ahead, choose(ahead, await aim.request(ahead), aim.policy)
             except Deeper:
-                tokens *= 4
+                tokens = max(tokens, history.depth * 4)
                 head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
                 known = self._known(name)
                 if head.version == version and (known is None or known.floor > history.floor):
@@ -200,7 +212,8 @@ class Reader:
         self._weights.move_to_end(place)
         while len(self._weights) > _COUNTED:
             self._weights.popitem(last=False)
-        new = [entry for entry in history.entries() if entry.seq not in known.items]
+        alike = getattr(counter, "alike", False)
+        new = [one for one in history.entries() if one.seq not in known.items and (not alike or one.flags & PICTURED)]
         known.items |= {entry.seq: (0, None) for entry in new if entry.flags & ERASED}
         new = [entry for entry in new if not entry.flags & ERASED]
         items = [
@@ -208,6 +221,8 @@ class Reader:
         ]
         counts = await self._intake.counts(items, counter)
         known.items |= {entry.seq: count[:2] for entry, count in zip(new, counts, strict=True)}
+        if alike:
+            return Weights(known.items)
         if known.seal is None:
             call = {"call_id": "call_" + "0" * 24}
             known.seal = (await self._intake.count(seal(call, "function_call", SEALED), 0, counter)).tokens

@@ -23,6 +23,7 @@ from .history import History
 from .items import Item
 from .log import Query, Store
 from .manifest import Manifest
+from .model import keyed
 from .reader import logged
 from .window.render import Rendered, render
 
@@ -124,7 +125,7 @@ async def rebuild(
     changed: set[int] = set()
     try:
         rendered = await _window(store, request.conversation, said, cached or {}, changed)
-        made = encode(rendered, loads(raw))
+        made = encode(rendered, keyed(loads(raw), said.cache_key))
         found = digest(canonical(made))
     except StoreError:
         raise

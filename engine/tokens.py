@@ -1,23 +1,43 @@
 """Counting: what an item will weigh in a window. Done once for each item, when it is appended.
 
-Text is counted exactly, with the model's vocabulary. What has no text (images, files, encrypted content) is estimated,
-upward, and so are the few tokens that an API puts around every item; a window's figures say so. Source of the
-overheads: OpenAI's cookbook on counting tokens for Chat Completions; there is none for Responses, where reported usage
-corrects the sum (`factor`).
+Text is counted exactly, with the model's vocabulary. What has no text is estimated by what it holds: a picture by its
+width and height, a PDF by its pages, a recording by its length, encrypted content by its own length, which is then
+corrected by what the API reports. What an API puts around messages, calls and tools was measured on recorded requests.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import msgspec
+
+from . import media
 from .canonical import encode
-from .items import Item, parts, read
+from .events import SECRET, NewEvent, Usage
+from .families import ANY_FAMILY, Pictures, family_of
+from .items import Item, Reading, parts, read
+from .schemas import declarations, response_format
 from .window.excerpts import excerpt
 
-__all__ = ("SEAL_TOKENS", "Count", "Counter", "count_json", "count_text", "factor_of", "measure", "overhead")
+__all__ = (
+    "SEAL_TOKENS",
+    "Count",
+    "Counter",
+    "Scale",
+    "compacted",
+    "count_json",
+    "count_text",
+    "factor_of",
+    "measure",
+    "overhead",
+    "scale_of",
+    "scaled",
+    "settled",
+)
 
 Counter: TypeAlias = Callable[[str], int]
 """Counts the tokens of one text."""
@@ -30,27 +50,64 @@ class Count(NamedTuple):
     excerpt: int | None
     """Tokens of the excerpt that may stand for it."""
     estimated: bool
+    pictured: bool = False
+    """Whether pictures are among it, which weigh something else in each family of models."""
+
+
+class Scale:
+    """A counter that knows what pictures weigh for a model, too."""
+
+    __slots__ = ("alike", "count", "pictures")
+
+    def __init__(self, count: Counter, pictures: Pictures, *, alike: bool) -> None:
+        self.count = count
+        self.pictures = pictures
+        self.alike = alike
+        """Whether text weighs what the log says; then only items with pictures weigh something else."""
+
+    def __call__(self, text: str) -> int:
+        """Return the tokens of a text."""
+        return self.count(text)
+
+
+@lru_cache(256)
+def scale_of(model: str, count: Counter, *, alike: bool) -> Scale | None:
+    """Return the scale of a model whose text is counted by *count*, None where the log's figures are its own.
+
+    *alike* says that the log's text was counted so too. The same model and counter have the same scale.
+    """
+    pictures = (family_of(model) or ANY_FAMILY).pictures
+    return None if alike and pictures == ANY_FAMILY.pictures else Scale(count, pictures, alike=alike)
 
 
 MESSAGE: Final = 4
-CALL: Final = 8
-OUTPUT: Final = 6
-PRIMER: Final = 3
-"""Tokens around a message, a call, an output, and before the answer."""
+CALL: Final = 10
+OUTPUT: Final = 9
+"""Tokens around a message, a call, an output; an output is told with its call's name, which is in this."""
 SEAL_TOKENS: Final = 40
 """More than the text that stands for a missing output takes."""
 
-_IMAGE: Final = 1600
-_AUDIO: Final = 1000
+_UNSEEN: Final = (1024, 1024)
+"""What a picture is taken for whose size cannot be seen here: it is somewhere else, or in another format."""
+_PAGE: Final = 1000
+"""A page of a PDF: its picture, and as much text as pages have."""
 _FILE: Final = 1000
+_AUDIO: Final = 1000
+_SOUND: Final = 10
+"""A second of sound."""
+_MADE: Final = 1600
+"""A picture that a model made."""
+_TOOLS_MEANWHILE: Final = 84
+"""Beside the declarations of tools that are added later."""
+_SUMMARY: Final = 80
+"""Around what a compaction item stands for: words that say what it is."""
 _CHUNK: Final = 100_000
 _BASE64: Final = re.compile(
     r"data:(?P<kind>[a-zA-Z0-9.+/-]{0,100})(?:;[a-zA-Z0-9=._+-]{1,100}){0,4};base64,(?P<data>[A-Za-z0-9+/_=-]*)"
     r"|(?<![A-Za-z0-9+/_-])(?P<bare>[A-Za-z0-9+/_-]{1000,}={0,2})"
 )
 """A data URL, or a run of digits that no text has."""
-_PICTURES: Final = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
-"""How PNG, JPEG, GIF and WebP begin, in base64."""
+_TEXTUAL: Final = re.compile(r"text/|application/(json|xml|yaml|toml|javascript|.*\+(json|xml)$)")
 
 
 def count_text(text: str, counter: Counter) -> int:
@@ -84,104 +141,212 @@ def count_json(text: str, counter: Counter) -> int:
     for found in _BASE64.finditer(text):
         left.append(text[start : found.start()])
         start = found.end()
-        tokens += _blob(found["kind"] or "", found["data"] or found["bare"] or "")
+        tokens += _content(found["kind"] or "", found["data"] or found["bare"] or "", counter)
     return tokens + count_text("".join([*left, text[start:]]), counter)
 
 
-def _blob(kind: str, data: str) -> int:
-    """Estimate a file in base64, by its media type or its first bytes."""
-    if kind.startswith("image") or data.startswith(_PICTURES):
-        return _IMAGE
-    if kind.startswith(("audio", "video")):
-        return _AUDIO
-    return _FILE + len(data) // 50
+def measure(item: Item, counter: Counter, form: Reading | None = None) -> Count:
+    """Return what an item weighs; *form* is its reading, where it is at hand.
 
-
-def measure(item: Item, counter: Counter) -> Count:
-    """Return what an item weighs."""
-    tokens, estimated = _weigh(item, counter)
+    Pictures weigh what they do for the family of the counter, if it is a `Scale`, else for the latest models.
+    """
+    form = form or read(item)
+    tokens, estimated, pictured = _Weighing(counter).weigh(item, form)
     short = excerpt(item)
     if short is not None:
-        lean = _weigh(short, counter)[0]
-        return Count(tokens, lean if lean < tokens else None, estimated)
-    return Count(tokens, None, estimated)
+        lean = _Weighing(counter).weigh(short, form)[0]
+        return Count(tokens, lean if lean < tokens else None, estimated, pictured)
+    return Count(tokens, None, estimated, pictured)
 
 
-def _weigh(item: Item, counter: Counter) -> tuple[int, bool]:
-    reading = read(item)
-    match reading.shape:
-        case "user" | "system" | "developer" | "assistant":
-            name = item.get("name")
-            return _sum(MESSAGE + (count_text(name, counter) if isinstance(name, str) else 0), parts(item), counter)
-        case "function_call" | "custom_tool_call":
-            texts = (str(item.get(field) or "") for field in ("name", "namespace", "arguments", "input"))
-            return CALL + sum(count_text(text, counter) for text in texts), False
-        case "function_call_output" | "custom_tool_call_output":
-            return _sum(OUTPUT, parts(item), counter)
-        case "reasoning" | "compaction":
-            return _opaque(item, counter)
-        case "image_generation_call":
-            return MESSAGE + _IMAGE, True
-        case _:
-            return MESSAGE + count_json(encode(_without_ids(item)).decode(), counter), True
+class _Weighing:
+    """The weighing of one item."""
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+        self.estimated = False
+        self.pictured = False
+
+    def weigh(self, item: Item, form: Reading) -> tuple[int, bool, bool]:
+        """Return what an item weighs, whether that is an estimate, and whether pictures are in it."""
+        return self._weigh(item, form), self.estimated, self.pictured
+
+    def _weigh(self, item: Item, form: Reading) -> int:
+        match form.shape:
+            case "user" | "system" | "developer" | "assistant":
+                return MESSAGE + self._texts(item, "name") + self._parts(item)
+            case "function_call" | "custom_tool_call":
+                return CALL + self._texts(item, "name", "namespace", "arguments", "input")
+            case "function_call_output" | "custom_tool_call_output":
+                return OUTPUT + self._texts(item, "namespace") + self._parts(item)
+            case "reasoning" | "compaction":
+                return self._opaque(item, form.shape)
+            case "additional_tools":
+                tools = item.get("tools")
+                self.estimated = True
+                return MESSAGE + _TOOLS_MEANWHILE + self._text(declarations(tools if isinstance(tools, list) else ()))
+            case "image_generation_call":
+                self.estimated = True
+                return MESSAGE + _MADE
+            case _:
+                self.estimated = True
+                text = encode(_without_ids(item)).decode()
+                self.pictured = "image" in text
+                return MESSAGE + count_json(text, self.counter)
+
+    def _text(self, text: str) -> int:
+        return count_text(text, self.counter)
+
+    def _texts(self, item: Item, *fields: str) -> int:
+        found = (item.get(field) for field in fields)
+        return sum(self._text(text) for text in found if isinstance(text, str) and text)
+
+    def _parts(self, item: Item) -> int:
+        total = 0
+        for piece in parts(item):
+            text = piece.get("text", piece.get("refusal"))
+            if isinstance(text, str):
+                total += self._text(text)
+            else:
+                self.estimated = True
+                total += self._part(piece)
+        return total
+
+    def _part(self, piece: Mapping[str, Any]) -> int:
+        """Estimate a part without text, never by the length of its base64."""
+        kind = str(piece.get("type"))
+        if "image" in kind or "screenshot" in kind:
+            self.pictured = True
+            return picture(piece, self.counter)
+        inner = piece.get(kind)
+        held = inner if isinstance(inner, Mapping) else piece
+        if "audio" in kind or "video" in kind:
+            data = held.get("data")
+            return _content("audio/*", data, self.counter) if isinstance(data, str) else _AUDIO
+        data = next((one for one in (held.get("file_data"), held.get("data")) if isinstance(one, str)), None)
+        if data is None:
+            data = next((value for value in held.values() if isinstance(value, str) and len(value) > 2000), None)
+        if data is not None:
+            return self._file(data) + self._texts(held, "filename")
+        return _FILE if "file" in kind or "document" in kind else self._text(json.dumps(piece, ensure_ascii=False))
+
+    def _file(self, data: str) -> int:
+        return _content(*_told(data), self.counter)
+
+    def _opaque(self, item: Item, shape: str) -> int:
+        secret = item.get("encrypted_content")
+        if isinstance(secret, str) and secret:
+            self.estimated = True
+            return hidden(shape, len(secret))
+        summary = item.get("summary")
+        told = summary if isinstance(summary, list) else []
+        texts = (part.get("text") for part in told if isinstance(part, Mapping))
+        return MESSAGE + self._parts(item) + sum(self._text(text) for text in texts if isinstance(text, str))
 
 
-def _sum(total: int, pieces: Iterator[Mapping[str, Any]], counter: Counter) -> tuple[int, bool]:
-    estimated = False
-    for piece in pieces:
-        text = piece.get("text", piece.get("refusal"))
-        if isinstance(text, str):
-            total += count_text(text, counter)
-        else:
-            total += _part(piece, counter)
-            estimated = True
-    return total, estimated
+def hidden(shape: str, length: int) -> int:
+    """Estimate what is encrypted by the characters that it takes: an envelope, and some for each token."""
+    if shape == "compaction":
+        return _SUMMARY + max(16, (length - 1300) // 8)
+    return MESSAGE + max(8, (length - 850) * 2 // 13)
 
 
-def _part(piece: Mapping[str, Any], counter: Counter) -> int:
-    """Estimate a part without text, never by the length of its base64."""
-    kind = str(piece.get("type"))
-    if "image" in kind:
-        return _IMAGE
-    if "audio" in kind or "video" in kind:
-        return _AUDIO
-    data = next((value for value in piece.values() if isinstance(value, str) and len(value) > 2000), None)
-    if data is not None:
-        return _FILE + len(data) // 50
-    return _FILE if "file" in kind or "document" in kind else count_text(json.dumps(piece, ensure_ascii=False), counter)
+def picture(piece: Mapping[str, Any], counter: Counter) -> int:
+    """Estimate a part that is a picture: by its size, where that can be read here, for the counter's family."""
+    told = piece.get("image_url")
+    inner = told if isinstance(told, Mapping) else piece
+    url = inner.get("url") if isinstance(told, Mapping) else told
+    data = _told(url)[1] if isinstance(url, str) and url.startswith("data:") else ""
+    return _pictured(data, str(inner.get("detail") or "auto"), counter)
 
 
-def _opaque(item: Item, counter: Counter) -> tuple[int, bool]:
-    secret = item.get("encrypted_content")
-    if isinstance(secret, str) and secret:
-        # Observed: some 700 characters of envelope, then five to eight for each token.
-        return MESSAGE + max(16, (len(secret) - 700) // 5), True
-    tokens, _ = _sum(MESSAGE, parts(item), counter)
-    summary = item.get("summary")
-    if isinstance(summary, list):
-        tokens += sum(count_text(str(part.get("text", "")), counter) for part in summary if isinstance(part, Mapping))
-    return tokens, False
+def _told(url: str) -> tuple[str, str]:
+    """Return the media type that a data URL tells, and its base64; anything else is taken for base64."""
+    if not url.startswith("data:"):
+        return "", url
+    head, _, _ = url[:400].partition(",")
+    return head[5:].partition(";")[0], url[len(head) + 1 :]
+
+
+def _pictured(data: str, detail: str, counter: Counter) -> int:
+    pictures: Pictures = getattr(counter, "pictures", ANY_FAMILY.pictures)
+    width, height = media.size(data) or _UNSEEN
+    return pictures.tokens(width, height, detail)
+
+
+def _content(kind: str, data: str, counter: Counter) -> int:
+    """Estimate a file in base64, by its media type or its first bytes."""
+    kind = media.media_type(media.decoded(data, 96)) or kind
+    if kind.startswith("image"):
+        return _pictured(data, "auto", counter)
+    if kind.startswith(("audio", "video")):
+        lasting = media.seconds(data)
+        return _AUDIO if lasting is None else _SOUND * (lasting + 1)
+    if kind == "application/pdf":
+        return _PAGE * media.pages(data)
+    if _TEXTUAL.match(kind):
+        return count_text(media.decoded(data).decode(errors="replace"), counter)
+    return _FILE + len(data) // 50
 
 
 def _without_ids(item: Item) -> dict[str, object]:
     return {key: value for key, value in item.items() if key not in ("id", "status", "encrypted_content", "result")}
 
 
-def overhead(settings: Mapping[str, Any], counter: Counter) -> int:
-    """Return the tokens of a request's instructions, tools and response format, and of the answer's beginning."""
-    frame = settings.get("recorded", settings)
-    params = settings.get("params") or frame
-    total = PRIMER
-    instructions = frame.get("instructions")
+def overhead(settings: Mapping[str, Any], counter: Counter, api: str = "responses") -> int:
+    """Return the tokens of a request's instructions, tools and response format, and of what frames them."""
+    told = settings.get("recorded", settings)
+    params = settings.get("params") or told
+    frame = (family_of(str(told.get("model", ""))) or ANY_FAMILY).frame
+    total = frame.primer
+    instructions = told.get("instructions")
     if isinstance(instructions, str) and instructions:
         total += MESSAGE + count_text(instructions, counter)
-    tools = frame.get("tools")
-    if tools:
-        total += 9 + count_text(json.dumps(tools, ensure_ascii=False), counter)
-    for field in ("response_format", "text"):
-        if isinstance(params.get(field), Mapping) and len(str(params[field])) > 40:
-            total += count_text(json.dumps(params[field], ensure_ascii=False), counter)
+    tools = told.get("tools")
+    if isinstance(tools, list) and tools:
+        around = frame.tools if api == "responses" else frame.chat_tools + (0 if instructions else frame.shell)
+        total += around + count_text(declarations(tools), counter)
+    text = params.get("text")
+    for form in (params.get("response_format"), text.get("format") if isinstance(text, Mapping) else None):
+        total += count_text(response_format(form), counter)
     return total
+
+
+_BLOCK: Final = 64
+"""Some models report their reasoning rounded down to whole blocks."""
+
+
+def settled(events: Sequence[NewEvent], usage: Usage | None) -> list[NewEvent]:
+    """Return a whole response's events with its encrypted reasoning weighing what the API reported.
+
+    The report is of all that was made: what is not visible of it is the reasoning. Where it says that it was rounded
+    down, as early models' does, it bounds the estimate. Without a report nothing changes.
+    """
+    secret = [one for one in events if one.shape == "reasoning" and one.flags & SECRET]
+    if usage is None or not secret or usage.output_tokens <= 0:
+        return list(events)
+    estimate = sum(one.tokens for one in secret)
+    visible = sum(one.tokens for one in events if one.shape != "reasoning" and one.item is not None)
+    told = usage.reasoning_tokens
+    rest = usage.output_tokens - visible
+    if told % _BLOCK == 0 and rest < told + _BLOCK // 4:
+        actual = min(max(estimate, told), told + _BLOCK - 1)
+    else:
+        actual = max(told, rest)
+    share = [one.tokens * actual // estimate for one in secret]
+    weights = dict(zip(map(id, secret), share, strict=True))
+    return [
+        msgspec.structs.replace(one, tokens=max(1, weights[id(one)])) if id(one) in weights else one for one in events
+    ]
+
+
+def compacted(parts: Iterable[tuple[Item, int]], usage: Usage | None) -> int:
+    """Return the tokens of a compaction's output, which comes with those of each item.
+
+    An opaque item weighs what the API reported: that is of what was made, and messages beside it are quoted.
+    """
+    made = usage.output_tokens if usage is not None else 0
+    return sum(_SUMMARY + made if made and item.get("type") == "compaction" else tokens for item, tokens in parts)
 
 
 def factor_of(counted: int, reported: int) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from .families import bare_name
 from .logs import Log
 from .tokens import Counter
 
@@ -82,9 +83,7 @@ class Vocabulary:
 
 def vocabulary_of(model: str) -> str:
     """Return the name of a model's vocabulary; of an unknown one, `o200k_base`."""
-    name = model.rsplit("/", 1)[-1]
-    if name.startswith("ft:"):
-        name = name.split(":")[1]
+    name = bare_name(model)
     return "cl100k_base" if name == "gpt-4" or name.startswith(_CL100K) else DEFAULT
 
 

@@ -30,7 +30,7 @@ class Writer:
     def __init__(self, store: Store, reader: Reader) -> None:
         self._store = store
         self._reader = reader
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None
         self._quiet: dict[str, anyio.Event] = {}
 
     async def append(
@@ -49,27 +49,32 @@ class Writer:
         """Append, with the bodies that come with the events; see `turnlog.engine.log.Store.append`."""
         while name in self._quiet and not quiet:
             await self._quiet[name].wait()
-        bodies = {**(bodies or {}), **bodies_of(events)}
+        if any(one.blobs for one in events):
+            bodies = {**(bodies or {}), **bodies_of(events)}
         appended = await self._store.append(
             name, events, expected=expected, key=key, fence=fence, lease=lease, bodies=bodies, fork=fork
         )
         if not appended.replayed:
-            records = [
-                record(name, seq, Position(""), appended.time, one, appended.first)
-                for seq, one in enumerate(events, appended.first)
-            ]
-            self._reader.appended(name, records)
+            if self._reader.follows(name):
+                records = [
+                    record(name, seq, Position(""), appended.time, one, appended.first)
+                    for seq, one in enumerate(events, appended.first)
+                ]
+                self._reader.appended(name, records)
             self.tell()
         return appended
 
     def news(self) -> anyio.Event:
         """Return an event that is set by the next append."""
+        if self._news is None:
+            self._news = anyio.Event()
         return self._news
 
     def tell(self) -> None:
         """Wake those who wait for appends."""
-        self._news.set()
-        self._news = anyio.Event()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     @asynccontextmanager
     async def quiet(self, name: str, *, needed: bool = True) -> AsyncIterator[bool]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from turnlog import Budget, Invalid, NotFound, open_engine
+from turnlog import Budget, Invalid, NotFound, StoreError, open_engine
 from turnlog.engine.codec import event
 from turnlog.engine.errors import CallsOpen
 from turnlog.engine.events import ContextCompacted, StandIn
@@ -122,6 +122,43 @@ async def test_what_cannot_be_erased(engine):
     await c.erase(2, reason="again")
     with pytest.raises(NotFound):
         await (await engine.create()).refresh() and await c._engine.get("nobody")
+
+
+async def test_deleting_again_says_that_it_is_gone(engine):
+    c = await engine.create()
+    twin = await c.fork()
+    await engine.delete(c.id, forks="keep")
+    for forks in ("refuse", "keep", "delete"):
+        with pytest.raises(NotFound) as again:
+            await engine.delete(c.id, forks=forks)
+        assert again.value.deleted
+    assert (await engine.get(twin.id)).version == 2
+    with pytest.raises(NotFound) as never:
+        await engine.delete("nobody")
+    assert not never.value.deleted
+
+
+async def test_a_deletion_that_was_cut_off_between_forks_is_gone_on_with(engine, monkeypatch):
+    c = await engine.create()
+    await c.append("secret")
+    forks = [await c.fork() for _ in range(3)]
+    delete, calls = engine.store.delete, []
+
+    async def cut_off(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise StoreError("killed")
+        return await delete(*args, **options)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(engine.store, "delete", cut_off)
+        with pytest.raises(StoreError):
+            await engine.delete(c.id, forks="delete")
+    assert len([info async for info in engine.list()]) == 2
+    receipt = await engine.delete(c.id, forks="delete")
+    assert set(receipt.forks) < {fork.id for fork in forks}
+    assert [info async for info in engine.list()] == []
+    assert {one.record.kind for one in await engine.store.feed(None, 100)} == {"conversation.deleted"}
 
 
 async def test_what_is_old_expires(db):

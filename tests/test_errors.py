@@ -28,9 +28,14 @@ from turnlog.engine.errors import (
 EVERY = {
     Invalid("expected='x': a version is needed"): "expected='x': a version is needed",
     InvalidItem("items[2].role", "'x' is none of user"): "items[2].role: 'x' is none of user",
-    UnknownModel(
-        "m", "Responses"
-    ): "m: context window unknown. Pass Budget(context=…) to Responses(...) or to this call.",
+    UnknownModel("m", "Responses"): (
+        "m: context window unknown. Pass Budget(context=…) to Responses(...) or to this call, such as "
+        'Responses(client, "m", budget=Budget(context=32_768, reserve=4_096))'
+    ),
+    UnknownModel("no model was asked yet", "window"): (
+        "no model was asked yet: context window unknown. Pass Budget(context=…) to window(...) or to this call, "
+        "such as window(Budget(context=32_768, reserve=4_096))"
+    ),
     BudgetExceeded(12_000, 8_000): (
         "the pinned items, this turn's input and its last group need 12,000 tokens and 8,000 are available. "
         "Shorten the input, raise Budget(context=…), or lower its reserve."

@@ -63,9 +63,11 @@ async def test_from_the_end_and_from_a_position(engine):
     await c.append("one", "two")
     all_ = await taken(engine, 3)
     assert [event.seq for event in await taken(engine, 1, after=all_[1].position)] == [3]
-    async with engine.follow(after="end") as batches, anyio.create_task_group() as group:
-        group.start_soon(c.append, "three")
-        assert [event.seq for event in await anext(aiter(batches))] == [4]
+    async with engine.follow(after="end") as batches, engine.follow(after="end", name="n") as named:
+        await c.append("three")
+        for reading in (aiter(batches), aiter(named)):
+            with anyio.fail_after(10):
+                assert [event.seq for event in await anext(reading)] == [4]
 
 
 async def test_one_reads_under_a_name_and_others_stand_by(db):

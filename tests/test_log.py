@@ -77,7 +77,7 @@ def test_a_limit_of_tokens_is_reached_by_the_last_and_not_before(sizes, tokens):
 def test_deciding_changes_nothing_that_it_is_given():
     head = Head(conversation="c", version=3, created=1, updated=2, last_item=3, items=2, metadata=b'{"a":1}')
     event = NewEvent(kind="metadata.updated", data=b'{"patch":{"a":2}}')
-    made, appended = decide(Append(conversation="c", events=[event], expected=3), head, None, 9)
+    made, appended = decide(Append(conversation="c", events=[event], expected=3), head, {}, 9)
     assert made is not None
     assert (head.version, head.metadata, made.version, made.metadata) == (3, b'{"a":1}', 4, b'{"a":2}')
     assert (appended.first, appended.last, appended.time) == (4, 4, 9)
@@ -86,7 +86,7 @@ def test_deciding_changes_nothing_that_it_is_given():
 def test_a_replay_has_no_head_to_write():
     append = Append(conversation="c", events=[], key=Key("k", "d"), expected=NO_STREAM)
     head = Head(conversation="c", version=9, created=1, updated=2, last_item=3, items=2)
-    made, appended = decide(append, head, KeyUse("d", 2, 4), 9)
+    made, appended = decide(append, head, {"k": KeyUse("d", 2, 4)}, 9)
     assert made is None
     assert (appended.first, appended.last, appended.version, appended.replayed) == (2, 4, 4, True)
 

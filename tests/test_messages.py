@@ -1,16 +1,19 @@
 """Chat Completions messages and items, both ways: value for value where it matters, and nothing lost unsaid."""
 
-from itertools import chain
+from itertools import chain, pairwise
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from turnlog import Budget, open_engine
+from turnlog.adapters.chat_completions import ENCODERS, ChatCompletions
 from turnlog.engine.canonical import encode, plain
 from turnlog.engine.errors import InvalidItem
 from turnlog.engine.items import accept
 from turnlog.engine.messages import pieces, to_items, to_messages
+from turnlog.engine.testing.judge import refusals
 from turnlog.engine.testing.strategies import chat_messages
 from turnlog.engine.window.render import Rendered
 
@@ -336,6 +339,81 @@ def test_calls_without_ids_and_with_arguments_that_are_no_text():
         ("function_call", "call_0"), ("custom_tool_call", "call_1"), ("function_call", "call_x"),
     ]  # fmt: skip
     assert (items[0]["arguments"], items[1]["input"], items[2]["arguments"]) == ('{"at":1}', "", "")
+
+
+# -- who says it
+
+SPEECHES = st.lists(
+    st.tuples(st.sampled_from([None, None, "ada", "bob"]), st.sampled_from(["Hi.", "Yes."])), min_size=1, max_size=6
+)
+
+
+def in_a_row(messages):
+    """Return messages of the assistant as a window has them that were appended as items: one response."""
+    return [Rendered(number, 1, item) for number, item in enumerate(to_items(messages), 2)]
+
+
+def speeches(messages):
+    """Return who says what, text by text."""
+    contents = [(message.get("name"), message["content"]) for message in messages]
+    texts = [
+        (name, [content] if isinstance(content, str) else [part["text"] for part in content])
+        for name, content in contents
+    ]
+    return [(name, text) for name, said in texts for text in said]
+
+
+@given(SPEECHES)
+def test_what_is_said_in_a_row_keeps_its_names(said):
+    messages = [assistant(text) | ({"name": name} if name else {}) for name, text in said]
+    made = to_messages(in_a_row(messages))
+    assert speeches(made) == said
+    names = [message.get("name") for message in made]
+    assert all(left != right for left, right in pairwise(names)), "under one name it is one message"
+    assert refusals("chat", {"model": "gpt-4o-mini", "messages": made}) == []
+    assert to_messages(in_a_row(made)) == made
+
+
+def test_messages_of_several_names_go_through_a_log():
+    ada, bob = assistant("I will look.", name="ada", tool_calls=[WEATHER]), assistant("Good.", name="bob")
+    clear = {"role": "tool", "tool_call_id": "call_1", "content": "clear"}
+    messages = [user("Who is there?"), assistant("Me.", name="ada"), assistant("And me.", name="bob"), bob | {"x": 1}]
+    messages += [user("Is it sunny?"), ada, clear, bob, assistant("We are done.")]
+    expected = [*messages[:2], bob | {"content": [{"type": "text", "text": text} for text in ("And me.", "Good.")]}]
+
+    async def main():
+        async with open_engine(":memory:") as engine:
+            c = await engine.create()
+            await c.append(*to_items(messages))
+            return (await c.window(Budget(5000), api="chat")).messages
+
+    made = anyio.run(main)
+    assert made == [*expected, *messages[4:]]
+    assert refusals("chat", {"model": "gpt-4o-mini", "messages": made}) == []
+
+
+@pytest.mark.parametrize("first", [None, "ada"])
+def test_calls_go_into_the_last_message_of_their_response(first):
+    """Their outputs have to stand right behind them."""
+    call = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
+    says = [assistant("I will look.") | ({"name": first} if first else {}), assistant("Do!", name="bob")]
+    thought = {"type": "reasoning", "summary": [], "id": "rs_1"}
+    window = [Rendered(2, 2, thought), Rendered(3, 2, says[0]), Rendered(4, 2, call), Rendered(5, 2, thought)]
+    window += [Rendered(6, 2, says[1]), Rendered(7, 2, thought)]
+    window += [Rendered(8, None, {"type": "function_call_output", "call_id": "call_1", "output": "clear"})]
+    made = to_messages([Rendered(1, None, user("Hi")), *window])
+    assert [message.get("name") for message in made] == [None, first, "bob", None]
+    assert [len(message.get("tool_calls", ())) for message in made] == [0, 0, 1, 0]
+    assert refusals("chat", {"model": "gpt-4o-mini", "messages": made}) == []
+
+
+def test_what_an_earlier_release_sent_is_still_written_so():
+    window = in_a_row([assistant("One.", name="ada"), assistant("Two.", name="bob")])
+    said = [{"type": "text", "text": text} for text in ("One.", "Two.")]
+    settings_ = {"model": "gpt-4o-mini"}
+    assert ENCODERS[1](window, settings_)["messages"] == [assistant(said, name="bob")]
+    assert ENCODERS[2](window, settings_)["messages"] == [assistant("One.", name="ada"), assistant("Two.", name="bob")]
+    assert ChatCompletions.encoder == max(ENCODERS) == 2
 
 
 # -- what is refused

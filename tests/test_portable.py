@@ -19,7 +19,7 @@ from turnlog.engine.portable import Package, dump, restore
 from turnlog.engine.replay import verify
 from turnlog.engine.stores.memory import MemoryStore
 from turnlog.engine.stores.sqlite import SqliteStore
-from turnlog.engine.testing.contract_kit import created, item, started
+from turnlog.engine.testing.contract_kit import created, forked, item, started, tombstone
 from turnlog.engine.testing.scribe import ENCODERS, Scribe
 from turnlog.engine.testing.server import Call
 from turnlog.engine.testing.strategies import conversations
@@ -48,7 +48,7 @@ def values(records):
 async def kept(store, name="c"):
     snapshot = await store.read(name, Query())
     head = snapshot.head
-    about = (head.version, head.created, head.updated, head.items, head.last_item, head.metadata)
+    about = (head.version, head.created, head.updated, head.items, head.last_item, head.metadata, head.parent)
     return about, values(snapshot.records[0])
 
 
@@ -65,16 +65,27 @@ async def store(request, tmp_path):
 @given(conversations(6))
 async def test_generated_conversations_come_back_event_for_event(steps):
     first, second = MemoryStore(), MemoryStore()
-    scribe = Scribe(first)
-    await scribe.write(steps)
-    lines = await lines_of(first)
-    package = packed(lines)
-    assert await restore(second, package) == scribe.version == package.version
-    assert await kept(second) == await kept(first)
-    assert await lines_of(second) == lines
-    assert await verify(second, "c", ENCODERS) == await verify(first, "c", ENCODERS)
-    assert await restore(second, packed(lines)) == 0
-    assert await kept(second) == await kept(first)
+    await Scribe(first).write(steps)
+    names = await names_of(first)
+    lines = await all_lines_of(first, names)
+    for package in each(lines):
+        assert await restore(second, package) == package.version - package.first + 1
+    for name in names:
+        assert await kept(second, name) == await kept(first, name)
+        assert await verify(second, name, ENCODERS) == await verify(first, name, ENCODERS)
+    assert await all_lines_of(second, names) == lines
+    assert [await restore(second, package) for package in each(lines)] == [0] * len(names)
+
+
+async def names_of(store):
+    """Return the conversations of a store, forks behind their parents."""
+    return [head.conversation for head in await store.heads(order="created", limit=1000)]
+
+
+async def all_lines_of(store, names):
+    """Return conversations as lines of one file."""
+    written = {}
+    return [line for name in names async for line, _ in dump(store, name, written)]
 
 
 @settings(max_examples=20)
@@ -83,13 +94,19 @@ async def test_between_stores_in_memory_and_on_a_disk(tmp_path_factory, steps):
     disk = await SqliteStore.open(tmp_path_factory.mktemp("logs") / "log.db")
     back = MemoryStore()
     await Scribe(disk).write(steps)
-    await restore(back, packed(await lines_of(disk)))
+    ours = await names_of(disk)
+    for package in each(await all_lines_of(disk, ours)):
+        await restore(back, package)
     there = Scribe(MemoryStore(), "d")
     await there.write(steps)
-    await restore(disk, packed(await lines_of(there.store, "d")))
-    assert await kept(back) == await kept(disk)
-    assert await kept(disk, "d") == await kept(there.store, "d")
-    assert await verify(disk, "d", ENCODERS) == await verify(there.store, "d", ENCODERS)
+    theirs = await names_of(there.store)
+    for package in each(await all_lines_of(there.store, theirs)):
+        await restore(disk, package)
+    for name in ours:
+        assert await kept(back, name) == await kept(disk, name)
+    for name in theirs:
+        assert await kept(disk, name) == await kept(there.store, name)
+        assert await verify(disk, name, ENCODERS) == await verify(there.store, name, ENCODERS)
     await disk.close()
 
 
@@ -152,8 +169,17 @@ async def test_what_is_appended_meanwhile_is_not_in_it(store, monkeypatch):
     async for line, _ in dump(store, "c"):
         lines.append(line)
         await store.append("c", [item("more")])
-    assert [parse(line).get("seq") for line in lines] == [None, 1, 2, 3, 4]
+    assert [parse(line).get("seq") for line in lines] == [None, None, 1, 2, 3, 4]
     assert packed(lines).version == 4
+
+
+async def test_what_is_deleted_meanwhile_is_not_exported_in_part(store, monkeypatch):
+    monkeypatch.setattr(portable, "_PAGE", 3)
+    await started(store, "c", *"abcdefgh")
+    with pytest.raises(NotFound, match="conversation c: deleted"):
+        async for line, _ in dump(store, "c"):
+            if b'"seq":2' in line:
+                await store.delete("c", tombstone(), forks="refuse")
 
 
 # -- again
@@ -167,7 +193,7 @@ async def exported(*texts):
 
 
 def shortened(lines, version):
-    return [lines[0].replace(b'"version":%d' % (len(lines) - 1), b'"version":%d' % version), *lines[1 : version + 1]]
+    return [lines[0].replace(b'"version":%d' % (len(lines) - 2), b'"version":%d' % version), *lines[1 : version + 2]]
 
 
 async def test_an_import_that_was_stopped_goes_on(store):
@@ -219,9 +245,63 @@ OTHERWISE = {"kind": "acme:note", "time": 7, "item": {"role": "user", "content":
 async def test_a_conversation_that_went_another_way_is_a_conflict(store, field):
     lines = await exported("one", "two")
     await restore(store, packed(lines))
-    changed(3, **{field: OTHERWISE[field]})(lines)
+    changed(EVENTS + 3, **{field: OTHERWISE[field]})(lines)
     with pytest.raises(Conflict, match="event 3 is another one here"):
         await restore(store, packed(lines))
+
+
+# -- forks
+
+
+async def family():
+    """Return a store with a conversation, forks of it at any depth, and one that has nothing to do with them."""
+    first = MemoryStore()
+    await started(first, "c", "one", "two", "three")
+    await forked(first, "d", "c", 3, "four", "five")
+    await forked(first, "e", "d", 5, "six")
+    await forked(first, "f", "e", 2)
+    await started(first, "g", "else")
+    return first
+
+
+def each(lines):
+    """Return what lines say, as packages."""
+    headers = [number for number, line in enumerate(lines) if b'"turnlog"' in line]
+    return [packed(lines[begin:end]) for begin, end in zip(headers, [*headers[1:], len(lines)], strict=True)]
+
+
+@pytest.mark.parametrize("names", ["cdefg", "gfedc", "fecdg", "ec"])
+async def test_what_forks_share_is_written_once(store, names):
+    first = await family()
+    lines = await all_lines_of(first, names)
+    for package in each(lines):
+        await restore(store, package)
+    for name in names:
+        found = [(await place.read(name, Query())).records[0] for place in (store, first)]
+        assert values(found[0]) == values(found[1])
+    if names == "cdefg":
+        own = [(package.id, package.version - package.first + 1) for package in each(lines)]
+        assert own == [("c", 4), ("d", 3), ("e", 2), ("f", 1), ("g", 2)]
+        parents = [(await store.read(name)).head.parent for name in names]
+        assert parents == [None, ("c", 3), ("d", 5), ("e", 2), None], (
+            "also one that shares no event of its parent's own"
+        )
+    assert [await restore(store, package) for package in each(lines)] == [0] * len(each(lines))
+
+
+async def test_a_fork_without_its_parent_is_a_conflict(store):
+    first = await family()
+    whole, fork = each(await lines_of(first, "d"))
+    with pytest.raises(Conflict, match="conversation d: it is a fork of c at 3, which is not here up to there"):
+        await restore(store, fork)
+    await started(store, "c")
+    with pytest.raises(Conflict, match="which is not here up to there"):
+        await restore(store, fork)
+    await store.delete("c", tombstone(), forks="refuse")
+    with pytest.raises(Conflict, match="conversation d: it is a fork of c at 3, which was deleted here"):
+        await restore(store, fork)
+    assert await store.read("d") is None
+    assert whole.version == 3
 
 
 # -- damaged
@@ -244,41 +324,58 @@ def without(number):
     return lambda lines: lines.pop(number)
 
 
+EVENTS = 1
+"""The line before the first event: how many keys there are."""
 DAMAGE = {
-    "a later format": (changed(0, format=2), "$.format: 2 is not known here; this turnlog reads format 1"),
+    "a later format": (changed(0, format=3), "$.format: 3 is not known here; this turnlog reads formats 1 to 2"),
     "no format": (changed(0, format=None), "$.format: None is not known here"),
     "no id": (changed(0, id=None), "conversation id None: 1 to 64 characters of"),
     "a bad id": (changed(0, id="../c"), "conversation id '../c': 1 to 64 characters of"),
     "a version that is no number": (changed(0, version="5"), "$.version: '5' is no whole number"),
     "a version of nothing": (changed(0, version=0), "$.version: 0 is no whole number"),
     "cut short": (without(-1), "c: 4 of 5 events are here; the file is not whole, export it again"),
-    "a line missing": (without(3), "$.seq: 4: event 3 is expected here; the file is not whole, export it again"),
-    "a line twice": (lambda lines: lines.insert(3, lines[3]), "$.seq: 3: event 4 is expected"),
-    "a seq that is no number": (changed(1, seq=True), "$.seq: True is no whole number"),
-    "no kind": (changed(2, kind=None), "$.kind: None is no text"),
-    "no time": (changed(2, time=None), "$.time: None is no whole number"),
-    "a time out of the calendar": (changed(2, time=2**62), "is no time in microseconds"),
-    "a number that no store holds": (changed(2, tokens=2**63), "$.tokens: 9223372036854775808 is no whole number"),
-    "a negative response": (changed(2, response=-1), "$.response: -1 is no whole number"),
-    "a shape that is no text": (changed(2, shape=[]), "$.shape: [] is no text"),
-    "an item that is no object": (changed(2, item="hi"), "$.item: a JSON object is expected here"),
-    "an item too deep": (changed(2, item=deep(101)), "$.item.deep"),
-    "no item": (changed(2, item=None), "c/2: an item.appended without an item; the file was changed, export it again"),
+    "a line missing": (
+        without(EVENTS + 3),
+        "$.seq: 4: event 3 is expected here; the file is not whole, export it again",
+    ),
+    "a line twice": (lambda lines: lines.insert(EVENTS + 3, lines[EVENTS + 3]), "$.seq: 3: event 4 is expected"),
+    "a seq that is no number": (changed(EVENTS + 1, seq=True), "$.seq: True is no whole number"),
+    "no kind": (changed(EVENTS + 2, kind=None), "$.kind: None is no text"),
+    "no time": (changed(EVENTS + 2, time=None), "$.time: None is no whole number"),
+    "a time out of the calendar": (changed(EVENTS + 2, time=2**62), "is no time in microseconds"),
+    "a number that no store holds": (
+        changed(EVENTS + 2, tokens=2**63),
+        "$.tokens: 9223372036854775808 is no whole number",
+    ),
+    "a negative response": (changed(EVENTS + 2, response=-1), "$.response: -1 is no whole number"),
+    "a shape that is no text": (changed(EVENTS + 2, shape=[]), "$.shape: [] is no text"),
+    "an item that is no object": (changed(EVENTS + 2, item="hi"), "$.item: a JSON object is expected here"),
+    "an item too deep": (changed(EVENTS + 2, item=deep(101)), "$.item.deep"),
+    "no item": (
+        changed(EVENTS + 2, item=None),
+        "c/2: an item.appended without an item; the file was changed, export it again",
+    ),
     "another item": (
-        lambda lines: lines.__setitem__(3, lines[3].replace(b"two", b"too")),
+        lambda lines: lines.__setitem__(EVENTS + 3, lines[EVENTS + 3].replace(b"two", b"too")),
         "event 3 is not what its checksum says; the file was changed, export it again",
     ),
-    "another checksum": (changed(3, sum=7), "event 3 is not what its checksum says"),
-    "another beginning": (changed(1, kind="metadata.updated"), "c/1: the first event, and no other, is a conversation"),
+    "another checksum": (changed(EVENTS + 3, sum=7), "event 3 is not what its checksum says"),
+    "another beginning": (
+        changed(EVENTS + 1, kind="metadata.updated"),
+        "c/1: the first event, and no other, is a conversation",
+    ),
     "two beginnings": (
-        changed(2, kind="conversation.created"),
+        changed(EVENTS + 2, kind="conversation.created"),
         "c/2: the first event, and no other, is a conversation",
     ),
     "data of another kind": (
-        changed(3, kind="response.completed", data={"usage": 7}),
+        changed(EVENTS + 3, kind="response.completed", data={"usage": 7}),
         "c/3: response.completed cannot",
     ),
-    "settings changed": (lambda lines: lines.insert(1, BODY.replace(b"m", b"n")), "$.value: the body is not what its"),
+    "settings changed": (
+        lambda lines: lines.insert(EVENTS + 1, BODY.replace(b"m", b"n")),
+        "$.value: the body is not what its",
+    ),
 }
 BODY = encode({"body": "62c66a7a5dd70c3146618063c344e531e6d4b59e379808443ce962b3abd63c5a", "value": "m"})
 

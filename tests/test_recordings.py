@@ -10,11 +10,12 @@ from contextlib import closing
 
 import pytest
 
-from turnlog import open_engine
+from turnlog import Budget, BudgetExceeded, open_engine
 from turnlog.adapters.cli.recordings import Unusable, record_events
 from turnlog.engine.canonical import canonical
 from turnlog.engine.portable import Package, dump, restore
 from turnlog.engine.replay import rebuild, verify
+from turnlog.engine.testing.judge import refusals
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ async def import_all(engine, corpus) -> tuple[dict[str, dict], list[str]]:
         except Unusable as reason:
             refused.append(str(reason))
             continue
-        await engine.store.append(events.id, events.events, expected=0, bodies=events.bodies)
+        await engine.writer.append(events.id, events.events, expected=0, bodies=events.bodies)
         made[events.id] = record
     return made, refused
 
@@ -154,6 +155,28 @@ async def test_a_conversation_that_goes_on_is_still_verified(engine, corpus):
         conversation = await engine.get(name)
         await conversation.append("And now?", {"role": "assistant", "content": "Now this."})
         assert (await verify(engine.store, name)).diverged == []
+
+
+async def test_windows_of_any_size_are_taken_by_both_apis(corpus):
+    async with open_engine(":memory:") as engine:
+        made, _ = await import_all(engine, corpus)
+        count = (await engine.intake.vocabulary()).count
+        sound = exceeded = 0
+        for name in made:
+            conversation = await engine.get(name)
+            for api in ("responses", "chat"):
+                for size in (500, 2_000, 8_000, 32_000, 200_000):
+                    try:
+                        window = await conversation.window(Budget(size), api=api)
+                    except BudgetExceeded:
+                        exceeded += 1
+                        continue
+                    assert window.tokens.total <= size
+                    sent = {"input": window.items} if api == "responses" else {"messages": window.messages}
+                    if window.items:  # a few exchanges hold none, and then there is nothing to send
+                        assert not list(refusals(api, {"model": "gpt-5", **sent}, window=size, count=count)), name
+                        sound += 1
+        assert sound > 5 * exceeded
 
 
 async def test_rebuilding_names_what_is_missing(engine, corpus):

@@ -281,7 +281,9 @@ def one(text):
         ({"type": "custom_tool_call", "call_id": "c", "name": "ab", "input": "ls"}, CALL + 4, False),
         ({"type": "function_call_output", "call_id": "c", "output": "abc"}, OUTPUT + 3, False),
         ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "abc"}]}, MESSAGE + 3, False),
-        ({"type": "reasoning", "summary": [], "encrypted_content": "x" * 1700}, MESSAGE + 200, True),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "x" * 2800}, MESSAGE + 300, True),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "x" * 400}, MESSAGE + 8, True),
+        ({"type": "compaction", "encrypted_content": "x" * 2900}, 80 + 200, True),
         ({"type": "image_generation_call", "id": "ig_1", "result": "x" * 10**6}, MESSAGE + 1600, True),
         ({"type": "acme:note", "id": "left out", "text": "abc"}, MESSAGE + 33, True),
     ],
@@ -309,6 +311,8 @@ def test_what_has_no_text_is_estimated_and_never_by_the_length_of_its_base64(par
 
 
 PICTURE = "iVBORw0KGgo" + "Ab3/" * 50_000
+UNSEEN = 1229
+"""A picture of 1024 by 1024, for which one is taken whose size makes no sense."""
 
 
 @pytest.mark.parametrize(
@@ -319,10 +323,10 @@ PICTURE = "iVBORw0KGgo" + "Ab3/" * 50_000
                 "type": "code_interpreter_call",
                 "outputs": [{"type": "image", "url": f"data:image/png;base64,{PICTURE}"}],
             },
-            1600,
+            UNSEEN,
         ),
-        ({"type": "mcp_call", "output": json.dumps([{"type": "image", "data": PICTURE}])}, 1600),
-        ({"type": "computer_call_output", "call_id": "c", "output": {"image_url": f"data:;base64,{PICTURE}"}}, 1600),
+        ({"type": "mcp_call", "output": json.dumps([{"type": "image", "data": PICTURE}])}, UNSEEN),
+        ({"type": "computer_call_output", "call_id": "c", "output": {"image_url": f"data:;base64,{PICTURE}"}}, UNSEEN),
         ({"type": "acme:note", "sound": f"data:audio/wav;rate=8000;base64,{PICTURE[11:]}"}, 1000),
         ({"type": "acme:note", "file": PICTURE[11:]}, 5000),
         ({"type": "acme:note", "nothing": "data:;base64,"}, 1000),

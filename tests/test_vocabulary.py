@@ -373,6 +373,8 @@ def test_importing_looks_for_nothing():
         ("gpt-3.5-turbo", "cl100k_base"),
         ("ft:gpt-3.5-turbo-0613:acme::8abc", "cl100k_base"),
         ("openai/gpt-4", "cl100k_base"),
+        ("openai.gpt-4", "cl100k_base"),
+        ("openai.gpt-oss-120b", "o200k_base"),
         ("ft:gpt-4o-mini-2024-07-18:acme::8abc", "o200k_base"),
         ("gpt-4.1-nano", "o200k_base"),
         ("gpt-5.5", "o200k_base"),

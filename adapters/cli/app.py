@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import changing, keeping, show
-from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, put, run
-from turnlog.adapters.cli.databases import existing
-from turnlog.adapters.cli.importing import Report, Source, import_file, sources
+from turnlog.adapters.cli import changing, explaining, keeping, show
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
+from turnlog.adapters.cli.databases import existing, named, when_needed
+from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
 from turnlog.engine.checks import whole
-from turnlog.engine.engine import open_engine
 from turnlog.engine.errors import CorruptLog, Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.window.budget import Budget
@@ -38,6 +38,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_OPTIONS: Final = {
+    "Budget(context=…)": "--context",
+    'forks="keep" or "delete"': "--forks keep or --forks delete",
+    'schema="turnlog"': "--schema turnlog",
+    ', or pass when_busy="wait"': "",
+    ', or pass open_calls="seal"': "",
+    ", or open it once with migrate=True": "",
+}
+"""What a caller of the library passes as an argument is an option here, or there is none."""
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -65,8 +74,9 @@ def main() -> NoReturn:
 
 def complain(error: object) -> None:
     """Say on standard error what is wrong."""
-    # What a caller of the library passes as an argument is an option here.
-    told = str(error).replace("Budget(context=…)", "--context")
+    told = str(error)
+    for argument, option in _OPTIONS.items():
+        told = told.replace(argument, option)
     errors.print(f"turnlog: {show.visible(told)}", style="red", markup=False)
 
 
@@ -100,18 +110,22 @@ def import_(
         typer.Argument(metavar="FILE…", help="Files of conversations; .gz is unpacked, - is standard input."),
     ],
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Import recorded exchanges, arrays of items or messages, or turnlog's own exports; again, nothing changes."""
     report = Report()
 
+    database = named(db, schema)
+
     async def work(found: list[Source], size: int) -> None:
-        async with open_engine(db) as engine:
+        async with when_needed(database) as engine:
+            into = Into(engine)
             with show.progress("importing", size, shown=not as_json) as advance:
                 for one in found:
-                    await import_file(engine, one, report, advance)
+                    await import_file(into, one, report, advance)
 
-    with sources(files) as (found, size):  # before a database is made for nothing
+    with sources(files) as (found, size):
         failed: TurnlogError | None = None
         try:
             run(lambda: work(found, size))
@@ -135,19 +149,28 @@ def import_(
 
 @app.command()
 def export(
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Conversations to export.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; .gz is packed.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file to write; .gz is packed, - is standard output.")
+    ],
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
-    """Write conversations to a file of JSON Lines; importing it gives the same events."""
+    """Write conversations to a file of JSON Lines; importing it gives the same events, and uses up the same keys."""
     from turnlog.adapters.cli.exporting import export_file  # noqa: PLC0415
 
+    plain = str(output) == "-"
+    if plain and as_json:
+        raise typer.BadParameter("- is standard output, which --json needs; name a file", param_hint="-o")
+
     async def work() -> list[dict[str, Any]]:
-        async with existing(db) as engine:
-            return await export_file(engine, ids, output)
+        async with existing(named(db, schema)) as engine:
+            return await export_file(engine, ids or (), output)
 
     exported = run(work)
+    if plain:
+        return
     if as_json:
         put({"exported": exported, "file": str(output)})
     else:
@@ -160,6 +183,7 @@ def export(
 @app.command("list")
 def list_(
     db: Db = DEFAULT,
+    schema: Schema = None,
     limit: Annotated[int, typer.Option(help="Conversations at most.")] = 50,
     after: Annotated[str | None, typer.Option(help="The `next` of the page before.")] = None,
     order: Annotated[str, typer.Option(help="-updated, -created or created.")] = "-updated",
@@ -169,10 +193,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List conversations."""
-    wanted = dict(map(_pair, where or ()))
+    wanted = _wanted(where or ())
 
     async def work() -> Any:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             return await engine.list(where=wanted, order=order, limit=limit, after=after)  # type: ignore[arg-type]
 
     page = run(work)
@@ -182,27 +206,33 @@ def list_(
         show.conversations(page)
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--where")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+def _wanted(pairs: Iterable[str]) -> dict[str, Any]:
+    wanted: dict[str, Any] = {}
+    for text in pairs:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--where")
+        if name in wanted:
+            raise typer.BadParameter(f"{name!r} is named twice", param_hint="--where")
+        try:
+            wanted[name] = json.loads(value)
+        except ValueError:
+            wanted[name] = value
+    return wanted
 
 
 @app.command("show")
 def show_(
     id: Id,
     db: Db = DEFAULT,
+    schema: Schema = None,
     at: Annotated[int | None, typer.Option(help="Only up to this seq.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show a conversation's events."""
 
     async def work() -> tuple[Any, list[Any]]:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             conversation = await engine.get(id)
             if at is not None:
                 whole("at", at, 0, conversation.version)
@@ -227,9 +257,13 @@ def window(
     id: Id,
     context: Annotated[int, typer.Option(help="Tokens that the model takes.")],
     db: Db = DEFAULT,
+    schema: Schema = None,
     reserve: Annotated[int, typer.Option(help="Tokens kept free for the answer.")] = 0,
     api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
     at: Annotated[int | None, typer.Option(help="As it was at this version.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="What became of every event instead, and by which rule.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a model would be sent: the items or messages, without instructions and tools."""
@@ -238,12 +272,15 @@ def window(
     shape: Literal["responses", "chat"] = "chat" if api == "chat" else "responses"
 
     async def work() -> Any:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             return await (await engine.get(id)).window(Budget(context, reserve), at=at, api=shape)
 
     made = run(work)
     if as_json:
-        put(show.window_document(made, shape))
+        document = show.window_document(made, shape)
+        put({**document, "explained": explaining.explained(made)} if explain else document)
+    elif explain:
+        explaining.explain(made)
     else:
         show.window(made, shape)
 
@@ -253,12 +290,13 @@ def request(
     id: Id,
     response: Annotated[int | None, typer.Option(help="The response's seq; default: the latest.")] = None,
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Show a recorded request, rebuilt from the log and checked against the digest of what was sent."""
 
     async def work() -> Any:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             conversation = await engine.get(id)
             if response is not None:
                 return await (await conversation.response(response)).request()
@@ -282,13 +320,14 @@ def request(
 def verify(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild every recorded request from the log and compare it with the digest of what was sent."""
     from turnlog.adapters.cli.verifying import verify_all  # noqa: PLC0415
 
     async def work() -> Verified:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             return await verify_all(engine, ids or [], shown=not as_json)
 
     report = run(work)
@@ -322,6 +361,7 @@ app.command()(keeping.migrate)
 def chat(
     model: Annotated[str, typer.Option(help="The model's name.")],
     db: Db = DEFAULT,
+    schema: Schema = None,
     id: Annotated[str | None, typer.Option(help="A conversation to go on with; default: a new one.")] = None,
     api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
     base_url: Annotated[str | None, typer.Option(help="Of another backend than OpenAI's.")] = None,
@@ -333,7 +373,8 @@ def chat(
 
     if api not in ("responses", "chat"):
         raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
-    ended = run(lambda: talk(db, model, id, api, base_url, None if context is None else Budget(context), quiet=as_json))
+    database, budget = named(db, schema), None if context is None else Budget(context)
+    ended = run(lambda: talk(database, model, id, api, base_url, budget, quiet=as_json))
     if as_json:
         put(ended)
     if ended["failed"]:
@@ -342,7 +383,9 @@ def chat(
 
 @app.command()
 def demo(
-    db: Annotated[Path | None, typer.Option("--db", help="Keep the database here; default: it is thrown away.")] = None,
+    db: Annotated[
+        str | None, typer.Option("--db", metavar="FILE", help="Keep the database here; default: it is thrown away.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the main job from nothing: no key, no network, a scripted model on this machine."""
@@ -350,7 +393,8 @@ def demo(
         from turnlog.adapters.cli.demo import demonstrate  # noqa: PLC0415
     except ImportError as error:
         raise Invalid(f'the demo needs more packages ({error}): pip install "turnlog[demo]"') from error
-    told = run(lambda: demonstrate(db, quiet=as_json))
+    path = None if db is None else named(db).file("demo")
+    told = run(lambda: demonstrate(path, quiet=as_json))
     if as_json:
         put(told)
     if told["diverged"]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from turnlog.adapters.cli import show
-from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, put, run
-from turnlog.adapters.cli.databases import existing
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
+from turnlog.adapters.cli.databases import existing, named
 from turnlog.engine.erasing import Receipt
+from turnlog.engine.errors import Conflict, VersionConflict
 
 __all__ = ("delete", "erase", "expire", "fork", "rewind")
 
+_DAYS: Final = 1_000_000
 Reason = Annotated[str, typer.Option(help="Why; it is written in the log.")]
 Forks = Annotated[str, typer.Option(help="What of conversations that share its events: refuse, keep or delete.")]
 
@@ -24,13 +26,18 @@ def fork(
     at: Annotated[int | None, typer.Option(help="The last seq to share; default: all of it.")] = None,
     new: Annotated[str | None, typer.Option(help="The fork's id; default: a new one.")] = None,
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Make a conversation that begins with another's events and goes its own way from there."""
 
     async def work() -> dict[str, Any]:
-        async with existing(db) as engine:
-            made = await (await engine.get(id)).fork(at, id=new)
+        async with existing(named(db, schema)) as engine:
+            try:
+                made = await (await engine.get(id)).fork(at, id=new)
+            except VersionConflict as error:
+                told = f"conversation {new} is there already, or was deleted; choose another id with --new"
+                raise Conflict(told) from error
             return {"id": made.id, "version": made.version, "parent": id, "at": made.version - 1}
 
     made = run(work)
@@ -44,12 +51,13 @@ def rewind(
     id: Id,
     to: Annotated[int, typer.Option(help="The version to go on from.")],
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Go on from where a conversation was at an earlier version; what came behind it stays in the log."""
 
     async def work() -> dict[str, Any]:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             done = await (await engine.get(id)).rewind(to)
             return {"id": id, "version": done.version, "to": to}
 
@@ -65,22 +73,30 @@ def erase(
     seqs: Annotated[list[int], typer.Argument(metavar="SEQ…", help="The events whose content is to go.")],
     reason: Reason,
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Overwrite the content of events, for good, here and in every fork that shares them."""
 
     async def work() -> Receipt:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             return await (await engine.get(id)).erase(*seqs, reason=reason)
 
     _told([run(work)], as_json=as_json)
 
 
-def delete(id: Id, forks: Forks = "refuse", reason: Reason = "", db: Db = DEFAULT, as_json: Json = False) -> None:
+def delete(
+    id: Id,
+    forks: Forks = "refuse",
+    reason: Reason = "",
+    db: Db = DEFAULT,
+    schema: Schema = None,
+    as_json: Json = False,
+) -> None:
     """Remove a conversation, for good; its id is never used again."""
 
     async def work() -> Receipt:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             return await engine.delete(id, forks=forks, reason=reason)  # type: ignore[arg-type]
 
     _told([run(work)], as_json=as_json)
@@ -91,12 +107,16 @@ def expire(
     forks: Forks = "keep",
     reason: Reason = "retention",
     db: Db = DEFAULT,
+    schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Delete conversations whose last item is old."""
+    if not 0 < older_than <= _DAYS:
+        said = f"{older_than:g}: days are needed, more than 0, at most {_DAYS:,}"
+        raise typer.BadParameter(said, param_hint="--older-than")
 
     async def work() -> list[Receipt]:
-        async with existing(db) as engine:
+        async with existing(named(db, schema)) as engine:
             age = timedelta(days=older_than)
             return [one async for one in engine.expire(age, forks=forks, reason=reason)]  # type: ignore[arg-type]
 
@@ -109,8 +129,8 @@ def _told(receipts: Sequence[Receipt], *, as_json: bool, many: bool = False) -> 
         put({"receipts": documents} if many else documents[0])
         return
     for receipt in receipts:
-        said = f"{receipt.conversation}: the content of {len(receipt.seqs)} events is gone"
-        said += f", {receipt.blobs} blobs with it" if receipt.blobs else ""
+        said = f"{receipt.conversation}: the content of {show.counted(len(receipt.seqs), 'event')} is gone"
+        said += f", {show.counted(receipt.blobs, 'blob')} with it" if receipt.blobs else ""
         said += f"; shared by {', '.join(receipt.forks)}" if receipt.forks else ""
         show.console.print(said, markup=False)
         for place in receipt.derived:

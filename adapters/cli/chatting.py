@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
 from rich.console import Console
 
 from turnlog.adapters.chat_completions import ChatCompletions
-from turnlog.adapters.cli.databases import existing
+from turnlog.adapters.cli.databases import Database, existing
 from turnlog.adapters.cli.show import console, visible
 from turnlog.adapters.responses import Responses
 from turnlog.engine.conversation import Conversation
@@ -29,7 +28,14 @@ _DELTAS: Final = ("response.output_text.delta", "response.refusal.delta")
 
 
 async def talk(
-    db: Path, model: str, name: str | None, api: str, base_url: str | None, budget: Budget | None, *, quiet: bool
+    database: Database,
+    model: str,
+    name: str | None,
+    api: str,
+    base_url: str | None,
+    budget: Budget | None,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Answer each line of standard input; return where the conversation is, and how many turns failed.
 
@@ -48,7 +54,7 @@ async def talk(
         adapter = ChatCompletions if api == "chat" else Responses
         answering: Model = adapter(client, model, budget=budget)
         if name is not None:
-            async with existing(db) as engine:
+            async with existing(database) as engine:
                 conversation = await engine.get(name)
                 _say(f"{name}; {_ENDS}", quiet=quiet)
                 return await _talked(conversation, answering, await _line(quiet), quiet=quiet)
@@ -57,7 +63,7 @@ async def talk(
         if not first:
             return {"id": None, "version": 0, "turns": 0, "failed": 0}
         await _tried(answering, first)
-        async with open_engine(db) as engine:
+        async with database.opened() as engine:
             conversation = await engine.create()
             told = await _talked(conversation, answering, first, quiet=quiet)
         _say(f"to go on: --id {conversation.id}", quiet=quiet)

@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 import msgspec
 import typer
 
-__all__ = ("DEFAULT", "Db", "Id", "Json", "put", "run")
+__all__ = ("DEFAULT", "Db", "Id", "Json", "Schema", "put", "run")
 
 T = TypeVar("T")
 
-Db = Annotated[Path, typer.Option("--db", envvar="TURNLOG_DB", help="The database file.")]
+Db = Annotated[
+    str,
+    typer.Option("--db", metavar="FILE|URL", envvar="TURNLOG_DB", help="The database: a file, or postgresql://…"),
+]
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        "--schema",
+        metavar="NAME",
+        envvar="TURNLOG_SCHEMA",
+        help="Of a PostgreSQL database: the schema with the tables; default: public.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The conversation's id.")]
-DEFAULT: Final = Path("turnlog.db")
+DEFAULT: Final = "turnlog.db"
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

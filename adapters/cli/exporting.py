@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,16 +19,23 @@ from turnlog.engine.portable import dump
 __all__ = ("export_file",)
 
 
-async def export_file(engine: Engine, ids: Sequence[str], path: Path) -> list[dict[str, Any]]:
-    """Write conversations to a file; it appears when it is whole, and an old one of that name stays until then.
+async def export_file(engine: Engine, ids: Iterable[str], path: Path) -> list[dict[str, Any]]:
+    """Write conversations, all of them if none is named, to a file; `-` is standard output.
+
+    It appears when it is whole, and an old one of that name stays until then.
 
     Raises:
         NotFound: there is no such conversation.
         Invalid: the file cannot be written.
     """
+    names = [check_id(one) for one in dict.fromkeys(ids)]
+    if not names:
+        names = [info.id async for info in engine.list(order="created", limit=1000)]
+    if str(path) == "-":
+        return await _write(engine, names, sys.stdout.buffer)
     try:
         with _appearing(path) as file:
-            return [{"id": one, "events": await _write(engine, check_id(one), file)} for one in ids]
+            return await _write(engine, names, file)
     except OSError as error:
         raise Invalid(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -51,9 +59,13 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-async def _write(engine: Engine, name: str, file: BinaryIO) -> int:
-    events = 0
-    async for line, is_event in dump(engine.store, name):
-        file.write(line)
-        events += is_event
-    return events
+async def _write(engine: Engine, names: Iterable[str], file: BinaryIO) -> list[dict[str, Any]]:
+    done: list[dict[str, Any]] = []
+    written: dict[str, int] = {}
+    for name in names:
+        events = 0
+        async for line, is_event in dump(engine.store, name, written):
+            file.write(line)
+            events += is_event
+        done.append({"id": name, "events": events})
+    return done

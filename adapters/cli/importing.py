@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +23,18 @@ from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Conflict, Invalid, InvalidItem, StoreError, TurnlogError
 from turnlog.engine.events import ConversationCreated
 from turnlog.engine.ids import NO_STREAM
+from turnlog.engine.intake import Intake
 from turnlog.engine.log import Key
 from turnlog.engine.portable import Package, restore
 
-__all__ = ("Imported", "Rejected", "Report", "Source", "import_file", "lines_in", "sources")
+__all__ = ("Imported", "Into", "Rejected", "Report", "Source", "import_file", "lines_in", "sources")
 
 _AT_ONCE: Final = 64
 """Conversations that are appended at the same time."""
 _WRAPPED: Final = 1
 """Levels that a line of an export has around an item."""
 _GZIP: Final = b"\x1f\x8b"
+_SQLITE: Final = b"SQLite format 3\0"
 _CHAT_ONLY: Final = ("tool", "function")
 
 
@@ -41,6 +43,15 @@ class Source(NamedTuple):
 
     path: Path
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Into:
+    """The log that is imported into."""
+
+    engine: Callable[[], Awaitable[Engine]]
+    """Opens it, when something is first to be written."""
+    intake: Intake = field(default_factory=Intake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +107,34 @@ def _spooled(folder: Path) -> Path:
 def _size(source: Source) -> int:
     path = source.path
     try:
-        if not path.is_fifo():  # which can be read once only
-            path.open("rb").close()
+        if _begins(path, _SQLITE):
+            raise Invalid(
+                f"{source.name}: this is a SQLite database; if turnlog's, write its conversations to a file with "
+                f"turnlog export ID… -o FILE --db {source.name}, and import that"
+            )
         return path.stat().st_size
     except OSError as error:
         raise Invalid(f"{source.name}: cannot be read: {error.strerror}") from error
 
 
+def _begins(path: Path, with_: bytes) -> bool:
+    """Return whether a file begins with some bytes; of what can be read once only that is not asked."""
+    if path.is_fifo():
+        return False
+    with path.open("rb") as file:
+        return path.is_file() and file.read(len(with_)) == with_
+
+
 def lines_in(source: Source) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file that are not blank, with their numbers; a `.gz` file is unpacked on the way.
+    """Yield the lines of a file that are not blank, with their numbers; a packed file is unpacked on the way.
 
     Raises:
         Invalid: it cannot be read.
     """
     path = source.path
     try:
-        with cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+        packed = path.suffix == ".gz" or _begins(path, _GZIP)
+        with cast("BinaryIO", gzip.open(path) if packed else path.open("rb")) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line
@@ -119,14 +142,14 @@ def lines_in(source: Source) -> Iterator[tuple[int, bytes]]:
         raise Invalid(f"{source.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-async def import_file(engine: Engine, source: Source, report: Report, progress: Callable[[int], None]) -> None:
+async def import_file(into: Into, source: Source, report: Report, progress: Callable[[int], None]) -> None:
     """Import one file; *progress* is told of bytes read.
 
     Raises:
         Invalid: it cannot be read at all.
         StoreError: the log cannot be written.
     """
-    importing = _Importing(engine, source.name, report)
+    importing = _Importing(into, source.name, report)
     async with anyio.create_task_group() as group:
         try:
             async with aclosing(_values(source, progress)) as values:
@@ -146,8 +169,8 @@ async def import_file(engine: Engine, source: Source, report: Report, progress: 
 class _Importing:
     """One file on its way in. Conversations are appended side by side, so that they share flushes."""
 
-    def __init__(self, engine: Engine, name: str, report: Report) -> None:
-        self.engine = engine
+    def __init__(self, into: Into, name: str, report: Report) -> None:
+        self.into = into
         self.name = name
         self.report = report
         self._slots = anyio.Semaphore(_AT_ONCE)
@@ -195,7 +218,8 @@ class _Importing:
         if package is None:
             return
         try:
-            await restore(self.engine.store, package)
+            package.check()
+            await restore((await self.into.engine()).store, package)
         except (Invalid, Conflict) as error:
             self._malformed(self._begun, error)
             return
@@ -204,17 +228,16 @@ class _Importing:
     async def _append(self, number: int, value: Any, group: TaskGroup) -> None:
         """Append one value's conversation: of a recorded exchange, or of an array of items or messages."""
         if isinstance(value, dict) and "api" in value:
-            made = await record_events(self.engine.intake, value)
+            made = await record_events(self.into.intake, value)
         else:
-            made = await _array(self.engine, value)
+            made = await _array(self.into.intake, value)
+        engine = await self.into.engine()
         await self._slots.acquire()
-        group.start_soon(self._appended, number, made, Key("import", digest(canonical(value))))
+        group.start_soon(self._appended, engine, number, made, Key("import", digest(canonical(value))))
 
-    async def _appended(self, number: int, made: Made, key: Key) -> None:
+    async def _appended(self, engine: Engine, number: int, made: Made, key: Key) -> None:
         try:
-            appended = await self.engine.writer.append(
-                made.id, made.events, expected=NO_STREAM, key=key, bodies=made.bodies
-            )
+            appended = await engine.writer.append(made.id, made.events, expected=NO_STREAM, key=key, bodies=made.bodies)
         except Conflict as error:
             self._malformed(number, error)
             return
@@ -273,7 +296,9 @@ def _parsed(line: bytes) -> tuple[Any, InvalidItem | None]:
 
 
 def _of_export(value: Any) -> bool:
-    return isinstance(value, dict) and ("body" in value or {"seq", "kind"} <= value.keys())
+    return isinstance(value, dict) and (
+        not {"body", "keys"}.isdisjoint(value) or {"seq", "kind"} <= value.keys() or {"key", "first"} <= value.keys()
+    )
 
 
 def _object(value: Any) -> Mapping[str, Any]:
@@ -282,7 +307,7 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value
 
 
-async def _array(engine: Engine, value: Any) -> Made:
+async def _array(intake: Intake, value: Any) -> Made:
     """Return the conversation of an array, or of an object that holds one as `messages` or `input`."""
     field_ = None
     given = value
@@ -299,7 +324,7 @@ async def _array(engine: Engine, value: Any) -> Made:
         isinstance(one, dict) and (one.get("role") in _CHAT_ONLY or "tool_calls" in one) for one in given
     )
     path = f"$.{field_}" if field_ else "$"
-    items = await items_of(engine.intake, given, chat=chat, origin=None, path=path)
+    items = await items_of(intake, given, chat=chat, origin=None, path=path)
     if not items:
         raise InvalidItem(path, "there are no items in it")
     created = event(ConversationCreated())

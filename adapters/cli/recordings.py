@@ -35,6 +35,7 @@ from turnlog.engine.items import read
 from turnlog.engine.manifest import Manifest, Run
 from turnlog.engine.messages import pieces
 from turnlog.engine.model import ModelFailure, StreamEvent, usage_of
+from turnlog.engine.tokens import compacted, settled
 from turnlog.engine.turns.recorder import Finished, Recorder
 from turnlog.engine.window.render import RENDERER
 
@@ -208,10 +209,12 @@ class _Exchange:
         if recorder.provider_id or finished:
             started = ResponseStarted(id=recorder.provider_id, model=recorder.provider_model)
             self.events.append(event(started, response=response))
+        made: list[NewEvent] = []
         for one in finished:
             item = ItemAppended(origin=self.origin if one.extra else None, extra=one.extra, repaired=one.repaired)
-            self.events.append(await self.intake.item(one.item, said=item, response=response))
+            made.append(await self.intake.item(one.item, said=item, response=response))
         end = recorder.ending
+        self.events += settled(made, end.usage if end is not None else None)
         if failure is not None:
             self.events.append(event(_failed(failure), response=response))
         elif end is None:
@@ -252,9 +255,10 @@ class _Exchange:
         first = 2  # behind the conversation's creation
         seqs = range(first, first + len(items))
         given = [(seq, loads(one.item or b"null")) for seq, one in zip(seqs, items, strict=True)]
-        stand_in = stand_in_of([plain(one) for one in output if isinstance(one, dict)], given)
-        weighed = [await self.intake.count(plain(one), 0) for one in output if isinstance(one, dict)]
-        compacted = ContextCompacted(
+        made = [plain(one) for one in output if isinstance(one, dict)]
+        stand_in = stand_in_of(made, given)
+        weighed = [(one, (await self.intake.count(one, 0)).tokens) for one in made]
+        stands = ContextCompacted(
             first=seqs[0] if items else 0,
             last=seqs[-1] if items else 0,
             digest=digest(b"\n".join(one.item or b"" for one in items)),
@@ -263,7 +267,7 @@ class _Exchange:
             origin=self.origin,
             usage=usage,
         )
-        self.events.append(event(compacted, response=response, tokens=sum(count.tokens for count in weighed)))
+        self.events.append(event(stands, response=response, tokens=compacted(weighed, usage)))
 
 
 def _refused(status: int, answer: Any) -> ModelFailure:

@@ -25,8 +25,10 @@ from turnlog.engine.replay import Report as Verified
 from turnlog.engine.window.window import Window
 
 __all__ = (
+    "STYLES",
     "console",
     "conversations",
+    "counted",
     "document",
     "event",
     "events",
@@ -45,7 +47,7 @@ __all__ = (
 console = Console(highlight=False)
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
-_STYLES: Final[Mapping[str, str]] = {
+STYLES: Final[Mapping[str, str]] = {
     "kept": "green",
     "pinned": "cyan",
     "excerpted": "yellow",
@@ -106,6 +108,15 @@ def plain(value: object) -> str:
     return escape(visible(str(value)))
 
 
+def counted(number: int, what: str) -> str:
+    """Return how many there are of something.
+
+    >>> counted(1, "event"), counted(2000, "event")
+    ('1 event', '2,000 events')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 # -- listings
 
 
@@ -119,19 +130,31 @@ def info(one: Info) -> dict[str, Any]:
         "created": one.created.isoformat(),
         "updated": one.updated.isoformat(),
         "metadata": one.metadata,
+        "parent": one.parent,
         "busy": one.busy,
     }
 
 
 def conversations(page: Page[Info]) -> None:
     """Print a page of conversations."""
-    rows = table("id", "version", "items", "updated", "what", right=("version", "items"))
+    if not page.data:
+        console.print("no conversations", style="dim")
+        return
+    rows = table("id", "version", "items", "updated (UTC)", "what", right=("version", "items"))
     for one in page.data:
-        about = json.dumps(one.metadata, ensure_ascii=False) if one.metadata else ""
-        rows.add_row(one.id, str(one.version), str(one.items), f"{one.updated:%Y-%m-%d %H:%M:%S}", plain(_short(about)))
+        updated = f"{one.updated:%Y-%m-%d %H:%M:%S}"
+        rows.add_row(one.id, str(one.version), str(one.items), updated, plain(_short(_about(one))))
     console.print(rows)
     if page.next is not None:
         console.print(f"more: --after '{page.next}'", style="dim")
+
+
+def _about(one: Info) -> str:
+    """Return what there is to say of a conversation, in a line."""
+    said = ["a turn is running"] if one.busy else []
+    said += [f"fork of {one.parent[0]} behind {one.parent[1]}"] if one.parent else []
+    said += [json.dumps(one.metadata, ensure_ascii=False)] if one.metadata else []
+    return ", ".join(said)
 
 
 def event(one: Event) -> dict[str, Any]:
@@ -150,12 +173,15 @@ def event(one: Event) -> dict[str, Any]:
 def events(conversation: Conversation, found: Sequence[Event]) -> None:
     """Print a conversation's events."""
     title = f"{conversation.id}, version {conversation.version}"
+    days = sorted({f"{one.time:%Y-%m-%d}" for one in found})
+    clock = "%H:%M:%S.%f" if len(days) < 2 else "%Y-%m-%d %H:%M:%S.%f"
+    title += f", {days[0]} (UTC)" if len(days) == 1 else ", times are UTC" if days else ", no events up to there"
     rows = table("seq", "time", "event", "of", "tokens", "what", title=title, right=("seq", "of", "tokens"))
     for one in found:
         of = "" if one.response is None else str(one.response)
         tokens = str(one.tokens) if one.tokens else ""
         rows.add_row(
-            str(one.seq), f"{one.time:%H:%M:%S.%f}"[:-3], plain(one.type), of, tokens, plain(_short(_told(one)))
+            str(one.seq), one.time.strftime(clock)[:-3], plain(one.type), of, tokens, plain(_short(_told(one)))
         )
     console.print(rows)
 
@@ -241,7 +267,7 @@ def manifest_rows(manifest: Manifest) -> Table:
     rows = table("seqs", "fate", "why", title=f"{plain(manifest.policy)}, as of {manifest.as_of}")
     for run in manifest.runs:
         seqs = f"{run.first}" if run.first == run.last else f"{run.first}-{run.last}"
-        style = _STYLES.get(run.fate, "dim")
+        style = STYLES.get(run.fate, "dim")
         rows.add_row(seqs, f"[{style}]{run.fate}[/]", plain(manifest.rules[run.rule]))
     if manifest.sealed:
         rows.add_row(", ".join(map(str, manifest.sealed)), "sealed", "no output in the log: the window says so")
@@ -254,8 +280,8 @@ def sent(manifest: Manifest) -> int:
 
 
 def document(value: Any) -> None:
-    """Print a JSON document for people."""
-    console.print(JSON(json.dumps(value, ensure_ascii=False).translate(_IN_JSON)))
+    """Print a JSON document for people; its lines are not broken, so that it is one in a file too."""
+    console.print(JSON(json.dumps(value, ensure_ascii=False).translate(_IN_JSON)), soft_wrap=True)
 
 
 # -- reports
@@ -264,10 +290,12 @@ def document(value: Any) -> None:
 def imported(report: Imports) -> None:
     """Print what an import did."""
     count = sum(one.events for one in report.imported)
-    console.print(f"{len(report.imported):,} conversations with {count:,} events are in the log")
+    are = "is" if len(report.imported) == 1 else "are"
+    told = f"{counted(len(report.imported), 'conversation')} with {counted(count, 'event')} {are} in the log"
+    console.print(told if report.imported else "no conversation was imported")
     if not report.rejected:
         return
-    rows = table("where", "reason", title=f"{len(report.rejected):,} lines made none")
+    rows = table("where", "reason", title=f"{counted(len(report.rejected), 'line')} made none")
     for one in report.rejected[:_REJECTED_SHOWN]:
         rows.add_row(plain(f"{one.source}:{one.line}"), plain(one.error))
     console.print(rows)
@@ -277,14 +305,15 @@ def imported(report: Imports) -> None:
 
 def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print what an export did."""
-    count = sum(one["events"] for one in done)
-    console.print(f"{len(done):,} conversations with {count:,} events are in {plain(path)}")
+    count = counted(sum(one["events"] for one in done), "event")
+    are = "is" if len(done) == 1 else "are"
+    console.print(f"{counted(len(done), 'conversation')} with {count} {are} in {plain(path)}", soft_wrap=True)
 
 
 def verified(report: Verified) -> None:
     """Print what verifying found."""
     style = "red" if report.diverged else "green"
-    console.print(f"{report.verified:,} of {report.responses:,} requests verified", style=style)
+    console.print(f"{report.verified:,} of {counted(report.responses, 'request')} verified", style=style)
     if report.erased:
         console.print(f"{report.erased:,} held an item that was erased since")
     if report.diverged:

@@ -1,17 +1,16 @@
-"""Group commit: appends that wait for the same writer are written together, by one of those who wait.
+"""Group commit: appends that wait for the same writer are written together.
 
-Whoever finds the writer free becomes the leader: it writes everything that waits, its own append among it, wakes the
-others with their results, and hands the lead to the first who came meanwhile. There is no background task, so nothing
-is left running when nobody appends, and an idle store costs nothing.
+The first append that finds nothing being written starts a task; it writes what waits, batch after batch, until nothing
+does, and ends. So nothing is left running when nobody appends, and an idle store costs nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
-
-import anyio
 
 from ..errors import StoreError, TurnlogError
 from ..log import Append, Appended
@@ -23,34 +22,50 @@ Outcome: TypeAlias = Appended | Exception
 
 _MOST: Final = 1000
 """Appends in one batch: more would make the first of them wait for the last."""
+_MANY: Final = 32
+"""Appends from which on a batch may be halved."""
+_PREPARED: Final = 50e-6
+"""Seconds, about, in which an append is prepared: checked, encoded, counted."""
+_STOPPED: Final = "the writer was stopped: read the log to see whether this is in it"
 
 
 class _Place:
     """An append in the queue."""
 
-    __slots__ = ("append", "leads", "outcome", "taken", "woken")
+    __slots__ = ("append", "outcome", "taken", "woken")
 
     def __init__(self, append: Append) -> None:
         self.append = append
-        self.woken = anyio.Event()
         self.taken = False
-        self.leads = False
         self.outcome: Outcome | None = None
+        self.woken: asyncio.Future[None] | None = None
 
     def settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.woken.set()
+        # It is done already where the waiter was cancelled.
+        if self.woken is not None and not self.woken.done():
+            self.woken.set_result(None)
+
+    async def settled(self) -> None:
+        while self.outcome is None:
+            self.woken = asyncio.get_running_loop().create_future()
+            await self.woken
 
 
 class Batcher:
     """The queue in front of one writer."""
 
-    def __init__(self, commit: Callable[[Sequence[Append]], Awaitable[Sequence[Outcome]]]) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Append]], Awaitable[Sequence[Outcome]]],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._commit = commit
+        self._clock = clock
         self._waiting: list[_Place] = []
-        self._busy = False
-        self._idle = anyio.Event()
-        self._idle.set()
+        self._writing: asyncio.Task[None] | None = None
+        self._took = 0.0
+        """Seconds that the last commit took."""
 
     async def add(self, append: Append) -> Appended:
         """Write *append* in the next batch and return its own outcome.
@@ -59,13 +74,16 @@ class Batcher:
         """
         place = _Place(append)
         self._waiting.append(place)
-        if self._busy:
-            await self._wait(place)
-        else:
-            self._busy = True
-            self._idle = anyio.Event()
-        if place.outcome is None:
-            await finish(self._lead())
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write())
+        try:
+            await place.settled()
+        except BaseException:
+            if place.taken:
+                await finish(place.settled())
+            else:
+                self._waiting.remove(place)
+            raise
         if isinstance(place.outcome, Exception):
             raise place.outcome
         assert place.outcome is not None
@@ -73,48 +91,43 @@ class Batcher:
 
     async def drained(self) -> None:
         """Wait until nothing is being written."""
-        await self._idle.wait()
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
 
-    async def _wait(self, place: _Place) -> None:
+    async def _write(self) -> None:
+        batch: Sequence[_Place] = ()
         try:
-            await place.woken.wait()
-        except BaseException:
-            if place.taken:
-                await finish(_set(place.woken))
-            else:
-                self._waiting.remove(place)
-                if place.leads:
-                    self._hand_over()
-            raise
+            while batch := self._batch():
+                for place, outcome in zip(batch, await self._written(batch), strict=True):
+                    place.settle(outcome)
+        finally:
+            self._writing = None
+            # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
+            for place in (*batch, *self._waiting):
+                place.settle(StoreError(_STOPPED))
 
-    async def _lead(self) -> None:
-        batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+    def _batch(self) -> Sequence[_Place]:
+        """Take what is to be written next.
+
+        While a commit is under way, the loop prepares the next appends of those who do not wait for it. If a commit is
+        quicker than that, it takes half of what waits, so that the two go on beside each other.
+        """
+        waiting = len(self._waiting)
+        quick = waiting >= _MANY and self._took < waiting * _PREPARED
+        most = min(_MOST, -(-waiting // 2) if quick else waiting)
+        batch, self._waiting = self._waiting[:most], self._waiting[most:]
         for place in batch:
             place.taken = True
-        # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
-        stopped = "the writer was stopped: read the log to see whether this is in it"
-        outcomes: Sequence[Appended | Exception] = [StoreError(stopped) for _ in batch]
+        return batch
+
+    async def _written(self, batch: Sequence[_Place]) -> Sequence[Outcome]:
+        begun = self._clock()
         try:
-            outcomes = await self._commit([place.append for place in batch])
+            return await self._commit([place.append for place in batch])
         except Exception as error:  # noqa: BLE001 - everyone in the batch is told
-            outcomes = [_twin(error) for _ in batch]
+            return [_twin(error) for _ in batch]
         finally:
-            for place, outcome in zip(batch, outcomes, strict=True):
-                place.settle(outcome)
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Wake the next leader, if anyone waits."""
-        if self._waiting:
-            self._waiting[0].leads = True
-            self._waiting[0].woken.set()
-        else:
-            self._busy = False
-            self._idle.set()
-
-
-async def _set(event: anyio.Event) -> None:
-    await event.wait()
+            self._took = self._clock() - begun
 
 
 def _twin(error: Exception) -> Exception:

@@ -35,6 +35,7 @@ from ..log import (
     Snapshot,
     Standing,
     Trunk,
+    brought,
     decide,
     limited,
     ordering,
@@ -70,7 +71,8 @@ class MemoryStore:
         self._heads: dict[str, Head] = {}
         self._expires: dict[str, float] = {}
         self._streams: dict[str, _Stream] = {}
-        self._keys: dict[tuple[str, str], KeyUse] = {}
+        self._keys: dict[str, dict[str, KeyUse]] = {}
+        """Of each conversation, by name."""
         self._bodies: dict[str, bytes] = {}
         self._unused: dict[str, float] = {}
         self._feed: list[tuple[int, str, int]] = []
@@ -90,6 +92,7 @@ class MemoryStore:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        uses: Mapping[str, KeyUse] | None = None,
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         return self._append(
@@ -102,14 +105,14 @@ class MemoryStore:
                 lease=lease,
                 bodies=bodies or {},
                 fork=fork,
+                uses=uses or {},
             )
         )
 
     def _append(self, append: Append) -> Appended:
-        name, key = append.conversation, append.key
-        use = self._keys.get((name, key.name)) if key else None
+        name, used = append.conversation, self._keys.get(append.conversation, {})
         trunk = self._trunk(append.fork) if append.fork else None
-        head, result = decide(append, self._head(name), use, micros(self._clock()), trunk)
+        head, result = decide(append, self._head(name), used, micros(self._clock()), trunk)
         if head is None:
             return result
         self._heads[name] = head
@@ -125,8 +128,7 @@ class MemoryStore:
                 stream.marks.setdefault(mark, []).append(seq)
             if event.refs:
                 stream.refs[seq] = set(event.refs)
-        if key is not None:
-            self._keys[name, key.name] = KeyUse(key.digest, result.first, result.last)
+        self._keys.setdefault(name, {}).update(brought(append, used, result))
         self._bodies.update(append.bodies)
         stream.refs[0].update(set(append.bodies).difference(*(event.refs for event in append.events)))
         return result
@@ -230,7 +232,12 @@ class MemoryStore:
 
     async def key(self, conversation: str, name: str) -> KeyUse | None:
         """See `turnlog.engine.log.Store.key`."""
-        return self._keys.get((conversation, name))
+        return self._keys.get(conversation, {}).get(name)
+
+    async def keys(self, conversation: str, *, after: str = "", limit: int = 500) -> Mapping[str, KeyUse]:
+        """See `turnlog.engine.log.Store.keys`."""
+        behind = sorted(pair for pair in self._keys.get(conversation, {}).items() if pair[0] > after)
+        return dict(behind[:limit])
 
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""
@@ -283,7 +290,7 @@ class MemoryStore:
         now, heads = micros(self._clock()), dict[str, Head | None]()
         for append in appends:
             name = append.conversation
-            heads[name], result = decide(append, heads.get(name) or self._head(name), None, now)
+            heads[name], result = decide(append, heads.get(name) or self._head(name), {}, now)
             for erasure in append.erasures:
                 if not 0 < erasure.seq < result.first:
                     raise NotFound(f"event {name}/{erasure.seq}")
@@ -305,8 +312,7 @@ class MemoryStore:
         result = self._append(Append(conversation=conversation, events=[tombstone]))
         # What forks share stays, and is theirs alone: followers are told no more of it.
         self._feed = [entry for entry in self._feed if entry[1] != conversation or entry[2] == result.last]
-        for place in [place for place in self._keys if place[0] == conversation]:
-            del self._keys[place]
+        self._keys.pop(conversation, None)
         owners = [owner for owner, _, _ in self._spans(conversation)]
         freed = set[str]().union(*(self._prune(owner) for owner in owners if self._heads[owner].deleted))
         return Erased(versions={conversation: result.version}, bodies=self._drop(freed))

@@ -11,8 +11,8 @@ runs, in the whole database server, so nothing can appear behind it later.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Literal, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -39,14 +39,16 @@ from ..shield import finish
 from .batching import Batcher, Outcome
 from .postgres_erasing import Erasing
 from .postgres_errors import translated
-from .postgres_link import Link, Pool, connect, place_of, plain_url
+from .postgres_link import Connection, Link, Pool, connect, place_of, plain_url
 from .postgres_news import News
 from .postgres_reading import Reading
-from .postgres_rows import sql_for
-from .postgres_schema import SCHEMA_VERSION, prepare
+from .postgres_rows import quoted, sql_for
+from .postgres_schema import SCHEMA_VERSION, Migration, planned, prepare
 from .postgres_writing import Settings, commit
 
-__all__ = ("SCHEMA_VERSION", "PostgresStore")
+__all__ = ("SCHEMA_VERSION", "Migration", "PostgresStore", "migration")
+
+T = TypeVar("T")
 
 _LANES: Final = 4
 """Transactions of appends at a time."""
@@ -114,14 +116,12 @@ class PostgresStore:
             await link.run(lambda session: prepare(session.connection, link.place, schema, migrate=migrate))
             return
         # Not by the pool: it would try for long to reach a server that is not there, and would not say why.
-        try:
-            connection = await connect(link.url, link.patience)
-            try:
-                await prepare(connection, link.place, schema, migrate=migrate)
-            finally:
-                await finish(connection.close())
-        except psycopg.Error as error:
-            raise translated(link.place, error) from error
+        await _connected(
+            link.url,
+            link.place,
+            link.patience,
+            lambda connection: prepare(connection, link.place, schema, migrate=migrate),
+        )
 
     def _check(self) -> None:
         if self._closed:
@@ -140,6 +140,7 @@ class PostgresStore:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        uses: Mapping[str, KeyUse] | None = None,
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         self._check()
@@ -152,6 +153,7 @@ class PostgresStore:
             lease=lease,
             bodies=bodies or {},
             fork=fork,
+            uses=uses or {},
         )
         return await self._lane(conversation).add(append)
 
@@ -180,6 +182,11 @@ class PostgresStore:
         """See `turnlog.engine.log.Store.key`."""
         self._check()
         return await self._reading.key(conversation, name)
+
+    async def keys(self, conversation: str, *, after: str = "", limit: int = 500) -> Mapping[str, KeyUse]:
+        """See `turnlog.engine.log.Store.keys`."""
+        self._check()
+        return await self._reading.keys(conversation, after, limit)
 
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""
@@ -273,3 +280,27 @@ class PostgresStore:
             await lane.drained()
         await self._news.close()
         await self._link.close()
+
+
+async def migration(url: str, *, schema: str = "public", patience: float = 30.0) -> Migration:
+    """Return what it takes to bring the tables in *schema* forward; nothing is written.
+
+    Raises:
+        Invalid, StoreError: as `PostgresStore.open`.
+    """
+    quoted(schema)
+    address = plain_url(url)
+    place = place_of(address, schema)
+    return await _connected(address, place, patience, lambda connection: planned(connection, place, schema))
+
+
+async def _connected(url: str, place: str, patience: float, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do some work on a connection of its own."""
+    try:
+        connection = await connect(url, patience)
+        try:
+            return await work(connection)
+        finally:
+            await finish(connection.close())
+    except psycopg.Error as error:
+        raise translated(place, error) from error

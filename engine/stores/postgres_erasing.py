@@ -18,6 +18,7 @@ from ..log import Append, Appended, Erased, Erasure, Head
 from .postgres_link import Link, Session
 from .postgres_reading import shared_by
 from .postgres_rows import Span, columns, own_first
+from .postgres_schema import check_version
 from .postgres_writing import Settings, Writing, begin
 
 __all__ = ("Erasing",)
@@ -35,7 +36,8 @@ class Erasing:
 
     def __init__(self, link: Link, settings: Settings) -> None:
         self._link = link
-        self._settings = settings
+        # On the disk before it returns, whatever holds for appends: else what was erased could come back.
+        self._settings = Settings(durable=True, patience=settings.patience)
 
     async def erase(self, appends: Sequence[Append], now: int) -> Erased:
         """See `turnlog.engine.log.Store.erase`."""
@@ -106,7 +108,8 @@ class Erasing:
                 await session.ask("note_used")
                 await session.ask("note_unused")
                 unused = await session.ask("unused_bodies", {"seconds": seconds})
-            ((_, _, session.transaction),) = await moment.fetchall()
+            ((_, _, session.transaction, version),) = await moment.fetchall()
+            check_version(session.place, version)
             digests = [digest for (digest,) in await unused.fetchall()]
             gone[0] = (await session.ask("drop_bodies", {"digests": digests})).rowcount if digests else 0
             async with session.pipeline():

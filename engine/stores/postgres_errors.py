@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -33,9 +34,15 @@ _REMEDIES: Final[Mapping[str, tuple[str, bool]]] = {
     "57": ("the server ended the connection or is not ready; try again", True),
     "08": ("the connection was lost; try again", True),
     "58": ("the server's disk or system reported an error; check it, then try again", True),
+    "url": ("the url cannot be used; correct it", False),
     "XX": ("the server found its data damaged; check its log, or restore it from a backup", False),
 }
-_HOPELESS: Final = ("authentication failed", "does not exist", "pg_hba.conf", "no password supplied", "role ")
+_HOPELESS: Final = (
+    (re.compile('database ".*" does not exist'), "3D"),
+    (re.compile("authentication failed|pg_hba.conf|no password supplied|role "), "28"),
+    (re.compile("invalid (integer value|port number|sslmode value)"), "url"),
+)
+"""What a connection may be refused with, for which the driver gives no code; waiting does not help."""
 
 
 def of_one(error: BaseException) -> bool:
@@ -79,7 +86,8 @@ def _remedy(error: BaseException) -> tuple[str, bool]:
         if code in _REMEDIES:
             return _REMEDIES[code]
     if isinstance(error, psycopg.OperationalError) and not state:
-        if any(word in str(error) for word in _HOPELESS):
-            return "the server refuses; check the url, the user and its password", False
+        for words, code in _HOPELESS:
+            if words.search(str(error)):
+                return _REMEDIES[code]
         return "the server cannot be reached; check that it runs and the url; then try again", True
     return "PostgreSQL refused", False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -39,6 +40,9 @@ _CONNECTIONS: Final = 10
 """In a pool of the store's own: four that append, the rest read."""
 _LOOK: Final = 0.5
 """Seconds after which whoever waits for a connection has a server looked for again that was out of reach."""
+_QUOTED: Final = re.compile('".*"', re.DOTALL)
+_PORTS: Final = re.compile(r"[\d,]+")
+_ENCODED: Final = "in a user's name, a password or a database's name, @ / and % are written %40 %2F and %25"
 _WORD: Final = 15.0
 """Seconds for which a server is asked what became of a commit."""
 
@@ -56,15 +60,23 @@ def plain_url(url: str) -> str:
 def place_of(url: str, schema: str) -> str:
     """Return how messages call a store: by server, database and schema, without user and password.
 
+    >>> place_of("postgresql://ada:secret@db:5433/chat", "turnlog")
+    'postgresql://db:5433/chat (turnlog)'
+
     Raises:
-        Invalid: the url cannot be read.
+        Invalid: the url cannot be read; what it says of it shows no part of a password.
     """
     try:
-        parts = conninfo_to_dict(url)
+        parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     except psycopg.Error as error:
-        raise Invalid(f"the PostgreSQL url cannot be read: {' '.join(str(error).split())}") from error
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"postgresql://{parts.get('host') or ''}{port}/{parts.get('dbname') or ''} ({schema})"
+        # What it quotes may be a part of the password.
+        said = " ".join(_QUOTED.sub('"…"', str(error)).split())
+        raise Invalid(f"the PostgreSQL url cannot be read: {said}; {_ENCODED}") from None
+    host, port, name = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
+    if "@" in host[1:] or (port and _PORTS.fullmatch(port) is None) or ("@" in name and "user" not in parts):
+        # The password has been cut at one of its own characters.
+        raise Invalid(f"the PostgreSQL url cannot be read; {_ENCODED}")
+    return f"postgresql://{host}{port and f':{port}'}/{name} ({schema})"
 
 
 def _options(url: str, patience: float) -> dict[str, Any]:
@@ -99,8 +111,9 @@ def _unwanted(task: asyncio.Future[Connection]) -> None:
 class Session:
     """A connection at work: statements by name, and a transaction that knows how far its commit has come."""
 
-    def __init__(self, connection: Connection, sql: Sql) -> None:
+    def __init__(self, connection: Connection, sql: Sql, place: str) -> None:
         self.connection = connection
+        self.place = place
         self._sql = sql
         self.transaction: str | None = None
         """The number of the transaction that writes."""
@@ -202,7 +215,7 @@ class Link:
         except BaseException:
             self._returned()
             raise
-        lent.append(Session(connection, self._sql))
+        lent.append(Session(connection, self._sql, self.place))
         task = asyncio.ensure_future(self._at_work(lent[-1], work))
         task.add_done_callback(_seen)
         return await asyncio.shield(task)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow
 
 from ..events import Record
 from ..ids import Position
@@ -28,8 +31,11 @@ from .postgres_rows import (
     spans_within,
     text,
 )
+from .postgres_schema import SCHEMA_VERSION, check_version
 
 __all__ = ("Reading",)
+
+T = TypeVar("T")
 
 _FAR: Final = 2**63 - 1
 _REMEMBERED: Final = 1000
@@ -109,6 +115,11 @@ class Reading:
         row = await self._one("key", {"id": conversation, "name": text(name)})
         return KeyUse(*row) if row else None
 
+    async def keys(self, conversation: str, after: str, limit: int) -> dict[str, KeyUse]:
+        """See `turnlog.engine.log.Store.keys`."""
+        rows = await self._rows("keys", {"id": conversation, "after": text(after), "limit": limit})
+        return {said(name): KeyUse(*use) for name, *use in rows}
+
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""
         try:
@@ -161,21 +172,22 @@ class Reading:
     async def stand(self, name: str, owner: str, seconds: float) -> Standing | None:
         """See `turnlog.engine.log.Store.stand`."""
         values = {"name": text(name), "owner": text(owner), "seconds": seconds}
-        row = await self._one("stand", values)
+        row = await self._written("stand", values, AsyncCursor.fetchone)
         return None if row is None else Standing(None if row[0] is None else Position(said(row[0])))
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
         """See `turnlog.engine.log.Store.ack`."""
         values = {"name": text(name), "owner": text(owner), "position": text(position)}
-        return await self._count("ack", values) == 1
+        return await self._written("ack", values, _count) == 1
 
     async def resign(self, name: str, owner: str) -> None:
         """See `turnlog.engine.log.Store.resign`."""
-        await self._count("resign", {"name": text(name), "owner": text(owner)})
+        await self._written("resign", {"name": text(name), "owner": text(owner)}, _count)
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
         """See `turnlog.engine.log.Store.renew`."""
-        return await self._count("renew", {"id": conversation, "generation": generation, "seconds": seconds}) == 1
+        values = {"id": conversation, "generation": generation, "seconds": seconds}
+        return await self._written("renew", values, _count) == 1
 
     # -- statements
 
@@ -191,11 +203,24 @@ class Reading:
 
         return await self._link.run(work)
 
-    async def _count(self, statement: str, values: Mapping[str, Any]) -> int:
-        async def work(session: Session) -> int:
-            return (await session.ask(statement, values)).rowcount
+    async def _written(
+        self, statement: str, values: Mapping[str, Any], found: Callable[[AsyncCursor[TupleRow]], Awaitable[T]]
+    ) -> T:
+        """Send a statement that writes, unless the tables are another release's by now; return what is found of it."""
+
+        async def work(session: Session) -> T:
+            async with session.pipeline():
+                version = await session.ask("version")
+                done = await session.ask(statement, {**values, "version": SCHEMA_VERSION})
+            check_version(session.place, (await version.fetchall())[0][0])
+            return await found(done)
 
         return await self._link.run(work)
+
+
+async def _count(done: AsyncCursor[TupleRow]) -> int:
+    """Return how many rows were written."""
+    return done.rowcount
 
 
 async def shared_by(session: Session, names: Sequence[str]) -> dict[str, list[Span]]:

@@ -1,9 +1,9 @@
-"""The tables of a PostgreSQL store: whether they are there, whose they are, and making them."""
+"""The tables of a PostgreSQL store: whether they are there, whose they are, making them, and the SQL that would."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
@@ -13,7 +13,7 @@ from ..errors import StoreError
 from .postgres_rows import quoted
 from .statements import script
 
-__all__ = ("SCHEMA_VERSION", "creation", "prepare")
+__all__ = ("SCHEMA_VERSION", "Migration", "check_version", "creation", "planned", "prepare")
 
 SCHEMA_VERSION: Final = 1
 _OLDEST: Final = 130_000
@@ -21,6 +21,45 @@ _OLDEST: Final = 130_000
 _TABLES: Final = [
     *("schema_version", "conversations", "spans", "fields", "events", "marks", "keys", "bodies", "refs", "readers"),
 ]
+
+
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED;"
+_LOCK: Final = "SELECT pg_advisory_xact_lock({lock});"
+_MOVED: Final = "UPDATE {schema}.schema_version SET base = (SELECT max(place) + 1 FROM {schema}.events);"
+_SCRIPT: Final = """\
+-- {what}
+-- Run it with psql -v ON_ERROR_STOP=1 -f; it is done whole or not at all.
+{begin}
+{lock}
+
+{steps}
+
+COMMIT;
+"""
+
+
+class Migration(NamedTuple):
+    """What it takes to bring the tables of a schema forward."""
+
+    place: str
+    """What messages call the store."""
+    version: int
+    """What is there; 0: no tables."""
+    sql: str
+    """The script for psql, "" when nothing is to be done."""
+
+
+def check_version(place: str, version: int) -> None:
+    """See to it that no other release has changed the tables since they were opened.
+
+    Raises:
+        StoreError: it has.
+    """
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{place}: its schema was {SCHEMA_VERSION} when it was opened, and is {version} now: "
+            f"restart this process with a turnlog that works with schema {version}"
+        )
 
 
 def creation(schema: str) -> str:
@@ -46,8 +85,23 @@ async def prepare(connection: AsyncConnection[Any], place: str, schema: str, *, 
     if await steps.ready():
         return
     if not migrate:
-        raise StoreError(f"{place}: {steps.missing}, and migrate=False forbids it; open it once with migrate=True")
+        raise StoreError(f"{place}: {steps.missing}; run `turnlog migrate`, or open it once with migrate=True")
     await steps.make()
+
+
+async def planned(connection: AsyncConnection[Any], place: str, schema: str) -> Migration:
+    """Return what `prepare` would do; nothing is changed.
+
+    Raises:
+        StoreError, psycopg.Error: as `prepare`.
+    """
+    steps = _Steps(connection, place, schema)
+    await steps.check_server()
+    if await steps.ready():
+        return Migration(place, SCHEMA_VERSION, "")
+    what = " ".join(steps.what.split())  # a comment ends with its line
+    script = _SCRIPT.format(what=what, begin=_BEGIN, lock=steps.lock, steps=await steps.script())
+    return Migration(place, steps.version, script)
 
 
 class _Steps:
@@ -55,8 +109,15 @@ class _Steps:
         self._connection = connection
         self._place = place
         self._schema = schema
+        self.version = 0
+        """Of the tables that are there; 0: there are none."""
         self.missing = ""
-        """What would have to be done."""
+        """What keeps them from being used as they are."""
+        self.what = ""
+        """What mends that."""
+        digest = hashlib.sha256(f"turnlog {schema}".encode()).digest()
+        self.lock = _LOCK.format(lock=int.from_bytes(digest[:8], "big", signed=True))
+        """Takes the lock that guards this schema's making."""
 
     async def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         cursor = AsyncCursor(self._connection, row_factory=tuple_row)
@@ -85,7 +146,8 @@ class _Steps:
         )
         names = {name for (name,) in found}
         if not names:
-            self.missing = "the tables would have to be made"
+            self.missing = "there is no log in it yet"
+            self.what = f"Makes the tables of turnlog, schema {SCHEMA_VERSION}, in {self._place}."
             return False
         version = await self._version() if "schema_version" in names else None
         if version is None:
@@ -102,8 +164,10 @@ class _Steps:
             "SELECT base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
             " <= (SELECT coalesce(max(place), 0) FROM {schema}.events) FROM {schema}.schema_version"
         )
+        self.version = version
         if moved:
             self.missing = "the tables were moved here from another server, and the feed's places have to go on behind"
+            self.what = f"Lets new events of {self._place} come behind those that were moved here from another server."
         return not moved
 
     async def _version(self) -> int | None:
@@ -116,27 +180,21 @@ class _Steps:
 
     async def make(self) -> None:
         """Make the tables, or put the feed behind what it had, unless somebody else was first."""
-        await self._rows("BEGIN ISOLATION LEVEL READ COMMITTED")
+        await self._rows(_BEGIN)
         try:
-            await self._rows("SELECT pg_advisory_xact_lock(%s)", self._lock())
+            await self._rows(self.lock)
             if not await self.ready():
-                await self._change()
+                cursor = AsyncCursor(self._connection)
+                await cursor.execute((await self.script()).encode())
             await self._rows("COMMIT")
         except BaseException:
             await self._rows("ROLLBACK")
             raise
 
-    async def _change(self) -> None:
-        if "moved" in self.missing:
-            await self._rows("UPDATE {schema}.schema_version SET base = (SELECT max(place) + 1 FROM {schema}.events)")
-            return
+    async def script(self) -> str:
+        """Return the SQL that does what has to be done."""
+        name = quoted(self._schema)
+        if self.version:
+            return _MOVED.replace("{schema}", name)
         ((there,),) = await self._rows("SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL", self._schema)
-        if not there:
-            await self._rows("CREATE SCHEMA {schema}")
-        cursor = AsyncCursor(self._connection)
-        await cursor.execute(creation(self._schema).encode())
-
-    def _lock(self) -> int:
-        """Return the number of the lock that guards this schema's making."""
-        digest = hashlib.sha256(f"turnlog {self._schema}".encode()).digest()
-        return int.from_bytes(digest[:8], "big", signed=True)
+        return creation(self._schema) if there else f"CREATE SCHEMA {name};\n\n{creation(self._schema)}"

@@ -15,11 +15,12 @@ from typing import Any, Final
 import psycopg
 
 from ..errors import Invalid, StoreError, TurnlogError
-from ..log import Append, Appended, Head, KeyUse, Trunk, decide, place
+from ..log import Append, Appended, Head, KeyUse, Trunk, brought, decide, place
 from .batching import Outcome
 from .postgres_errors import of_one, translated
 from .postgres_link import Link, Session
-from .postgres_rows import ITEM, columns, digest_of, fields_of, head_of, text
+from .postgres_rows import ITEM, columns, digest_of, fields_of, head_of, said, text
+from .postgres_schema import check_version
 
 __all__ = ("Settings", "Writing", "begin", "commit")
 
@@ -158,7 +159,7 @@ class Writing:
         session = self._session
         forked = {append.fork.parent for append in batch if append.fork}
         names = sorted({append.conversation for append in batch} | forked | set(others))
-        keys = [(append.conversation, text(append.key.name)) for append in batch if append.key]
+        keys = [(append.conversation, text(name)) for append in batch for name in append.names]
         bodies = [(append.conversation, digest) for append in batch for digest in _referred(append)]
         async with session.pipeline():
             await begin(session, settings)
@@ -166,12 +167,13 @@ class Writing:
             moment = await session.ask("moment")
             uses = await session.ask("used_keys", columns(("conversations", "names"), keys)) if keys else None
             held = await session.ask("held_bodies", columns(("conversations", "digests"), bodies)) if bodies else None
-        ((self._clock, self._place, session.transaction),) = await moment.fetchall()
+        ((self._clock, self._place, session.transaction, version),) = await moment.fetchall()
+        check_version(session.place, version)
         for row in await locked.fetchall():
             head = head_of(row, self._clock)
             self._entries[head.conversation] = _Entry(head, row[-1], known=True, written=head)
         if uses is not None:
-            self._uses = {(row[0], row[1]): KeyUse(*row[2:]) for row in await uses.fetchall()}
+            self._uses = {(row[0], said(row[1])): KeyUse(*row[2:]) for row in await uses.fetchall()}
         if held is not None:
             self._held = {(name, digest) for name, digest in await held.fetchall()}
 
@@ -190,10 +192,10 @@ class Writing:
         """Decide on an append and gather its rows; return what it comes to."""
         name = append.conversation
         entry = self._entries.get(name)
-        use = self._uses.get((name, text(append.key.name))) if append.key else None
+        used = {key: use for key in append.names if (use := self._uses.get((name, key))) is not None}
         try:
             trunk = await self._trunk(append) if append.fork and entry is None else None
-            head, result = decide(append, entry.head if entry else None, use, self._now, trunk)
+            head, result = decide(append, entry.head if entry else None, used, self._now, trunk)
             if head is None:
                 return result
             rows = _Added(append, entry.head.items if entry else trunk.items if trunk else 0)
@@ -206,8 +208,9 @@ class Writing:
             entry = self._entries[name] = _Entry(head, self._place, known=False, written=None)
         entry.head, entry.place = head, max(self._place, entry.place)
         self._changed.add(name)
-        if append.key is not None:
-            self._uses[name, text(append.key.name)] = KeyUse(append.key.digest, result.first, result.last)
+        for key, use in brought(append, used, result).items():
+            self._uses[name, key] = use
+            self._rows.keys.append((name, text(key), use.digest, use.first, use.last))
         return result
 
     async def _trunk(self, append: Append) -> Trunk | None:
@@ -347,9 +350,6 @@ class _Added:
         rows.refs += refs
         rows.refs += [(append.conversation, 0, digest) for digest in bodies.keys() - own]
         rows.bodies |= bodies
-        if append.key is not None:
-            key = append.key
-            rows.keys.append((append.conversation, text(key.name), key.digest, result.first, result.last))
         if append.fork is not None:
             rows.forks.append({"id": append.conversation, "parent": append.fork.parent, "at": append.fork.at})
 

@@ -20,7 +20,7 @@ import aiosqlite
 import anyio
 from msgspec.structs import replace
 
-from ..errors import StoreError
+from ..errors import NotFound, StoreError
 from ..events import NewEvent
 from ..ids import ANY, Clock, Expected, Position, micros, system_clock
 from ..log import (
@@ -57,8 +57,7 @@ _ERASING: Final = 5.0
 """For so many seconds an erasure waits until nobody reads what the write-ahead log holds."""
 
 _LOG_LEFT: Final = (
-    "{path}-wal, the write-ahead log: a program or a backup is reading what it holds; when that has ended, erase "
-    "again, or close every program that has the database open"
+    "{path}-wal, the write-ahead log: {why}, erase again, or close every program that has the database open"
 )
 
 
@@ -197,6 +196,7 @@ class SqliteStore:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        uses: Mapping[str, KeyUse] | None = None,
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         return await self._batcher.add(
@@ -209,6 +209,7 @@ class SqliteStore:
                 lease=lease,
                 bodies=bodies or {},
                 fork=fork,
+                uses=uses or {},
             )
         )
 
@@ -241,35 +242,40 @@ class SqliteStore:
     async def delete(self, conversation: str, tombstone: NewEvent, *, forks: Literal["refuse", "keep"]) -> Erased:
         """See `turnlog.engine.log.Store.delete`."""
         now = micros(self._clock())
-        return await finish(self._erased(lambda db: erasing.delete(db, conversation, tombstone, now, forks=forks)))
+        try:
+            return await finish(self._erased(lambda db: erasing.delete(db, conversation, tombstone, now, forks=forks)))
+        except NotFound as gone:
+            if gone.deleted:  # perhaps by a process that was killed before it came to its end
+                await self.collect()
+            raise
 
     async def collect(self, seconds: float = 3600.0) -> int:
         """See `turnlog.engine.log.Store.collect`."""
         return await finish(self._collected(seconds))
 
     async def _erased(self, work: Callable[[Database], Erased]) -> Erased:
-        done, emptied = await self._write(lambda db: (work(db), erasing.truncated(db, 0.1)))
-        if emptied or await self._emptied():
-            return done
-        return replace(done, left=(*done.left, _LOG_LEFT.format(path=self.path)))
+        done, why = await self._write(lambda db: erasing.alone(db, work))
+        why = why and await self._emptied(why)
+        return replace(done, left=(*done.left, _LOG_LEFT.format(path=self.path, why=why))) if why else done
 
     async def _collected(self, seconds: float) -> int:
-        gone, emptied = await self._write(lambda db: (erasing.collect(db, seconds), erasing.truncated(db, 0.1)))
-        if not emptied:
-            await self._emptied()
+        gone, why = await self._write(lambda db: erasing.alone(db, lambda db: erasing.collect(db, seconds)))
+        if why:
+            await self._emptied(why)
         return gone
 
-    async def _emptied(self) -> bool:
-        """Empty the write-ahead log, in short attempts, so that appends are not held up."""
+    async def _emptied(self, why: str) -> str:
+        """Empty the write-ahead log, in short attempts, so that appends are not held up; return why not, "" if so."""
         deadline = time.monotonic() + min(_ERASING, self._patience)
         while time.monotonic() < deadline:
             try:
-                if await self._write(lambda db: erasing.truncated(db, 0.5)):
-                    return True
+                why = await self._write(lambda db: erasing.truncated(db, 0.5))
             except StoreError:
-                return False
+                break
+            if not why:
+                break
             await anyio.sleep(0.01)
-        return False
+        return why
 
     # -- reading
 
@@ -284,6 +290,10 @@ class SqliteStore:
     async def key(self, conversation: str, name: str) -> KeyUse | None:
         """See `turnlog.engine.log.Store.key`."""
         return await self._read(lambda db: reading.key_of(db, conversation, name))
+
+    async def keys(self, conversation: str, *, after: str = "", limit: int = 500) -> Mapping[str, KeyUse]:
+        """See `turnlog.engine.log.Store.keys`."""
+        return await self._read(lambda db: reading.keys_of(db, conversation, after, limit))
 
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..errors import StoreError
 from .statements import statements
@@ -43,6 +43,10 @@ class Database(sqlite3.Connection):
     patience: float
     lineages: dict[int, tuple[Span, ...]]
     """What forks share, newest first, by their keys. It never changes."""
+    heads: dict[str, Any]
+    """Conversations as the last transaction left them, by id, if it was one of appends; see `seen`."""
+    seen: int
+    """What SQLite calls the data version: another one says that another connection has written since."""
 
 
 def make_file(path: Path, migrate: bool) -> Path:
@@ -74,7 +78,8 @@ def connect(path: Path, patience: float) -> Database:
     url = path.as_uri() + "?mode=rw"
     db = sqlite3.connect(url, uri=True, timeout=patience, isolation_level=None, cached_statements=256, factory=Database)
     db.execute("PRAGMA temp_store = MEMORY")
-    db.path, db.file, db.patience, db.lineages = path, file_of(path), patience, {}
+    db.path, db.file, db.patience = path, file_of(path), patience
+    db.lineages, db.heads, db.seen = {}, {}, -1
     return db
 
 
@@ -126,6 +131,7 @@ def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
         StoreError: the schema is no longer what this process works with, unless that is not to be *checked*.
     """
     db.execute("BEGIN IMMEDIATE")
+    db.heads = {}
     try:
         if checked:
             _check_schema(db)

@@ -10,21 +10,38 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 from msgspec.structs import replace
 
 from ..errors import Conflict, ConversationBusy, Invalid, NotFound, StoreError
 from ..events import NewEvent
 from ..log import Append, Erased
-from .sqlite_connection import SQL, Database, transaction
+from .sqlite_connection import SQL, Database
 from .sqlite_reading import Known, lineage, owner_of, sharers
-from .sqlite_sweeping import sweep
+from .sqlite_sweeping import Sweep, locked
 from .sqlite_writing import OF_ONE, Writing, in_place
 
-__all__ = ("collect", "delete", "erase", "truncated")
+__all__ = ("alone", "collect", "delete", "erase", "truncated")
+
+T = TypeVar("T")
+
+_UNSWEPT: Final = (
+    "{path}: unused parts of it may hold copies, for it could not be swept ({error}); erase again, or VACUUM it"
+)
+
+
+def alone(db: Database, work: Callable[[Database], T]) -> tuple[T, str]:
+    """Erase while no other process does; return what that comes to, and why the log was not emptied, "" if it was.
+
+    Raises:
+        StoreError: the file was moved, or another process erases for too long; nothing was changed.
+    """
+    in_place(db)
+    with locked(db):
+        return work(db), truncated(db, 0.1)
 
 
 def erase(db: Database, appends: Sequence[Append], now: int) -> Erased:
@@ -33,27 +50,31 @@ def erase(db: Database, appends: Sequence[Append], now: int) -> Erased:
     Raises:
         NotFound, VersionConflict, StoreError: nothing was changed.
     """
-    in_place(db)
-    try:
-        with transaction(db):
-            writing = Writing(db, now)
-            freed: set[bytes] = set()
-            versions: dict[str, int] = {}
-            for append in appends:
-                of = writing.known(append.conversation)
-                outcome = writing.decided(append)
-                if isinstance(outcome, Exception):
-                    raise outcome
-                if of is not None:
-                    freed.update(_overwritten(db, of, append))
-                versions[append.conversation] = outcome.version
-            writing.write()
-            bodies = _drop(db, freed)
-    except OF_ONE as error:
-        if isinstance(error, Invalid):
-            raise
-        raise Invalid(f"an event holds what cannot be stored: {error}") from error
-    return Erased(versions=versions, bodies=bodies, left=_swept(db))
+    with Sweep(db) as sweep:
+        try:
+            with sweep.transaction():
+                versions, bodies = _erased(db, appends, now, sweep)
+        except OF_ONE as error:
+            if isinstance(error, Invalid):
+                raise
+            raise Invalid(f"an event holds what cannot be stored: {error}") from error
+        return Erased(versions=versions, bodies=bodies, left=_swept(db, sweep))
+
+
+def _erased(db: Database, appends: Sequence[Append], now: int, sweep: Sweep) -> tuple[dict[str, int], int]:
+    writing = Writing(db, now)
+    freed: set[bytes] = set()
+    versions: dict[str, int] = {}
+    for append in appends:
+        of = writing.known(append.conversation)
+        outcome = writing.decided(append)
+        if isinstance(outcome, Exception):
+            raise outcome
+        if of is not None:
+            freed.update(_overwritten(db, of, append))
+        versions[append.conversation] = outcome.version
+    writing.write()
+    return versions, _drop(db, freed, sweep)
 
 
 def _overwritten(db: Database, of: Known, append: Append) -> Iterator[bytes]:
@@ -73,13 +94,15 @@ def _released(db: Database, span: dict[str, int]) -> list[bytes]:
     return digests
 
 
-def _drop(db: Database, digests: Iterable[bytes]) -> int:
+def _drop(db: Database, digests: Iterable[bytes], sweep: Sweep) -> int:
     """Remove those of some bodies that nothing refers to; return how many."""
     gone = 0
     for digest in digests:
         # Emptied first: a page that is merged with another then has nothing of it to leave behind.
         if db.execute(SQL["blank_body"], {"digest": digest}).rowcount == 1:
             gone += db.execute(SQL["delete_body"], {"digest": digest}).rowcount
+    if gone:
+        sweep.note()
     return gone
 
 
@@ -93,21 +116,28 @@ def delete(
         ConversationBusy: a turn is running.
         Conflict: it has forks, and they are to "refuse".
     """
-    in_place(db)
-    with transaction(db):
-        writing = Writing(db, now)
-        of = writing.known(conversation)
-        if of is None or of.head.deleted:
-            raise NotFound(f"conversation {conversation}", deleted=of is not None)
-        _check(db, of, forks)
-        writing.replace(of, replace(of.head, lease=None))
-        outcome = writing.decided(Append(conversation=conversation, events=[tombstone]))
-        if isinstance(outcome, Exception):
-            raise outcome
-        writing.write()
-        db.execute(SQL["delete_keys"], {"key": of.key})
-        bodies = _drop(db, _pruned(db, writing, conversation))
-    return Erased(versions={conversation: outcome.version}, bodies=bodies, left=_swept(db))
+    with Sweep(db) as sweep:
+        with sweep.transaction():
+            version, bodies = _deleted(db, conversation, tombstone, now, forks, sweep)
+        return Erased(versions={conversation: version}, bodies=bodies, left=_swept(db, sweep))
+
+
+def _deleted(
+    db: Database, conversation: str, tombstone: NewEvent, now: int, forks: Literal["refuse", "keep"], sweep: Sweep
+) -> tuple[int, int]:
+    writing = Writing(db, now)
+    of = writing.known(conversation)
+    if of is None or of.head.deleted:
+        raise NotFound(f"conversation {conversation}", deleted=of is not None)
+    _check(db, of, forks)
+    writing.replace(of, replace(of.head, lease=None))
+    outcome = writing.decided(Append(conversation=conversation, events=[tombstone]))
+    if isinstance(outcome, Exception):
+        raise outcome
+    writing.write()
+    db.execute(SQL["delete_keys"], {"key": of.key})
+    sweep.note()
+    return outcome.version, _drop(db, _pruned(db, writing, conversation), sweep)
 
 
 def _check(db: Database, of: Known, forks: Literal["refuse", "keep"]) -> None:
@@ -140,28 +170,27 @@ def _pruned(db: Database, writing: Writing, name: str) -> set[bytes]:
 
 def collect(db: Database, seconds: float) -> int:
     """Remove bodies that nothing has referred to for so long; return how many."""
-    in_place(db)
-    with transaction(db):
-        before = {"time": int((time.time() - seconds) * 1_000_000)}
-        rows = db.execute(SQL["unused_bodies"], before).fetchall()
-        db.execute(SQL["forget_unused"], before)
-        gone = _drop(db, [row[0] for row in rows])
-    if gone:
-        _swept(db)
+    with Sweep(db) as sweep:
+        with sweep.transaction():
+            before = {"time": int((time.time() - seconds) * 1_000_000)}
+            rows = db.execute(SQL["unused_bodies"], before).fetchall()
+            db.execute(SQL["forget_unused"], before)
+            gone = _drop(db, [row[0] for row in rows], sweep)
+        _swept(db, sweep)
     return gone
 
 
-def _swept(db: Database) -> Sequence[str]:
+def _swept(db: Database, sweep: Sweep) -> Sequence[str]:
     """Overwrite copies in unused parts of pages; return what could not be reached. What was erased stays erased."""
     try:
-        sweep(db)
+        sweep.sweep()
     except (OSError, sqlite3.Error, StoreError) as error:
-        return (f"{db.path}: unused parts of it may hold copies, for it could not be swept ({error}); VACUUM it",)
+        return (_UNSWEPT.format(path=db.path, error=error),)
     return ()
 
 
-def truncated(db: Database, seconds: float) -> bool:
-    """Bring the write-ahead log into the database and empty it; return whether that was done within *seconds*.
+def truncated(db: Database, seconds: float) -> str:
+    """Bring the write-ahead log into the database and empty it; return why not, "" when that was done within *seconds*.
 
     Whoever reads or writes is waited for; whoever reads for longer keeps the log from being emptied.
     """
@@ -170,11 +199,11 @@ def truncated(db: Database, seconds: float) -> bool:
         busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy == 0:
             _flush(db.path.with_name(f"{db.path.name}-wal"))
-    except (sqlite3.Error, OSError):
-        return False
+    except (sqlite3.Error, OSError) as error:
+        return f"it could not be written to ({error}); once it can"
     finally:
         db.execute(f"PRAGMA busy_timeout = {int(db.patience * 1000)}")
-    return busy == 0
+    return "a program or a backup is reading what it holds; when that has ended" if busy else ""
 
 
 def _flush(path: Path) -> None:

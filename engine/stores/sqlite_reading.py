@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from ..errors import Invalid
 from ..events import Record
 from ..ids import Position
-from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, limited, ordering
+from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, limited, ordering, weight
 from .sqlite_connection import SQL, Database, Span, moment
 from .sqlite_facets import facet, has, wanted
 
@@ -25,6 +24,7 @@ __all__ = (
     "found",
     "heads",
     "key_of",
+    "keys_of",
     "known",
     "lineage",
     "owner_of",
@@ -128,43 +128,27 @@ def snapshot(db: Database, conversation: str, queries: Sequence[Query]) -> Snaps
 def _found(db: Database, of: Known, query: Query) -> list[Record]:
     # Of what was deleted the tombstone is shown, whatever forks keep of the rest.
     spans = [(of.key, of.head.version, of.head.version)] if of.head.deleted else lineage(db, of)
-    with closing(_each(db, of.head.conversation, spans, query)) as found:
-        return list(limited(islice(found, query.limit), query.tokens))
-
-
-def _each(db: Database, name: str, spans: Sequence[Span], query: Query) -> Generator[Record, None, None]:
     stream = "marked_" if query.mark is not None else "linked_" if query.link is not None else ""
     statement = SQL[stream + ("falling" if query.reverse else "rising")]
     before = _FAR if query.before is None else query.before
-    values = {"mark": query.mark, "link": query.link, "limit": -1 if query.limit is None else query.limit}
+    most = _FAR if query.limit is None else query.limit
+    values: dict[str, Any] = {"mark": query.mark, "link": query.link}
+    name, left = of.head.conversation, query.tokens
+    found: list[Record] = []
     for owner, first, last in spans if query.reverse else reversed(spans):
-        span = {"conversation": owner, "after": max(query.after, first - 1), "before": min(before, last + 1)}
-        if span["after"] + 1 >= span["before"]:
+        values |= {"conversation": owner, "after": max(query.after, first - 1), "before": min(before, last + 1)}
+        if values["after"] + 1 >= values["before"]:
             continue
-        with closing(db.execute(statement, values | span)) as rows:
-            for row in rows:
-                yield _record(name, row)
-
-
-def _record(conversation: str, row: Sequence[Any]) -> Record:
-    seq, position, when, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, total = row
-    return Record(
-        conversation=conversation,
-        seq=seq,
-        position=Position(str(position)),
-        time=when,
-        kind=ITEM if kind is None else kind,
-        schema=schema,
-        response=response,
-        shape=shape,
-        link=link,
-        tokens=tokens,
-        excerpt=excerpt,
-        flags=flags,
-        item=as_bytes(item),
-        data=as_bytes(data),
-        sum=total,
-    )
+        values["limit"] = most - len(found)
+        with closing(db.execute(statement, values)) as rows:
+            # The columns are in the order of a record's fields.
+            some = list(limited((Record(name, *row) for row in rows), left))
+        found += some
+        if left is not None:
+            left -= weight(some)
+        if len(found) >= most or (left is not None and left <= 0):
+            break
+    return found
 
 
 def as_bytes(value: Any) -> Any:
@@ -177,6 +161,13 @@ def key_of(db: Database, conversation: str, name: str) -> KeyUse | None:
     with moment(db):
         row = db.execute(SQL["key_of"], {"id": conversation, "name": name}).fetchone()
     return KeyUse(*row) if row else None
+
+
+def keys_of(db: Database, conversation: str, after: str, limit: int) -> dict[str, KeyUse]:
+    """Return what keys were used for, behind a name."""
+    with moment(db):
+        rows = db.execute(SQL["keys_of"], {"id": conversation, "after": after, "limit": limit})
+        return {name: KeyUse(*use) for name, *use in rows}
 
 
 def body(db: Database, digest: str) -> bytes | None:
@@ -274,7 +265,7 @@ def feed(db: Database, after: int, limit: int) -> list[Fed]:
     """
     with moment(db):
         rows = db.execute(SQL["fed"], {"after": after, "limit": limit})
-        return [Fed(_record(name, row), b"{}" if about is None else about) for *row, name, about in rows]
+        return [Fed(Record(name, *row), b"{}" if about is None else about) for *row, name, about in rows]
 
 
 def end(db: Database) -> Position | None:

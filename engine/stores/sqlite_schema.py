@@ -15,7 +15,8 @@ __all__ = ("migrate", "migration_sql", "schema_version", "stored_version")
 APPLICATION_ID: Final = 0x7475726E  # "turn", so that `file` and other programs can tell whose database it is
 
 _HEADER: Final = """\
--- Brings a turnlog database from schema {version} to {last}. Nothing else may have it open for writing meanwhile.
+-- {what}. Nothing else may have it open for writing meanwhile.
+-- Run it with sqlite3 -bail, or whatever else stops at the first error: it is done whole or not at all then.
 PRAGMA page_size = 8192;
 PRAGMA journal_mode = WAL;
 PRAGMA secure_delete = ON;
@@ -89,7 +90,9 @@ def migration_sql(version: int) -> str:
     if not 0 <= version <= SCHEMA_VERSION:
         raise Invalid(f"schema {version!r}: this turnlog knows 0 (an empty database) to {SCHEMA_VERSION}")
     made = _script(version)
-    return f"{_HEADER.format(version=version, last=SCHEMA_VERSION)}\n{made}COMMIT;\n" if made else ""
+    brings = f"Brings a turnlog database from schema {version} to {SCHEMA_VERSION}"
+    what = brings if version else f"Makes an empty database one of turnlog, of schema {SCHEMA_VERSION}"
+    return f"{_HEADER.format(what=what)}\n{made}COMMIT;\n" if made else ""
 
 
 def _script(version: int) -> str:

@@ -5,18 +5,29 @@ as happens to the neighbours of rows that are removed. Once one of these is eras
 So whoever removes rows sweeps the pages that were written: in each whose middle is not empty one row is made as large
 as the page has room for, and then what it was.
 
-Pages are read from the write-ahead log, whose format is documented: https://www.sqlite.org/fileformat2.html.
+Pages are read from the write-ahead log, whose format is documented: https://www.sqlite.org/fileformat2.html. Nobody may
+begin that log anew in between: a reader has it in use. A process may be killed in between: so who removes rows notes it
+in the same transaction, in the table of counts under conversation 0, and the sweep takes the note away. Processes erase
+one after the other, so whoever finds a note knows that nobody will; and as what it is about can be on any page, the
+whole file is written anew.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
-from .sqlite_connection import SQL, Database, transaction
+from ..errors import StoreError
+from .sqlite_connection import SQL, Database, connect, moment, transaction
 
-__all__ = ("sweep",)
+__all__ = ("Sweep", "locked")
+
+_NOTE: Final = {"conversation": 0, "at": 1}
+"""Where the note is: the count of no conversation."""
 
 _LEAF: Final = 13
 """What a page begins with that holds rows of a table."""
@@ -36,20 +47,109 @@ class _Row(NamedTuple):
     """Bytes that it may have without leaving the page."""
 
 
-def sweep(db: Database) -> None:
-    """Overwrite what the last transactions left in the middle of pages."""
-    with transaction(db):
-        for row in _rows(Path(f"{db.path}-wal")):
-            number = {"number": row.number}
-            found = db.execute(SQL[f"content_of_{row.table}"], number).fetchone()
-            if found is None:
-                continue
-            content, length = found
-            # With a longer content the row's header grows as well, by a byte or two.
-            size = row.room - (row.size - length) - 2
-            if size > length:
-                db.execute(SQL[f"fill_{row.table}"], {**number, "size": size})
-                db.execute(SQL[f"restore_{row.table}"], {**number, "content": content})
+@contextmanager
+def locked(db: Database) -> Iterator[None]:
+    """Let no other process erase meanwhile: it would take this one, which has yet to sweep, for dead.
+
+    SQLite has no lock on the file of its write-ahead log, and the system takes this one from a process that is killed.
+
+    Raises:
+        StoreError: another process erases for too long, or the file cannot be locked.
+    """
+    deadline = time.monotonic() + db.patience
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_log(db).open("rb"))
+            while not _taken(file.fileno()):
+                if time.monotonic() > deadline:
+                    raise StoreError(f"{db.path}: another process is still erasing; try again", retryable=True)
+                time.sleep(0.005)
+        except OSError as error:
+            raise StoreError(f"{_log(db)}: cannot be locked: {error.strerror}") from error
+        yield
+
+
+def _taken(file: int) -> bool:
+    """Take the lock on a file; return whether it was free."""
+    if sys.platform == "win32":
+        return True  # there is no such lock: a note of another process is taken for that of a dead one
+    import fcntl  # noqa: PLC0415 - it is not there for all systems
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _log(db: Database) -> Path:
+    return db.path.with_name(f"{db.path.name}-wal")
+
+
+class Sweep:
+    """A transaction that removes rows, and the sweep behind it."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._stack = ExitStack()
+        self._reader = self._stack.enter_context(closing(connect(db.path, db.patience)))
+        self._owed = self._noted = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write in one transaction; what is written stays in the log until the sweep.
+
+        Raises:
+            StoreError: as `transaction`.
+        """
+        with transaction(self._db):
+            self._stack.enter_context(moment(self._reader))
+            self._owed = self._db.execute(SQL["counted"], _NOTE).fetchone() is not None
+            yield
+
+    def note(self) -> None:
+        """Note in the transaction that it has removed rows."""
+        if not self._owed and not self._noted:
+            self._db.execute(SQL["insert_count"], (0, 1, 0, 0))
+            self._noted = True
+
+    def sweep(self) -> None:
+        """Overwrite what the last transactions left in the middle of pages, or what others have left on any page."""
+        if self._owed:
+            self._stack.close()
+            _written_anew(self._db)
+        with transaction(self._db):
+            for row in _rows(_log(self._db)):
+                _overwrite(self._db, row)
+            self._db.execute(SQL["delete_counts"], {"key": 0, "after": 0, "before": 2})
+
+
+def _written_anew(db: Database) -> None:
+    db.execute("PRAGMA temp_store = FILE")  # it is as large as the database
+    try:
+        db.execute("VACUUM")
+    finally:
+        db.execute("PRAGMA temp_store = MEMORY")
+
+
+def _overwrite(db: Database, row: _Row) -> None:
+    """Let a row have all the room of its page for a moment."""
+    number = {"number": row.number}
+    found = db.execute(SQL[f"content_of_{row.table}"], number).fetchone()
+    if found is None:
+        return
+    content, length = found
+    # With a longer content the row's header grows as well, by a byte or two.
+    size = row.room - (row.size - length) - 2
+    if size > length:
+        db.execute(SQL[f"fill_{row.table}"], {**number, "size": size})
+        db.execute(SQL[f"restore_{row.table}"], {**number, "content": content})
 
 
 def _rows(log: Path) -> list[_Row]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import Invalid, StoreError, TurnlogError
 from ..ids import Position
-from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, decide, place
+from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, place
 from .batching import Outcome
 from .sqlite_connection import SQL, Database, file_of, transaction, translated
 from .sqlite_facets import facets
 from .sqlite_reading import ITEM, Known, known, owner_of
+from .sqlite_rows import write_rows
 
 __all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
 
@@ -22,6 +24,9 @@ OF_ONE: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError
 _COUNTED: Final = 64
 """After so many events it is written down how many items there are."""
 _NONE: Final = b"{}"
+_REMEMBERED: Final = 4096
+"""Heads that a connection remembers."""
+_NOBODY: Final[Mapping[str, Known]] = MappingProxyType({})
 
 
 def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
@@ -59,20 +64,33 @@ def _alone(db: Database, append: Append, now: int) -> Outcome:
 
 
 def _written(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
+    heads = db.heads
     with transaction(db):
-        writing = Writing(db, now)
+        seen = db.execute("PRAGMA data_version").fetchone()[0]
+        if seen != db.seen or len(heads) > _REMEMBERED:
+            heads = {}
+        writing = Writing(db, now, heads)
         outcomes = [writing.decided(append) for append in batch]
         writing.write()
+    # What is left of a lease depends on when one looks.
+    for name, found in writing.heads.items():
+        if found.head.lease is None:
+            heads[name] = found
+        else:
+            heads.pop(name, None)
+    db.heads, db.seen = heads, seen
     return outcomes
 
 
 class Writing:
     """One transaction's decisions, gathered so that each table is written in one go."""
 
-    def __init__(self, db: Database, now: int) -> None:
+    def __init__(self, db: Database, now: int, heads: Mapping[str, Known] = _NOBODY) -> None:
         self._db = db
         self._now = now
         self._clock = time.time()
+        self._heads = heads
+        """Conversations that need not be looked up."""
         self._known: dict[str, Known] = {}
         self._before: dict[str, Head | None] = {}
         """The conversations that change, as they are in the database."""
@@ -86,26 +104,31 @@ class Writing:
 
     def known(self, name: str) -> Known | None:
         """Return a conversation as it stands in this transaction."""
-        found = self._known.get(name) or known(self._db, name, self._clock)
+        found = self._known.get(name) or self._heads.get(name) or known(self._db, name, self._clock)
         if found is not None:
             self._known[name] = found
         return found
+
+    @property
+    def heads(self) -> Mapping[str, Known]:
+        """Every conversation that was asked for, as it stands in this transaction."""
+        return self._known
 
     def replace(self, of: Known, head: Head) -> None:
         """Let a conversation have another head."""
         name = head.conversation
         self._before.setdefault(name, of.head)
-        self._known[name] = of._replace(head=head)
+        self._known[name] = Known(of.key, head, of.origin, of.about)
 
     def decided(self, append: Append) -> Outcome:
         """Decide on an append, and note what it writes."""
         name = append.conversation
         found = self.known(name)
-        use = self._use(append, found) if append.key else None
+        used = self._used(append, found)
         forks = append.fork if found is None else None
         try:
             trunk = self._trunk(forks) if forks else None
-            head, result = decide(append, found.head if found else None, use, self._now, trunk)
+            head, result = decide(append, found.head if found else None, used, self._now, trunk)
         except TurnlogError as error:
             return error
         if head is None:
@@ -113,16 +136,23 @@ class Writing:
         if found is None:
             found = self._created(head, trunk)
         self._add(append, found, result)
+        for name, use in brought(append, used, result).items():
+            self._uses[append.conversation, name] = use
+            self._keys.append((found.key, name, use.digest, use.first, use.last))
         self.replace(found, head)
         return result
 
-    def _use(self, append: Append, found: Known | None) -> KeyUse | None:
-        assert append.key is not None
-        used = self._uses.get((append.conversation, append.key.name))
-        if used is not None or found is None:
-            return used
-        row = self._db.execute(SQL["key"], {"conversation": found.key, "name": append.key.name}).fetchone()
-        return KeyUse(*row) if row else None
+    def _used(self, append: Append, found: Known | None) -> dict[str, KeyUse]:
+        """Return what the keys that an append brings were used for, those that were."""
+        used: dict[str, KeyUse] = {}
+        for name in append.names:
+            use = self._uses.get((append.conversation, name))
+            if use is None and found is not None:
+                row = self._db.execute(SQL["key"], {"conversation": found.key, "name": name}).fetchone()
+                use = KeyUse(*row) if row else None
+            if use is not None:
+                used[name] = use
+        return used
 
     def _trunk(self, fork: Fork) -> Trunk | None:
         parent = self.known(fork.parent)
@@ -182,11 +212,10 @@ class Writing:
                     event.sum,
                 )
             )
-            self._marks.extend((key, mark, seq) for mark in dict.fromkeys(event.marks))
-            self._refs.extend((key, seq, bytes.fromhex(digest)) for digest in event.refs)
-        if append.key is not None:
-            self._uses[append.conversation, append.key.name] = KeyUse(append.key.digest, first, result.last)
-            self._keys.append((key, append.key.name, append.key.digest, first, result.last))
+            if event.marks:
+                self._marks.extend((key, mark, seq) for mark in dict.fromkeys(event.marks))
+            if event.refs:
+                self._refs.extend((key, seq, bytes.fromhex(digest)) for digest in event.refs)
         if append.bodies:
             self._bodies.update(append.bodies)
             rest = set(append.bodies).difference(*(event.refs for event in append.events))
@@ -204,15 +233,24 @@ class Writing:
             ("insert_body", rows),
         ):
             if written:
-                self._db.executemany(SQL[name], written)
+                write_rows(self._db, name, written)
                 written.clear()
         self._bodies.clear()
-        self._db.executemany(SQL["update_head"], [self._row(name, before) for name, before in self._before.items()])
+        advanced: list[tuple[Any, ...]] = []
+        for name, before in self._before.items():
+            found = self._known[name]
+            if before is None or _differs(before, found.head):
+                self._db.execute(SQL["update_head"], self._row(found, before))
+            else:
+                head = found.head
+                advanced.append((found.key, name, head.version, head.updated, head.last_item, head.items))
+        if advanced:
+            write_rows(self._db, "advance_heads", advanced)
         self._before.clear()
 
-    def _row(self, name: str, before: Head | None) -> tuple[Any, ...]:
-        found = self._known[name]
+    def _row(self, found: Known, before: Head | None) -> tuple[Any, ...]:
         head = found.head
+        name = head.conversation
         old = _NONE if before is None else before.metadata
         if head.metadata != _NONE or old != _NONE:
             self._find_by(before, head)
@@ -257,6 +295,18 @@ class Writing:
             if not written:
                 self._db.execute(SQL["overwrite_metadata"], {"key": about, "json": b""})
         return None if metadata == _NONE else self._db.execute(SQL["insert_metadata"], {"json": metadata}).lastrowid
+
+
+def _differs(before: Head, head: Head) -> bool:
+    """Return whether more has changed than what every item changes."""
+    return (
+        head.metadata != before.metadata
+        or head.metadata != _NONE  # its time is what it is found by, too
+        or head.lease is not before.lease
+        or head.generation != before.generation
+        or head.created != before.created
+        or head.deleted
+    )
 
 
 # -- leases

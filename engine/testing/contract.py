@@ -30,6 +30,7 @@ from .contract_erasing import ERASING
 from .contract_faults import FAULTS
 from .contract_feeding import FEEDING
 from .contract_forking import FORKING
+from .contract_keys import KEYS
 from .contract_kit import At, Check, Declined, Place
 from .contract_leases import LEASES
 from .contract_listing import LISTING
@@ -40,6 +41,7 @@ __all__ = ("CHECKS", "CONCURRENCY", "FAULTS", "At", "Check", "Declined", "Place"
 
 CHECKS: Final[tuple[Check, ...]] = (
     *WRITING,
+    *KEYS,
     *LEASES,
     *READING,
     *LISTING,

@@ -1,4 +1,4 @@
-"""The store contract: appends, versions, keys, heads."""
+"""The store contract: appends, versions, heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..errors import Invalid, KeyReused, NotFound, VersionConflict
 from ..ids import ANY, NO_STREAM
-from ..log import Key, KeyUse, Query, Take, record
+from ..log import Key, Query, Take, record
 from .contract_kit import (
     BEGUN,
     Declined,
@@ -270,76 +270,6 @@ async def metadata_that_is_no_object_is_invalid(place: Place) -> None:
         assert await store.read("d") is None
 
 
-async def a_key_returns_the_first_result(place: Place) -> None:
-    """The same content under a key writes nothing and returns where it went the first time."""
-    async with place.open() as store:
-        await started(store)
-        first = await store.append("c", [item("a"), item("b")], key=Key("k", "digest"))
-        assert not first.replayed
-        await store.append("c", [item("later")])
-        again = await store.append("c", [item("a"), item("b")], key=Key("k", "digest"))
-        assert (again.first, again.last, again.version, again.replayed) == (2, 3, 3, True)
-        assert len(await records_of(store)) == 4
-        assert await store.key("c", "k") == KeyUse("digest", 2, 3)
-
-
-async def a_key_names_one_content(place: Place) -> None:
-    """Other content under a key raises KeyReused and writes nothing; the first use stands."""
-    async with place.open() as store:
-        await started(store)
-        await store.append("c", [item("a")], key=Key("k", "one"))
-        error = await fails(KeyReused, store.append("c", [item("b")], key=Key("k", "two")))
-        assert (error.conversation, error.key) == ("c", "k")
-        assert len(await records_of(store)) == 2
-        assert await store.key("c", "k") == KeyUse("one", 2, 2)
-
-
-async def a_key_comes_before_the_version(place: Place) -> None:
-    """A key is looked up before *expected*: a repeated append replays although the version has moved on."""
-    async with place.open() as store:
-        key = Key("k", "digest")
-        await store.append("c", [created()], expected=NO_STREAM, key=key)
-        await store.append("c", [item("a")], expected=1, key=Key("l", "digest"))
-        assert (await store.append("c", [created()], expected=NO_STREAM, key=key)).replayed
-        again = await store.append("c", [item("a")], expected=1, key=Key("l", "digest"))
-        assert (again.first, again.replayed) == (2, True)
-        await fails(KeyReused, store.append("c", [item("b")], expected=1, key=Key("l", "other")))
-        await fails(VersionConflict, store.append("c", [item("b")], expected=1, key=Key("m", "digest")))
-
-
-async def keys_belong_to_their_conversation(place: Place) -> None:
-    """The same key in two conversations stands for two appends; an unused one is None."""
-    async with place.open() as store:
-        for name in ("c", "d"):
-            await started(store, name)
-            assert not (await store.append(name, [item(name)], key=Key("k", name))).replayed
-        assert await store.key("c", "k") == KeyUse("c", 2, 2)
-        assert await store.key("d", "k") == KeyUse("d", 2, 2)
-        assert await store.key("c", "unused") is None
-        assert await store.key("nowhere", "k") is None
-
-
-async def a_refused_append_does_not_use_its_key_up(place: Place) -> None:
-    """A key whose append was refused is free: the same append at the right version is written."""
-    async with place.open() as store:
-        await started(store)
-        key = Key("k", "digest")
-        await fails(VersionConflict, store.append("c", [item("a")], expected=7, key=key))
-        assert await store.key("c", "k") is None
-        assert not (await store.append("c", [item("a")], expected=1, key=key)).replayed
-
-
-async def what_cannot_be_a_key_is_invalid(place: Place) -> None:
-    """A key is a text of 1 to 255 characters."""
-    async with place.open() as store:
-        await started(store)
-        for name in ("k", "k" * 255, "ключ 😀", "a\x00b", " "):
-            assert not (await store.append("c", [item("a")], key=Key(name, "d"))).replayed
-            assert (await store.append("c", [item("a")], key=Key(name, "d"))).replayed
-        for wrong in ("", "k" * 256, 5, None, b"k", "\ud800"):
-            assert "1 to 255" in str(await fails(Invalid, _key(wrong)))
-
-
 async def an_empty_append_changes_only_the_lease(place: Place) -> None:
     """An append without events moves no version; its result says where the next event would go."""
     async with place.open() as store:
@@ -411,10 +341,6 @@ async def an_append_can_be_read_at_once(place: Place) -> None:
         assert all(right == left + 1 for left, right in pairwise(seqs))
 
 
-async def _key(name: Any) -> Key:
-    return Key(name, "d")
-
-
 WRITING = (
     the_first_append_creates,
     nothing_is_appended_to_what_is_not_there,
@@ -435,12 +361,6 @@ WRITING = (
     bodies_are_kept_by_digest,
     metadata_is_patched,
     metadata_that_is_no_object_is_invalid,
-    a_key_returns_the_first_result,
-    a_key_names_one_content,
-    a_key_comes_before_the_version,
-    keys_belong_to_their_conversation,
-    a_refused_append_does_not_use_its_key_up,
-    what_cannot_be_a_key_is_invalid,
     an_empty_append_changes_only_the_lease,
     appends_are_there_when_opened_again,
     conversations_are_apart,

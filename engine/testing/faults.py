@@ -64,7 +64,7 @@ Plan: TypeAlias = Callable[[str], Fault | None]
 """Given the verb of the next call, says what is to go wrong with it."""
 
 WRITES: Final = frozenset({"append", "erase", "delete", "collect", "renew", "stand", "ack", "resign"})
-VERBS: Final = WRITES | {"read", "key", "body", "heads", "forks", "feed", "end"}
+VERBS: Final = WRITES | {"read", "key", "keys", "body", "heads", "forks", "feed", "end"}
 
 _STEPS: Final = 5
 """How often a delayed call lets others go first."""
@@ -147,10 +147,12 @@ class FaultyStore:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        uses: Mapping[str, KeyUse] | None = None,
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         more: dict[str, Any] = {"expected": expected, "key": key, "fence": fence, "lease": lease, "bodies": bodies}
-        return await self._call("append", partial(self.store.append, conversation, events, fork=fork, **more))
+        work = partial(self.store.append, conversation, events, fork=fork, uses=uses, **more)
+        return await self._call("append", work)
 
     async def read(self, conversation: str, *queries: Query) -> Snapshot | None:
         """See `turnlog.engine.log.Store.read`."""
@@ -159,6 +161,10 @@ class FaultyStore:
     async def key(self, conversation: str, name: str) -> KeyUse | None:
         """See `turnlog.engine.log.Store.key`."""
         return await self._call("key", partial(self.store.key, conversation, name))
+
+    async def keys(self, conversation: str, *, after: str = "", limit: int = 500) -> Mapping[str, KeyUse]:
+        """See `turnlog.engine.log.Store.keys`."""
+        return await self._call("keys", partial(self.store.keys, conversation, after=after, limit=limit))
 
     async def body(self, digest: str) -> bytes | None:
         """See `turnlog.engine.log.Store.body`."""

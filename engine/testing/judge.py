@@ -313,6 +313,8 @@ def _responses(api: Api, body: _Json, born: Mapping[str, str], *, stored: bool) 
     yield from _duplicates(items)
     # A reference may stand for the call of an output.
     yield from _pairs(items, elsewhere=state or any(kind == "item_reference" for kind, _ in items))
+    if not state:
+        yield from _programs(items)
     yield from _reasoning(items)
     if not state:
         yield from _births(items, born)
@@ -440,6 +442,19 @@ def _unpaired(kind: str, output: _Json, name: str, *, again: bool, elsewhere: bo
         yield _in_input("duplicate-output", f"Duplicate tool output: there is another {words}.")
     elif not elsewhere:
         yield _in_input("output-without-call", f"No tool call found for {words}.")
+
+
+def _programs(items: Iterable[_Typed]) -> Iterator[Refusal]:
+    """Refuse what names a program that does not stand before it: its output, and what it called."""
+    programs = set()
+    for kind, item in items:
+        caller = item.get("caller")
+        if kind == "program":
+            programs.add(item.get("call_id"))
+        elif kind == "program_output" and item.get("call_id") not in programs:
+            yield _in_input("output-without-call", f"No program found for program output {item.get('call_id')}.")
+        elif isinstance(caller, dict) and caller.get("type") == "program" and caller.get("caller_id") not in programs:
+            yield _in_input("called-without-caller", f"No program found that called {item.get('call_id')}.")
 
 
 def _reasoning(items: list[_Typed]) -> Iterator[Refusal]:

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal
 
 from ..canonical import canonical, digest, encode
 from ..codec import event
+from ..erasing import erasing
 from ..errors import BudgetExceeded
 from ..events import (
     ASIDE,
+    ERASED,
     CallStarted,
     CompactionUndone,
     ContextCompacted,
@@ -37,8 +39,9 @@ from ..events import (
 )
 from ..history import History, alive
 from ..intake import Intake, as_responses
-from ..items import Item, read
+from ..items import KINDS, Item, read
 from ..log import Appended, Query, Store
+from ..log import Fork as Forked
 from ..manifest import Manifest
 from ..messages import to_messages
 from ..reader import Reader
@@ -55,6 +58,8 @@ from .steps import (
     Again,
     Aside,
     Compact,
+    Erase,
+    Fork,
     Note,
     Output,
     Respond,
@@ -70,7 +75,18 @@ __all__ = ("ENCODERS", "Scribe", "Sent", "Sight", "body_of")
 
 _ALL: Final = 10**9
 _SEALABLE: Final = frozenset({"function_call", "custom_tool_call"})
-_CALLS: Final = _SEALABLE | {"computer_call"}
+_PICTURE: Final = {"type": "computer_screenshot", "image_url": PNG}
+_RAN: Final = [{"stdout": "ok", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
+_OTHERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "computer_call": {"type": "computer_call_output", "output": _PICTURE},
+    "local_shell_call": {"type": "local_shell_call_output", "output": "{}"},
+    "shell_call": {"type": "shell_call_output", "output": _RAN},
+    "apply_patch_call": {"type": "apply_patch_call_output", "status": "completed"},
+    "tool_search_call": {"type": "tool_search_output", "tools": [], "execution": "client"},
+    "mcp_approval_request": {"type": "mcp_approval_response", "approve": True},
+}
+"""Outputs of calls that cannot be sealed, but for what pairs them."""
+_CALLS: Final = _SEALABLE | _OTHERS.keys()
 
 
 class Sight:
@@ -131,12 +147,15 @@ ENCODERS: Final[Encoders] = {("responses", 1): _encoded, ("chat", 1): _encoded}
 
 
 class Scribe:
-    """Writes steps into a conversation of a store."""
+    """Writes steps into a conversation of a store, its requests under a policy."""
 
-    def __init__(self, store: Store, name: str = "c", *, intake: Intake | None = None) -> None:
+    def __init__(
+        self, store: Store, name: str = "c", *, intake: Intake | None = None, policy: Policy | None = None
+    ) -> None:
         self.store = store
         self.name = name
         self.intake = intake or Intake()
+        self.policy = policy
         self.reader = Reader(store, self.intake)
         self.version = 0
         self.born: dict[str, str] = {}
@@ -147,6 +166,8 @@ class Scribe:
         """The requests that were not, because their windows did not fit."""
         self.places = [1]
         """Versions at which no group is cut."""
+        self.names = [name]
+        """The conversations that were written to, the first and then its forks."""
         self._calls: list[tuple[str, str]] = []
         self._answers: list[list[dict[str, Any]]] = []
         self._compactions: list[int] = []
@@ -179,6 +200,14 @@ class Scribe:
                 await self._aside(TARGETS[target % len(TARGETS)])
             case Note():
                 await self._say(MetadataUpdated(patch={"noted": self.version}))
+            case _:
+                await self._change(step)
+        if self.places[-1] != self.version:
+            self.places.append(self.version)
+
+    async def _change(self, step: Compact | Undo | Rewind | Fork | Erase) -> None:
+        """Write a step that changes what is alive, or what was said."""
+        match step:
             case Compact():
                 await self._compact(step)
             case Undo(compaction=back):
@@ -186,8 +215,10 @@ class Scribe:
                     await self._say(CompactionUndone(seq=self._compactions[-1 - back % len(self._compactions)]))
             case Rewind(place=back):
                 await self._say(HistoryRewound(to=self.places[-1 - back % len(self.places)]))
-        if self.places[-1] != self.version:
-            self.places.append(self.version)
+            case Fork(place=back):
+                await self._fork(self.places[-1 - back % len(self.places)])
+            case Erase(item=back):
+                await self._erase(back)
 
     # -- reading
 
@@ -228,7 +259,7 @@ class Scribe:
     async def _respond(self, step: Respond) -> None:
         target = TARGETS[step.target % len(TARGETS)]
         await self._settle()
-        sight = Sight(target, BUDGETS[step.budget % len(BUDGETS)])
+        sight = Sight(target, BUDGETS[step.budget % len(BUDGETS)], self.policy)
         _, history = await self.reader.fresh(self.name, line=sight.line, tokens=sight.budget.context)
         try:
             _, manifest, rendered = await _chosen(self.reader, sight, history)
@@ -299,10 +330,9 @@ class Scribe:
         if not self._calls:
             return
         shape, link = self._calls[-1 - step.call % len(self._calls)]
-        if shape == "computer_call":
-            picture = {"type": "computer_screenshot", "image_url": PNG}
-            item = {"type": "computer_call_output", "call_id": link, "output": picture}
-            await self._append([await self.intake.item(item)])
+        if shape in _OTHERS:
+            kind = KINDS[str(_OTHERS[shape]["type"])]
+            await self._append([await self.intake.item({**_OTHERS[shape], str(kind.link): link})])
             return
         if step.sealed:
             call = {"type": shape, "call_id": link}
@@ -359,6 +389,24 @@ class Scribe:
         )
         await self._append([event(said, tokens=sum(one.tokens for one in quoted) + 40)])
         self._compactions.append(self.version)
+
+    async def _fork(self, at: int) -> None:
+        parent, self.name = self.name, f"{self.names[0]}.{len(self.names)}"
+        appended = await self.store.append(self.name, [event(ConversationCreated())], fork=Forked(parent, at))
+        self.names.append(self.name)
+        self.version = appended.last
+        self.places = [place for place in self.places if place <= at]
+        self.sent = [sent for sent in self.sent if sent.seq <= at]
+        self._compactions = [seq for seq in self._compactions if seq <= at]
+
+    async def _erase(self, back: int) -> None:
+        found = [one for one in await self.records() if one.kind == "item.appended" and not one.flags & ERASED]
+        if found:
+            appends = await erasing(self.store, self.name, [found[-1 - back % len(found)].seq], "asked for")
+            erased = await self.store.erase(appends)
+            self.version = erased.versions[self.name]
+            for name in erased.versions:
+                self.reader.forget(name)
 
 
 async def _chosen(reader: Reader, sight: Sight, history: History) -> tuple[History, Manifest, list[Rendered]]:

@@ -1,7 +1,7 @@
 """A scripted, OpenAI-compatible server on loopback: real HTTP for tests and demonstrations, with no model behind it.
 
 It answers `POST /v1/responses` and `POST /v1/chat/completions`, whole or streamed, from a script, and judges every
-request first, so that a body which the real API would refuse is refused here.
+request first, so that a body which the real API would refuse is refused here. `POST /v1/responses/input_tokens` counts.
 
     >>> import asyncio
     >>> from openai import AsyncOpenAI
@@ -100,6 +100,7 @@ __all__ = (
 )
 
 _ENDPOINTS: Final[Mapping[Api, str]] = {"responses": "/v1/responses", "chat": "/v1/chat/completions"}
+_COUNTING: Final = "/v1/responses/input_tokens"
 _CLOSING_SECONDS: Final = 5.0
 _ACCEPTING_TURNS: Final = 3
 _HOUR: Final = 3600
@@ -114,12 +115,13 @@ class ScriptedServer:
 
     *base_url* is what openai's client takes. *requests* has every request that reached an endpoint, in the order of
     arrival, whatever was answered; *refused* has the refusals of the judge, which consumed nothing of the script.
-    Both lists grow while the server runs, and stay readable after it.
+    *counted* has the bodies whose input tokens it was asked for. All grow while the server runs, and stay readable.
     """
 
     url: str
     requests: list[Received] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    counted: list[Any] = field(default_factory=list)
 
     @property
     def base_url(self) -> str:
@@ -180,7 +182,9 @@ async def _running(desk: _Desk, port: int) -> AsyncIterator[ScriptedServer]:
     listener = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", port, backlog=config.backlog)
     try:
         bound = listener.sockets[0].getsockname()[1]
-        yield ScriptedServer(url=f"http://127.0.0.1:{bound}", requests=desk.requests, refused=desk.refused)
+        yield ScriptedServer(
+            url=f"http://127.0.0.1:{bound}", requests=desk.requests, refused=desk.refused, counted=desk.counted
+        )
     finally:
         # A script may hold on to its cancellation; the test that left must not wait for it for ever.
         with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
@@ -257,6 +261,7 @@ class _Desk:
     ) -> None:
         self.requests: list[Received] = []
         self.refused: list[Refusal] = []
+        self.counted: list[Any] = []
         self._script = script
         self._windows = windows or {}
         self._count = count or rough
@@ -296,6 +301,13 @@ class _Desk:
                 self.refused.append(refusal)
                 return _whole(refusal.body(), status=refusal.status)
         return None
+
+    async def tally(self, request: Request) -> Response:
+        """Answer how many input tokens a request to the Responses API has: those of its JSON."""
+        content = (await request.body()).decode()
+        self.counted.append(json.loads(content))
+        told = {"object": "response.input_tokens", "input_tokens": self._count(content)}
+        return Response(encoded(told), media_type="application/json")
 
     async def answer(self, received: Received, taken: _Sending | Awaitable[Entry] | Entry) -> _Sending | Hang:
         """The answer that was taken, as it is sent."""
@@ -366,6 +378,7 @@ def _whole(body: object, *, status: int, headers: Mapping[str, str] | None = Non
 
 def _app(desk: _Desk) -> Starlette:
     routes = [Route(path, _Endpoint(desk, api), methods=["POST"]) for api, path in _ENDPOINTS.items()]
+    routes.append(Route(_COUNTING, desk.tally, methods=["POST"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _Elsewhere()})
     app.router.redirect_slashes = False
     return app

@@ -16,6 +16,8 @@ __all__ = (
     "Again",
     "Aside",
     "Compact",
+    "Erase",
+    "Fork",
     "Note",
     "Output",
     "Part",
@@ -70,6 +72,18 @@ PartKind: TypeAlias = Literal[
     "web_search",
     "image",
     "mcp",
+    "mcp_list",
+    "approval",
+    "file_search",
+    "code",
+    "local_shell",
+    "shell",
+    "patch",
+    "tool_search",
+    "found",
+    "program",
+    "program_output",
+    "called",
     "note",
     "compaction",
 ]
@@ -155,7 +169,21 @@ class Rewind:
     place: int = 0
 
 
-Step: TypeAlias = Say | Respond | Output | Again | Aside | Note | Compact | Undo | Rewind
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What follows is written into a fork, made at the n-th place from the end at which no group is cut."""
+
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """The content of the n-th item from the end is overwritten."""
+
+    item: int = 0
+
+
+Step: TypeAlias = Say | Respond | Output | Again | Aside | Note | Compact | Undo | Rewind | Fork | Erase
 
 
 # -- what models make
@@ -185,6 +213,11 @@ def _message(number: str, part: dict[str, Any]) -> dict[str, Any]:
 
 def _call_id(number: str, part: Part) -> str:
     return "call_0" if part.repeated else f"call_{number}"
+
+
+def _program(part: Part) -> str:
+    # Few, so that outputs and calls of a later answer are of a program that there is.
+    return f"prog_{part.size % 3}"
 
 
 _MADE: Final[Mapping[PartKind, Any]] = {
@@ -244,6 +277,87 @@ _MADE: Final[Mapping[PartKind, Any]] = {
         "name": "find",
         "arguments": "{}",
         "output": words(part.size),
+    },
+    "mcp_list": lambda n, _: {"type": "mcp_list_tools", "id": f"mcpl_{n}", "server_label": "s", "tools": []},
+    "approval": lambda n, _: {
+        "type": "mcp_approval_request",
+        "id": f"mcpr_{n}",
+        "name": "find",
+        "arguments": "{}",
+        "server_label": "s",
+    },
+    "file_search": lambda n, part: {
+        "type": "file_search_call",
+        "id": f"fs_{n}",
+        "status": "completed",
+        "queries": [words(part.size)],
+    },
+    "code": lambda n, part: {
+        "type": "code_interpreter_call",
+        "id": f"ci_{n}",
+        "container_id": "cntr_1",
+        "status": "completed",
+        "code": words(part.size),
+    },
+    "local_shell": lambda n, part: {
+        "type": "local_shell_call",
+        "id": f"lsh_{n}",
+        "call_id": _call_id(n, part),
+        "action": {"type": "exec", "command": ["ls"], "env": {}},
+        "status": "completed",
+    },
+    "shell": lambda n, part: {
+        "type": "shell_call",
+        "id": f"sh_{n}",
+        "call_id": _call_id(n, part),
+        "action": {"commands": [words(part.size)]},
+        "status": "completed",
+    },
+    "patch": lambda n, part: {
+        "type": "apply_patch_call",
+        "id": f"apc_{n}",
+        "call_id": _call_id(n, part),
+        "operation": {"type": "delete_file", "path": "x"},
+        "status": "completed",
+    },
+    "tool_search": lambda n, part: {
+        "type": "tool_search_call",
+        "id": f"tsc_{n}",
+        "call_id": None if part.repeated else f"call_{n}",
+        "execution": "server" if part.repeated else "client",
+        "arguments": {"query": words(part.size)},
+        "status": "completed",
+    },
+    "found": lambda n, _: {
+        "type": "tool_search_output",
+        "id": f"tso_{n}",
+        "call_id": None,
+        "execution": "server",
+        "tools": [],
+        "status": "completed",
+    },
+    "program": lambda n, part: {
+        "type": "program",
+        "id": f"pr_{n}",
+        "call_id": _program(part),
+        "code": words(part.size),
+        "fingerprint": "x" * 20,
+    },
+    "program_output": lambda n, part: {
+        "type": "program_output",
+        "id": f"po_{n}",
+        "call_id": _program(part),
+        "result": words(part.size),
+        "status": "completed",
+    },
+    "called": lambda n, part: {
+        "type": "function_call",
+        "id": f"fc_{n}",
+        "call_id": _call_id(n, part),
+        "name": "look",
+        "arguments": "{}",
+        "status": "completed",
+        "caller": {"type": "program", "caller_id": _program(part)},
     },
     "note": lambda n, part: {"type": "acme:thought", "id": f"at_{n}", "text": words(part.size)},
     "compaction": lambda n, _: {"type": "compaction", "id": f"cmp_{n}", "encrypted_content": "x" * 900},

@@ -8,7 +8,7 @@
 
 The steps are of every kind that a log can show: answers of both APIs with reasoning, parallel calls, hosted and
 unknown items; outputs in order, late, interleaved, doubled, missing, and seals that real outputs replace; failed and
-interrupted responses; requests of several lines; compactions, undone ones, rewinds.
+interrupted responses; requests of several lines; compactions, undone ones, rewinds, forks and erasures.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .steps import (
     Again,
     Aside,
     Compact,
+    Erase,
+    Fork,
     Note,
     Output,
     Part,
@@ -44,6 +46,8 @@ __all__ = (
     "Again",
     "Aside",
     "Compact",
+    "Erase",
+    "Fork",
     "Note",
     "Output",
     "Part",
@@ -113,8 +117,11 @@ def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
 def parts() -> st.SearchStrategy[tuple[Part, ...]]:
     """What a model answers: reasoning, messages, parallel calls, hosted and unknown items, in any order."""
     spoken = st.sampled_from(["thought", "secret", "message", "refusal", "call", "call", "custom"])
-    hosted = st.sampled_from(["computer", "web_search", "image", "mcp", "note", "compaction"])
-    part = st.builds(Part, st.one_of(spoken, hosted), st.integers(0, 40), st.sampled_from([False, False, True]))
+    hosted = st.sampled_from(["web_search", "image", "mcp", "mcp_list", "file_search", "code", "note", "compaction"])
+    owed = st.sampled_from(["computer", "local_shell", "shell", "patch", "tool_search", "found", "approval"])
+    programs = st.sampled_from(["program", "program_output", "called"])
+    kinds = st.one_of(spoken, spoken, hosted, owed, programs)
+    part = st.builds(Part, kinds, st.integers(0, 40), st.sampled_from([False, False, True]))
     usual = st.sampled_from(
         [
             (Part("message", 12),),
@@ -122,6 +129,8 @@ def parts() -> st.SearchStrategy[tuple[Part, ...]]:
             (Part("secret"), Part("call"), Part("call")),
             (Part("call"), Part("custom")),
             (Part("thought"), Part("message")),
+            (Part("program"), Part("called")),
+            (Part("program_output"), Part("message")),
         ]
     )
     return st.one_of(usual, st.lists(part, max_size=6).map(tuple))
@@ -166,6 +175,8 @@ def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
             st.builds(Rewind, st.integers(0, 12)),
             st.builds(Compact, _few(6), st.booleans()),
             st.builds(Undo, _few(2)),
+            st.builds(Fork, st.integers(0, 12)),
+            st.builds(Erase, st.integers(0, 12)),
         ]
     made: list[st.SearchStrategy[list[Step]]] = [
         st.lists(says, min_size=1, max_size=1),
@@ -178,7 +189,7 @@ def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
 
 
 def conversations(longest: int = 10, *, settled: bool = False) -> st.SearchStrategy[list[Step]]:
-    """Lists of steps, of *longest* turns at most. *settled* leaves out compactions and rewinds."""
+    """Lists of steps, of *longest* turns at most. *settled* leaves out what changes the path, or what was said."""
     return st.lists(turns(settled=settled), min_size=1, max_size=longest).map(lambda made: list(chain(*made)))
 
 

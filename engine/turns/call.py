@@ -25,6 +25,7 @@ from ..log import Appended, LeaseChange, Release
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent, helps
 from ..shield import finish
+from ..tokens import settled
 from .outcome import NEVER_RAN, UNKNOWN
 from .recorder import Finished, Recorder
 
@@ -218,6 +219,8 @@ class ModelCall:
         """
         rest = self.rest()
         events = [*self.started(), *[await self.event(one) for one in rest]]
+        if not self.items:
+            events = settled(events, end.usage)
         said = ResponseCompleted(
             status="incomplete" if end.status == "incomplete" else "completed",
             reason=reason,

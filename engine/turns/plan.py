@@ -12,18 +12,20 @@ from ..canonical import canonical, digest, plain
 from ..checks import whole
 from ..errors import Invalid, UnknownModel
 from ..events import NewEvent, Origin, Target
+from ..families import family_of
 from ..history import History
 from ..ids import ANY, NO_STREAM, Expected, check_key
 from ..intake import content_digest, inputs
 from ..items import Input, Item
 from ..log import Key
-from ..model import Model, Shape, StreamEvent, merged, settings_of, shape_of, target_of
-from ..tokens import Counter
+from ..model import Model, Shape, StreamEvent, front_of, merged, settings_of, shape_of, target_of
+from ..tokens import Counter, scale_of
 from ..tools import Runs, Toolbox, Tools
 from ..vocabulary import DEFAULT, load, vocabulary_of
 from ..window.budget import Budget, accepted, known, reserve_of
 from ..window.choose import Request, line_of
-from ..window.policies import Policy
+from ..window.ledger import Seen, differs, forgets, seen
+from ..window.policies import Policy, check_policy
 from .outcome import Options
 
 if TYPE_CHECKING:
@@ -46,13 +48,22 @@ class View:
         overhead: int,
         counter: Counter | None,
         engine: Engine,
+        front: str | None = None,
+        own: bool | None = None,
+        forgets: bool = False,
     ) -> None:
         self.target = target
         self.budget = budget
         self.policy = policy
         self.reserve = reserve
         self.overhead = overhead
+        self.front = front
+        """What stands in front of the items; None where nobody has said."""
         self.line = line_of(policy, budget, target)
+        self.own = own
+        """Whether text is counted with the model's own vocabulary; None where no whole request is looked at."""
+        self.forgets = forgets
+        """Whether the model is not shown again what it thought in earlier turns."""
         self._counter = counter
         self.engine = engine
         self.blobs: Mapping[str, bytes] = {}
@@ -61,9 +72,14 @@ class View:
     async def request(self, history: History) -> Request:
         """Return what choosing needs to know; with another counter than the log's, items are counted anew."""
         weights = None
-        if self._counter is not None:
+        if self._counter is not None and differs(self._counter, history):
             weights = await self.engine.reader.weights(history, self._counter, self.blobs)
-        return Request(self.target, self.budget, self.reserve, self.overhead, weights)
+        shown = Seen()
+        if self.own is not None:
+            shown = seen(history, self.line, self.target, self.overhead, own=self.own)
+        overhead = self.overhead + shown.hidden
+        shown = shown._replace(forgets=self.forgets)
+        return Request(self.target, self.budget, self.reserve, overhead, weights, self.front, shown)
 
 
 class Plan(View):
@@ -158,7 +174,10 @@ async def view(
         "budget": budget,
         "policy": policy or engine.policy,
         "reserve": reserve_of(budget, settings.get("params", {})),
-        "overhead": await engine.overhead(settings, counter or own),
+        "overhead": await engine.overhead(settings, counter or own, shape.api),
+        "front": front_of(settings),
+        "own": shape.count is not None or family_of(model.name) is not None,
+        "forgets": forgets(model.name, shape.api, settings.get("params", {})),
         "counter": counter,
         "engine": engine,
     }
@@ -179,9 +198,9 @@ def budget_for(engine: Engine, model: Model, budget: Budget | None) -> Budget:
 async def counter_for(model: Model, shape: Shape) -> Counter | None:
     """Return a counter where the model's differs from the one that items are counted with when appended."""
     if shape.count is not None:
-        return shape.count
+        return scale_of(model.name, shape.count, alike=False)
     name = vocabulary_of(model.name)
-    return None if name == DEFAULT else (await load(name)).count
+    return scale_of(model.name, (await load(name)).count, alike=name == DEFAULT)
 
 
 def one_of(name: str, value: object, choices: Sequence[str]) -> str:
@@ -221,16 +240,11 @@ def _check(options: Options) -> None:
     if options.key is not None:
         check_key(options.key)
     accepted(options.budget)
-    _check_policy(options.policy)
+    check_policy(options.policy)
     version_of(options.expected)
     one_of("when_busy", options.when_busy, ("raise", "wait"))
     one_of("open_calls", options.open_calls, ("raise", "seal"))
     _check_text("instructions", options.instructions)
-
-
-def _check_policy(policy: object) -> None:
-    if policy is not None and not callable(getattr(policy, "cut", None)):
-        raise Invalid(f"policy={policy!r:.100}: a policy is needed, such as OldestTurns()")
 
 
 def _check_text(name: str, value: object) -> None:
@@ -257,7 +271,7 @@ async def preview(
         UnknownModel: no budget was given, and none is known.
     """
     accepted(budget)
-    _check_policy(policy)
+    check_policy(policy)
     _check_text("instructions", instructions)
     one_of("api", api, ("responses", "chat"))
     if at is not None:
@@ -269,23 +283,25 @@ async def preview(
         settings = settings_of(model, merged(shape.params, None)[0], instructions, toolbox.schemas)
         made = View(**await view(engine, model, budget, policy, settings, shape))
     else:
-        _, history = await engine.reader.fresh(name)
+        fits = budget or engine.budget
+        _, history = await engine.reader.fresh(name, tokens=fits.context if fits else 1)
         latest = target = history.last_target()
         if target is None or target.api != api or (api == "chat" and target.state == "recorded"):
             # Chat backends differ in what they take: for a recorded one, only what all of them take is safe.
             target = Target(api=api)
-        fits = budget or engine.budget or _known(latest)
+        fits = fits or _known(latest)
+        own = (await engine.intake.vocabulary()).count
         made = View(
             target=msgspec.structs.replace(target, state="stateless"),
             budget=fits,
             policy=policy or engine.policy,
             reserve=fits.reserve,
-            overhead=await engine.overhead(settings, (await engine.intake.vocabulary()).count)
-            if instructions or toolbox.schemas
-            else 0,
-            counter=None,
+            overhead=await engine.overhead(settings, own) if instructions or toolbox.schemas else 0,
+            counter=scale_of(target.model, own, alike=True),
             engine=engine,
         )
+        if at is None:
+            return made, await engine.reader.reaching(history, made.line, made.budget.context)
     if at is None:
         _, history = await engine.reader.fresh(name, line=made.line, tokens=made.budget.context)
         return made, history

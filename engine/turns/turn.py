@@ -30,7 +30,7 @@ from ..intake import leading
 from ..items import Item, reading
 from ..log import Appended, Head, Query, Release, Store, Take, record
 from ..logs import Log
-from ..model import Ending, ModelFailure, StreamEvent
+from ..model import Ending, ModelFailure, StreamEvent, keyed
 from ..shield import finish
 from ..tools import Runs, ToolContext
 from ..window.window import Window
@@ -245,7 +245,8 @@ class Turn:
         if not rendered:
             raise Invalid(f"{self.name}: there is nothing to send yet; pass an input, or append one first")
         self.window = Window(rendered, manifest, plan.target, plan.budget)
-        body = plan.model.encode(self.window, plan.settings)
+        cache_key = self._cache_key(history)
+        body = plan.model.encode(self.window, keyed(plan.settings, cache_key))
         said = ResponseRequested(
             adapter=plan.shape.adapter,
             encoder=plan.shape.encoder,
@@ -253,10 +254,21 @@ class Turn:
             settings=plan.settings_digest,
             manifest=manifest,
             digest=digest(canonical(body, "request")),
+            cache_key=cache_key,
             key=plan.options.key,
         )
         turn = history.last_turn() or await turn_at(self.engine.store, self.name, first)
         return event(said), body, turn or history.version
+
+    def _cache_key(self, history: History) -> str | None:
+        """Return whose requests share a prompt cache with the next one; None where nobody wants to know.
+
+        It is the one of the line's last request, for its beginning is what may be cached: so a fork goes on with its
+        parent's.
+        """
+        if not self.plan.shape.takes_cache_key or "prompt_cache_key" in self.plan.settings.get("params", {}):
+            return None
+        return history.cache_key(self.plan.line) or self.name
 
     # -- working
 

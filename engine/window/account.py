@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from ..events import ESTIMATED
-from ..manifest import SENT, Fate, Fates, Manifest, Run, Span, spans
+from ..manifest import REWOUND, SENT, Fate, Fates, Manifest, Run, between, spans
 from .render import RENDERER
 from .units import FAILED, GONE, Scene, Unit
 
@@ -22,7 +22,7 @@ _KEPT: Final[_Decision] = ("kept", "it fits")
 _PINNED: Final[_Decision] = ("pinned", "pinned")
 _IN_EFFECT: Final[_Decision] = ("pinned", "in effect")
 _STRAY: Final[_Decision] = ("dropped", "its call is not in the window")
-_REWOUND: Final[_Decision] = ("rewound", "rewound")
+_REWOUND: Final[_Decision] = ("rewound", REWOUND)
 _ASIDE: Final[_Decision] = ("aside", "aside")
 
 
@@ -53,15 +53,16 @@ class Account:
 
     def _enter(self, unit: Unit) -> None:
         """Take the decisions on a unit in."""
+        fit = unit.fit
         excerpted: _Decision = ("excerpted", self._excerpted_by(unit) if unit.excerpted else "")
         whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
-        for entry in unit.entries:
+        for entry in fit.entries:
             seq = entry.seq
-            rule = unit.out.get(seq)
+            rule = fit.out.get(seq) if fit.out else None
             if rule is not None:
                 self._decisions[seq] = _fate_of(rule), rule
                 continue
-            tokens, short = unit.weights[seq]
+            tokens, short = fit.weights[seq]
             decision = whole
             if unit.excerpted and short is not None:
                 tokens, decision = short, excerpted
@@ -69,8 +70,10 @@ class Account:
             self.weights[seq] = tokens
             if entry.flags & ESTIMATED:
                 self.estimated += tokens
-        self.bare += [seq for seq in unit.bare if seq not in unit.out]
-        self.sealed += [entry.seq for entry in unit.sealed]
+        if fit.bare:
+            self.bare += [seq for seq in fit.bare if seq not in fit.out]
+        if fit.sealed:
+            self.sealed += [entry.seq for entry in fit.sealed]
 
     def _excerpted_by(self, unit: Unit) -> str:
         """Return the rule by which an earlier cut excerpted a unit, else that of the new one."""
@@ -92,8 +95,8 @@ class Account:
                     if entry.seq >= first:
                         self._decisions[entry.seq] = _STRAY
 
-    def columns(self) -> dict[str, Any]:
-        """Return the manifest's columns about seqs."""
+    def columns(self, *, exact: bool = True) -> dict[str, Any]:
+        """Return the manifest's columns about seqs; *exact*: text is counted in the model's own vocabulary."""
         history = self.history
         rules: dict[str, int] = {_KEPT[1]: 0}
         if self.cut:
@@ -117,14 +120,14 @@ class Account:
                     for unit in self.units
                     if unit.at in early
                     for entry in unit.entries
-                    if entry.seq not in unit.out
+                    if entry.seq not in unit.fit.out
                 )
             ),
             "runs": tuple(runs),
             "rules": tuple(rules),
             "bare": spans(sorted(self.bare)),
             "sealed": tuple(sorted(self.sealed)),
-            "measured": self.estimated == 0,
+            "measured": exact and self.estimated == 0,
             "shared": self._shared(runs, early),
             "weights": self.weights,
         }
@@ -148,7 +151,7 @@ class Account:
 
     def _others(self) -> list[tuple[int, int, _Decision]]:
         """Return the stretches that are rewound or aside; asides only from the cut on, where all of them are known."""
-        rewound = [(low, high, _REWOUND) for low, high in _between(self.history.path)]
+        rewound = [(low, high, _REWOUND) for low, high in between(self.history.path)]
         return sorted([*rewound, *((seq, seq, _ASIDE) for seq in self.history.asides if seq >= self.cut)])
 
     def _gap(
@@ -203,10 +206,10 @@ class Account:
             before, now = self.fates.of(entry.seq), self._decisions[entry.seq][0]
             if before not in SENT and now not in SENT:
                 continue
-            if _form(before) != _form(now) or (entry.seq in bare) != (entry.seq in unit.bare):
+            if _form(before) != _form(now) or (entry.seq in bare) != (entry.seq in unit.fit.bare):
                 return total, False
             total += self.weights[entry.seq]
-        sealed = {entry.seq for entry in unit.sealed}
+        sealed = {entry.seq for entry in unit.fit.sealed}
         if sealed != {entry.seq for entry in unit.entries if entry.seq in self.last.sealed}:
             return total, False
         return total + self.seal * len(sealed), True
@@ -260,10 +263,3 @@ def _laid(
 
 def _high(stretch: tuple[int, int, _Decision]) -> int:
     return stretch[1]
-
-
-def _between(path: Sequence[Span]) -> Iterator[Span]:
-    """Yield the stretches between the spans of a path: no path leads through them."""
-    for (_, above), (below, _) in pairwise(sorted(path)):
-        if below - above > 1:
-            yield above + 1, below - 1

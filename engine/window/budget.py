@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..checks import whole
 from ..errors import BudgetExceeded, Invalid
+from ..families import family_of
 
 __all__ = ("LIMITS", "Budget", "accepted", "known", "reserve_of", "room")
 
@@ -83,34 +84,10 @@ def room(context: int, reserve: int, overhead: int, factor: int) -> int:
     return left
 
 
-# Context windows by the beginning of a model's name, the longest match first. Source: the model pages of OpenAI's
-# platform documentation.
-_KNOWN: Final[Mapping[str, int]] = {
-    "gpt-5": 400_000,
-    "gpt-5-chat": 128_000,
-    "gpt-5.1-chat": 128_000,
-    "gpt-5.2-chat": 128_000,
-    "gpt-4.1": 1_047_576,
-    "gpt-4o": 128_000,
-    "chatgpt-4o": 128_000,
-    "gpt-4-turbo": 128_000,
-    "gpt-4-32k": 32_768,
-    "gpt-4": 8_192,
-    "gpt-3.5-turbo": 16_385,
-    "o1-mini": 128_000,
-    "o1": 200_000,
-    "o3": 200_000,
-    "o4-mini": 200_000,
-    "gpt-oss": 131_072,
-}
-
-
 def known(model: str) -> Budget | None:
-    """Return the budget of a model whose context window is known, None of another."""
-    name = model.rsplit("/", 1)[-1]
-    if name.startswith("ft:"):
-        name = name.split(":")[1]
-    for prefix in sorted(_KNOWN, key=len, reverse=True):
-        if name == prefix or name.startswith((f"{prefix}-", f"{prefix}.", f"{prefix}:")):
-            return Budget(_KNOWN[prefix])
-    return None
+    """Return the budget of a model whose context window is known, None of another.
+
+    Where the API keeps a part of the window from every input, it is the reserve.
+    """
+    family = family_of(model)
+    return None if family is None else Budget(family.context, family.kept)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,8 +24,9 @@ from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled
 from .account import Account
 from .budget import Budget, room
-from .invariants import INVARIANTS, each_id_once
-from .policies import Policy
+from .cutting import Policy, check_cut
+from .invariants import BETWEEN, INVARIANTS
+from .ledger import Seen, forgotten
 from .units import Scene, Unit, Weights, mark_turns, units_of
 
 __all__ = ("Deeper", "Request", "choose", "line_of")
@@ -45,6 +46,10 @@ class Request(NamedTuple):
     """Counted tokens of everything but the items."""
     weights: Weights | None = None
     """Tokens by another counter than the log's."""
+    front: str | None = None
+    """What stands in front of the items, see `Manifest.front`; None: taken for what it was before."""
+    seen: Seen = Seen()
+    """What the API has reported of such requests."""
 
 
 def line_of(policy: Policy, budget: Budget, target: Target) -> str:
@@ -109,15 +114,17 @@ class _Choice:
         """Decide, and write down what was decided."""
         factor = max(self.last.factor, self._observed() or 0) if self.last else self._inherited()
         units, rule = self.units, ""
-        if self._total(units) > self._room(factor):
+        total = self._total(units)
+        if total > self._limit(factor):
             # Only here may the factor come down again: what is cut now need not be cut by an old error.
             factor = self._observed() or factor
-            if self._total(units) > self._room(factor):
+            if total > self._limit(factor):
                 units, rule = self._cut(factor)
         if self.short and not rule:
             raise Deeper
         units = [unit for unit in units if unit.at >= self.cut or unit.pinned or not unit.empty]
-        each_id_once(units, self.scene)
+        for holds in BETWEEN:
+            holds(units, self.scene)
         account = Account(self.scene, units, self.cut, rule, self.last)
         items = self._total(units)
         return Manifest(
@@ -127,24 +134,41 @@ class _Choice:
             items=items,
             overhead=self.request.overhead,
             tokens=scaled(items + self.request.overhead, factor),
-            bound=scaled(account.estimated + len(account.weights), factor),
+            hidden=self.request.seen.hidden,
+            bound=self.request.seen.bound(
+                scaled(items + self.request.overhead, factor), account.estimated, len(account.weights), factor
+            ),
             context=self.request.budget.context,
             reserve=self.request.reserve,
-            **account.columns(),
+            forked=self.history.forked,
+            **self._shares(account.columns(exact=self.request.seen.share == 0)),
         )
+
+    def _shares(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Return the manifest's columns with what stands in front, without which nothing behind it is shared."""
+        before = self.last.front if self.last else ""
+        front = self.request.front
+        return {**columns, "front": before} if front in (None, before) else {**columns, "front": front, "shared": 0}
 
     def _room(self, factor: int) -> int:
         return room(self.request.budget.context, self.request.reserve, self.request.overhead, factor)
 
+    def _limit(self, factor: int) -> int:
+        """Return how many counted tokens of items a window may hold before the policy is asked."""
+        left = self._room(factor)
+        limit = getattr(self.policy, "limit", None)
+        return left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+
     def _total(self, units: Sequence[Unit]) -> int:
-        return self.fixed + sum(unit.cost for unit in units)
+        total = self.fixed + sum([unit.fit.lean if unit.excerpted else unit.fit.cost for unit in units])
+        return total - forgotten(units) if self.request.seen.forgets else total
 
     def _observed(self) -> int | None:
         """Return the factor that the line's last answer showed, None before the first."""
         usage = self.history.reported.get(self.seq)
         if self.last is None or usage is None or usage.input_tokens <= 0:
             return None
-        return factor_of(self.last.items + self.last.overhead, usage.input_tokens)
+        return self.request.seen.factor or factor_of(self.last.items + self.last.overhead, usage.input_tokens)
 
     def _decidable(self, left: int) -> list[Unit]:
         """Return the units that a cut is made from, with their turns marked.
@@ -161,7 +185,7 @@ class _Choice:
         if not (
             getattr(self.policy, "oldest_first", False)
             and any(unit.start for unit in self.units[begin:])
-            and sum(unit.lean for unit in units if not unit.empty) > left
+            and sum([unit.fit.lean for unit in units if not unit.fit.empty]) > left
         ):
             raise Deeper
         return units
@@ -173,7 +197,8 @@ class _Choice:
             return 1000
         said, usage = latest[0].manifest, latest[1]
         reported = usage.input_tokens if usage else 0
-        return max(said.factor, factor_of(said.items + said.overhead, reported) if reported > 0 else 0)
+        seen = self.request.seen.factor
+        return max(said.factor, seen or (factor_of(said.items + said.overhead, reported) if reported > 0 else 0))
 
     def _cut(self, factor: int) -> tuple[list[Unit], str]:
         """Ask the policy for a new cut; return what is sent after it, and the rule."""
@@ -188,6 +213,7 @@ class _Choice:
             # The policy speaks of items alone, uncorrected; the caller knows whole requests.
             needed = scaled(error.needed + self.fixed + self.request.overhead, factor)
             raise BudgetExceeded(needed, available) from None
+        check_cut(cut, self.policy)
         kept = {unit.at for unit in candidates if unit.at not in cut.dropped or unit.pinned or unit.at in frontier}
         units = [unit for unit in units if unit.at in kept or unit.empty]
         for unit in units:
@@ -198,10 +224,8 @@ class _Choice:
             what = f"what the policy {self.policy.name}@{self.policy.version} keeps"
             raise BudgetExceeded(scaled(total + self.request.overhead, factor), available, what)
         self.cut = max(self.cut, _place(candidates, kept))
-        return (
-            units,
-            f"{self.policy.name}@{self.policy.version}: over {left:,} counted tokens, cut to {total - self.fixed:,}",
-        )
+        over = f"over {self._limit(factor) - self.fixed:,} counted tokens, cut to {total - self.fixed:,}"
+        return units, f"{self.policy.name}@{self.policy.version}: {over}"
 
     def _first_answer(self) -> int:
         """Return the index of the first loaded unit of which it is certain that it ended a turn's input."""

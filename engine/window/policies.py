@@ -1,69 +1,96 @@
-"""Policies: what goes first when a window is short of room. Pure, named, versioned."""
+"""Policies: what goes first when a window is short of room. Pure, named, versioned, composed of parts.
+
+policy = Composed(Pinned(first=1), Excerpts(), DropTurns(keep=3), LeaveRoom(4_000))
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from ..errors import BudgetExceeded
+from ..errors import BudgetExceeded, Invalid
+from .cutting import Cut, Draft, Policy, check_policy
+from .parts import LOW, DropTurns, Excerpts, LastTurns, LeaveRoom, Part, Pinned, check_part
 from .units import Unit
 
-__all__ = ("Cut", "OldestTurns", "Policy")
+__all__ = (
+    "Composed",
+    "Cut",
+    "Draft",
+    "DropTurns",
+    "Excerpts",
+    "LastTurns",
+    "LeaveRoom",
+    "OldestTurns",
+    "Part",
+    "Pinned",
+    "Policy",
+    "check_policy",
+)
 
 
-class Policy(Protocol):
-    """Decides which units a new cut drops or excerpts.
+class Composed:
+    """A policy made of parts: what they pin stays, and they shrink the window one after the other, in their order.
 
-    A policy is asked only on overflow; in between, what it decided stands, so that the prefix of the window stays the
-    same and the provider's prompt cache keeps serving it.
+    What is still too much after that goes whatever the parts say, but for what is pinned and the frontier: turns from
+    the oldest on, then groups, then what is large in the last one. So a window fits whenever one can. A composed policy
+    may itself be a part of another.
 
-    Beside these a policy may have `oldest_first`, true when it drops no unit before it has dropped all older ones that
-    can be, and excerpts all it can before it drops one. Then it need not be shown what is too old to stay in any case,
-    and the first window of a long log costs no more than that of a short one.
+    Its name is made of those of its parts, in their order, with the versions that are not their first: cuts made by
+    other parts are never taken for its own.
+
+    >>> Composed(Pinned(), OldestTurns(), LeaveRoom(4_000)).name
+    'pinned+oldest-turns+leave-room(4000)'
+
+    Raises:
+        Invalid: there is no part, or one of them is none.
     """
 
     name: str
-    version: int
+    version: int = 1
+    """Of how parts are put together, and of the last resort."""
+
+    def __init__(self, *parts: Part) -> None:
+        if not parts:
+            raise Invalid("Composed(): a part is needed, such as Excerpts()")
+        for part in parts:
+            check_part(part)
+        self.parts = parts
+        self.oldest_first = all(getattr(part, "oldest_first", False) for part in parts)
+        if not hasattr(type(self), "name"):
+            self.name = "+".join(map(_label, parts))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}@{self.version}>"
+
+    def limit(self, available: int) -> int:
+        """Return the tokens up to which a window may grow before it is cut: the fewest that a part names."""
+        limits: list[int] = [limit(available) for limit in self._those_that("limit")]
+        return max(0, min([available, *limits]))
+
+    def pins(self, draft: Draft) -> Iterator[Unit]:
+        """Yield what any part pins."""
+        for pins in self._those_that("pins"):
+            yield from pins(draft)
+
+    def shrink(self, draft: Draft) -> None:
+        """Let each part shrink the window."""
+        for shrink in self._those_that("shrink"):
+            shrink(draft)
+
+    def _those_that(self, do: str) -> list[Callable[..., Any]]:
+        return [getattr(part, do) for part in self.parts if hasattr(part, do)]
 
     def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
-        """Return a cut after which *units* fit *available* tokens.
-
-        *frontier* holds the places of the units that cannot be dropped: the current turn's input and its last group.
-        Pinned units cannot be dropped either.
-
-        Raises:
-            BudgetExceeded: they cannot fit; its figures are those of the units.
-        """
-        ...
+        """See `Policy.cut`."""
+        draft = Draft(units, available, frontier, self.limit(available))
+        draft.pin(self.pins(draft))
+        self.shrink(draft)
+        _make_fit(draft)
+        return draft
 
 
-class Cut:
-    """What a policy has decided: units dropped and excerpted, by place."""
-
-    __slots__ = ("dropped", "excerpted", "total")
-
-    def __init__(self, total: int) -> None:
-        self.dropped: set[int] = set()
-        self.excerpted: set[int] = set()
-        self.total = total
-        """Tokens of what is left."""
-
-    def excerpt(self, unit: Unit) -> None:
-        """Let a unit's large outputs go as excerpts."""
-        if unit.lean < unit.cost and unit.at not in self.excerpted and unit.at not in self.dropped:
-            self.excerpted.add(unit.at)
-            self.total -= unit.cost - unit.lean
-
-    def drop(self, unit: Unit) -> None:
-        """Drop a unit, unless it is pinned."""
-        if not unit.pinned and unit.at not in self.dropped:
-            self.dropped.add(unit.at)
-            self.total -= unit.lean if unit.at in self.excerpted else unit.cost
-            self.excerpted.discard(unit.at)
-
-
-class OldestTurns:
+class OldestTurns(Composed):
     """The default: large tool outputs of older groups shrink to excerpts, then the oldest turns go, whole.
 
     A cut goes down to half of the room (the low-water mark), so that the next one is far away; but the last turn before
@@ -73,44 +100,32 @@ class OldestTurns:
 
     name = "oldest-turns"
     version = 1
-    oldest_first = True
 
-    def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
-        """See `Policy.cut`."""
-        cut = Cut(sum(unit.cost for unit in units))
-        low = available // 2
-        for unit in units:
-            if cut.total > low and unit.at not in frontier:
-                cut.excerpt(unit)
-        self._drop_turns(units, cut, low, available, frontier)
-        if cut.total > available:
-            for unit in units:
-                if cut.total > low and unit.at not in frontier:
-                    cut.drop(unit)
-        for unit in units:
-            if cut.total > available and unit.at in frontier:
-                cut.excerpt(unit)
-        if cut.total > available:
-            raise BudgetExceeded(cut.total, available)
-        return cut
-
-    def _drop_turns(self, units: Sequence[Unit], cut: Cut, low: int, available: int, frontier: frozenset[int]) -> None:
-        """Drop from the oldest, up to where a turn starts, and never into the turn that the frontier is in.
-
-        The last turn before it goes only if there is no room for it at all: it is what the current one speaks of.
-        """
-        turns = list(_turns(units))
-        current = next((index for index, turn in enumerate(turns) if any(unit.at in frontier for unit in turn)), 0)
-        for index, turn in enumerate(turns[:current]):
-            if cut.total <= (available if index == current - 1 else low):
-                return
-            for unit in turn:
-                cut.drop(unit)
+    def __init__(self) -> None:
+        super().__init__(Excerpts(), DropTurns())
 
 
-def _turns(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
-    """Yield the units of each turn, those before the first turn first."""
-    starts = [index for index, unit in enumerate(units) if unit.start]
-    for begin, end in pairwise([0, *starts, len(units)]):
-        if begin < end:
-            yield units[begin:end]
+def _label(part: Part) -> str:
+    return part.name if part.version == 1 else f"{part.name}.{part.version}"
+
+
+_turns = DropTurns()
+
+
+def _make_fit(draft: Draft) -> None:
+    """Take the last resort.
+
+    Raises:
+        BudgetExceeded: what cannot be dropped does not fit.
+    """
+    if draft.over():
+        _turns.shrink(draft)
+    if draft.over():
+        for unit in draft.units:
+            if draft.over(LOW):
+                draft.drop(unit)
+    for unit in draft.units:
+        if draft.total > draft.available:
+            draft.excerpt(unit)
+    if draft.total > draft.available:
+        raise BudgetExceeded(draft.total, draft.available)

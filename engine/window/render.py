@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Final
 
 from ..canonical import encode, loads
-from ..events import Target
+from ..events import CALLED, Target
 from ..history import Entry, Group
 from ..items import ROLES, parts, read
 from ..manifest import SENT, Fates, Manifest
@@ -109,6 +109,8 @@ class _Pen:
 
     def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes]) -> None:
         self._whole = whole
+        self._programs: set[object] = set()
+        """The call ids of the programs that were written."""
         self.fates = Fates(manifest)
         self.bare = {seq for first, last in manifest.bare for seq in range(first, last + 1)}
         self.sealed = frozenset(manifest.sealed)
@@ -139,6 +141,10 @@ class _Pen:
             item = excerpt(item) or item
         if entry.seq in self.bare:
             item.pop("id", None)
+        if entry.reading.shape == "program":
+            self._programs.add(item.get("call_id"))
+        elif entry.flags & CALLED and item["caller"].get("caller_id") not in self._programs:
+            del item["caller"]  # without its program, it is sent as a call of its own
         return self._rendered(entry, self.plain(item, entry.reading.shape))
 
     def _rendered(self, entry: Entry, item: dict[str, Any]) -> Rendered:

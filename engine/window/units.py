@@ -1,19 +1,21 @@
 """Units: a history's groups as one target would receive them, each with what it costs there.
 
-A unit collects what the invariants decide about its group: which items are left out and by which rule, which go without
-their maker's ids, and which calls are followed by a stand-in for an output that the log does not have.
+A unit has its place in one window. What it would be in every window for its target, its fit, is decided once, by the
+invariants: which items are left out and by which rule, which go without their maker's ids, and which calls are followed
+by a stand-in for an output that the log does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Final, NamedTuple, TypeAlias
 
 from ..events import Target
 from ..history import Entry, Group, History, turn_starts
 from ..tokens import SEAL_TOKENS
 
-__all__ = ("FAILED", "GONE", "Invariant", "Scene", "Unit", "Weights", "mark_turns", "units_of")
+__all__ = ("FAILED", "GONE", "Fit", "Invariant", "Rule", "Scene", "Unit", "Weights", "mark_turns", "units_of")
 
 FAILED: Final = "its response failed"
 GONE: Final = "erased"
@@ -31,15 +33,17 @@ class Weights(NamedTuple):
 
 
 class Scene:
-    """What an invariant may look at beside its unit."""
+    """What an invariant may look at beside its group."""
 
-    __slots__ = ("history", "seal", "target", "weights")
+    __slots__ = ("history", "key", "seal", "target", "weights")
 
     def __init__(self, history: History, target: Target, weights: Weights | None = None) -> None:
         self.history = history
         self.target = target
         self.weights: Mapping[int, tuple[int, int | None]] = weights.items if weights else {}
         self.seal = weights.seal if weights else SEAL_TOKENS
+        self.key = None if weights else f"{target.api}\0{target.backend}\0{target.model}\0{target.state}"
+        """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
 
     def at_home(self, entry: Entry) -> bool:
         """Return whether the target's own backend made an item, through the same API."""
@@ -52,55 +56,38 @@ class Scene:
         return self.at_home(entry) and origin is not None and origin.model == self.target.model
 
 
-class Unit:
-    """One group with what is attached to it, as a target receives it."""
+class Fit:
+    """One group, with what is attached to it, as a target receives it."""
 
-    __slots__ = (
-        "at",
-        "bare",
-        "cost",
-        "entries",
-        "excerpted",
-        "group",
-        "lean",
-        "made",
-        "out",
-        "pinned",
-        "sealed",
-        "start",
-        "weights",
-    )
+    __slots__ = ("bare", "cost", "empty", "entries", "lean", "out", "sealed", "weights")
 
-    def __init__(self, groups: Sequence[Group], scene: Scene) -> None:
-        self.group = groups[0]
-        self.at = self.group.at
-        self.entries: tuple[Entry, ...] = self.group.entries
-        for group in groups[1:]:
-            self.entries += group.entries
-        self.made = [entry for entry in self.entries if entry.reading.maker == "model"]
-        """What a model made."""
-        self.start = False
-        """Whether a turn starts here."""
-        self.pinned = scene.history.is_pinned(self.group)
+    def __init__(self, entries: tuple[Entry, ...]) -> None:
+        self.entries = entries
         self.out: dict[int, str] = {}
         """What is left out, by seq, with the rule."""
         self.bare: set[int] = set()
         """What goes without its id, by seq."""
         self.sealed: list[Entry] = []
         """Calls that are followed by a stand-in for their output."""
-        self.excerpted = False
-        """Whether its large outputs go as excerpts since an earlier cut."""
-        self.cost = 0
-        """What it costs as it stands."""
-        self.lean = 0
-        """What it costs with its large outputs excerpted."""
         self.weights: dict[int, tuple[int, int | None]] = {}
         """Tokens of what is sent, by seq: whole, and as an excerpt."""
+        self.cost = 0
+        """What it costs whole."""
+        self.lean = 0
+        """What it costs with its large outputs excerpted."""
+        self.empty = False
+        """Whether nothing of it would be sent."""
+
+    def copy(self) -> Fit:
+        """Return one like it, to be changed."""
+        twin = copy(self)
+        twin.out, twin.bare, twin.sealed = self.out.copy(), self.bare.copy(), self.sealed.copy()
+        return twin
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing of it would be sent."""
-        return len(self.out) == len(self.entries)
+    def made(self) -> list[Entry]:
+        """What a model made."""
+        return [entry for entry in self.entries if entry.reading.maker == "model"]
 
     def leave_out(self, entry: Entry, rule: str) -> None:
         """Leave an entry out, unless an earlier rule has."""
@@ -109,38 +96,83 @@ class Unit:
     def weigh(self, scene: Scene) -> None:
         """Add up what is sent."""
         cost = lean = scene.seal * len(self.sealed)
-        # Fields of its maker's own shape go back to its maker only, and are counted only there.
-        home = scene.at_home(self.entries[0])
-        self.weights = {}
+        weights: dict[int, tuple[int, int | None]] = {}
         for entry in self.entries:
-            if entry.seq in self.out:
+            seq = entry.seq
+            if seq in self.out:
                 continue
-            whole, short = scene.weights.get(entry.seq, (entry.tokens, entry.excerpt))
-            if entry.beside and home:
+            whole, short = scene.weights.get(seq) or (entry.tokens, entry.excerpt)
+            # Fields of its maker's own shape go back to its maker only, and are counted only there.
+            if entry.beside and scene.at_home(self.entries[0]):
                 whole, short = whole + entry.beside, None if short is None else short + entry.beside
-            self.weights[entry.seq] = whole, short
+            weights[seq] = whole, short
             cost += whole
             lean += whole if short is None else short
-        self.cost, self.lean = lean if self.excerpted else cost, lean
+        self.weights, self.cost, self.lean, self.empty = weights, cost, lean, not weights
+
+
+class Unit:
+    """One group, with what is attached to it, in one window."""
+
+    __slots__ = ("at", "excerpted", "fit", "group", "pinned", "start")
+
+    def __init__(self, group: Group, fit: Fit, *, pinned: bool) -> None:
+        self.group = group
+        self.at = group.at
+        self.fit = fit
+        """How its target takes it."""
+        self.pinned = pinned
+        self.start = False
+        """Whether a turn starts here."""
+        self.excerpted = False
+        """Whether its large outputs go as excerpts since an earlier cut."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its items, in order."""
+        return self.fit.entries
+
+    @property
+    def cost(self) -> int:
+        """What it costs as it stands."""
+        return self.fit.lean if self.excerpted else self.fit.cost
+
+    @property
+    def lean(self) -> int:
+        """What it costs with its large outputs excerpted."""
+        return self.fit.lean
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of it would be sent."""
+        return self.fit.empty
 
     def shrink(self) -> None:
         """Let its large outputs go as excerpts."""
         self.excerpted = True
-        self.cost = self.lean
 
 
-Invariant: TypeAlias = Callable[[Unit, Scene], None]
+Invariant: TypeAlias = Callable[[Fit, Scene], None]
+"""What holds of one group."""
+Rule: TypeAlias = Callable[[Sequence[Unit], Scene], None]
+"""What holds between the units that are sent."""
 
 
 def units_of(groups: Iterable[Group], scene: Scene, invariants: Sequence[Invariant]) -> list[Unit]:
     """Return groups in order as units, after every invariant has had its say."""
-    together: list[list[Group]] = []
+    units: list[Unit] = []
+    in_effect, key = set(scene.history.effects.values()), scene.key
     for group in groups:
-        if group.attached and together and _holds(together[-1][0]):
-            together[-1].append(group)
-        else:
-            together.append([group])
-    return [_unit(one, scene, invariants) for one in together]
+        if group.attached and units and _holds(units[-1].group):
+            units[-1].fit = _fit((*units[-1].entries, *group.entries), scene, invariants, units[-1].group.void)
+            continue
+        fit = group.fits.get(key)
+        if fit is None:
+            fit = _fit(group.entries, scene, invariants, group.void)
+            if key is not None:
+                group.fits[key] = fit
+        units.append(Unit(group, fit, pinned=group.pinned or group.at in in_effect))
+    return units
 
 
 def _holds(group: Group) -> bool:
@@ -152,16 +184,16 @@ def _holds(group: Group) -> bool:
     return not (group.void or group.pinned or (kind is not None and kind.positional))
 
 
-def _unit(groups: Sequence[Group], scene: Scene, invariants: Sequence[Invariant]) -> Unit:
-    unit = Unit(groups, scene)
-    if unit.group.void:
-        for entry in unit.entries:
-            unit.leave_out(entry, FAILED)
-        return unit
-    for invariant in invariants:
-        invariant(unit, scene)
-    unit.weigh(scene)
-    return unit
+def _fit(entries: tuple[Entry, ...], scene: Scene, invariants: Sequence[Invariant], void: bool) -> Fit:
+    fit = Fit(entries)
+    if void:
+        for entry in entries:
+            fit.leave_out(entry, FAILED)
+    elif not all(entry.plain for entry in entries):
+        for invariant in invariants:
+            invariant(fit, scene)
+    fit.weigh(scene)
+    return fit
 
 
 def mark_turns(units: Sequence[Unit]) -> None:
@@ -169,6 +201,8 @@ def mark_turns(units: Sequence[Unit]) -> None:
     starts = set(turn_starts(unit.group for unit in units))
     due = False
     for unit in units:
-        due = due or unit.at in starts
-        unit.start = due and not unit.empty
-        due = due and unit.empty
+        if unit.at in starts:
+            due = True
+        if due:
+            unit.start = not unit.fit.empty
+            due = not unit.start

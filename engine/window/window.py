@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar, overload
 
 import msgspec
 
+from ..errors import Invalid
 from ..events import Target
-from ..manifest import Manifest, Verdict
+from ..manifest import Change, Manifest, Span, Verdict, differing
 from ..messages import to_messages
 from .budget import Budget
 from .render import Rendered
 
 __all__ = ("Tokens", "Window")
+
+V = TypeVar("V", bound=Verdict)
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -51,30 +56,56 @@ class Window:
 
     def explain(self) -> Sequence[Verdict]:
         """Return what became of every seq up to the window's version, in order; made as it is looked at."""
-        return _Verdicts(self.manifest)
+        return _Verdicts([(1, self.manifest.as_of)], self.manifest.why)
+
+    def diff(self, other: Window) -> Sequence[Change]:
+        """Return this window's verdict on every seq whose fate is another in *other*, in order, with that one beside.
+
+        So `new.diff(old)` tells what has changed since. What came after one of them is later there. Made as it is
+        looked at.
+
+            for change in new.diff(old):
+                print(change.seq, change.other.fate, "->", change.fate, change.rule)
+
+        Raises:
+            Invalid: *other* is no window.
+        """
+        if not isinstance(other, Window):
+            raise Invalid(f"other={other!r:.100}: another window of the same conversation is needed")
+
+        def change(seq: int) -> Change:
+            verdict = self.manifest.why(seq)
+            return Change(verdict.seq, verdict.fate, verdict.rule, verdict.tokens, other.manifest.why(seq))
+
+        return _Verdicts(differing(self.manifest, other.manifest), change)
 
     def __repr__(self) -> str:
         return f"<Window of {len(self.rendered)} items, {self.tokens.total:,} tokens, as of {self.version}>"
 
 
-class _Verdicts(Sequence[Verdict]):
-    """One verdict a seq. A conversation may have millions, so none is made before it is asked for."""
+class _Verdicts(Sequence[V]):
+    """One verdict for each seq of some spans. There may be millions, so none is made before it is asked for."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+    def __init__(self, spans: Sequence[Span], verdict: Callable[[int], V]) -> None:
+        self._spans = spans
+        self._verdict = verdict
+        self._ends = list(accumulate(last - first + 1 for first, last in spans))
+        """How many there are up to the end of each span."""
 
     def __len__(self) -> int:
-        return self._manifest.as_of
+        return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, index: int) -> Verdict: ...
+    def __getitem__(self, index: int) -> V: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Verdict]: ...
+    def __getitem__(self, index: slice) -> Sequence[V]: ...
 
-    def __getitem__(self, index: int | slice) -> Verdict | Sequence[Verdict]:
+    def __getitem__(self, index: int | slice) -> V | Sequence[V]:
         if isinstance(index, slice):
-            return [self._manifest.why(at + 1) for at in range(*index.indices(len(self)))]
+            return [self[at] for at in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return self._manifest.why(index % len(self) + 1)
+        at = index % len(self)
+        span = bisect_right(self._ends, at)
+        return self._verdict(self._spans[span][1] + 1 - (self._ends[span] - at))

@@ -1,4 +1,4 @@
-"""The command has its event loop to itself: reading a file there holds nobody up."""
+"""The command has its event loop to itself: reading a file there holds nobody up. And a PostgreSQL server."""
 
 import json
 
@@ -6,6 +6,7 @@ import anyio
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from pg_server import pg_url, schema  # noqa: F401 - fixtures
 from turnlog import open_engine
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.responses import Responses

@@ -33,6 +33,8 @@ def work(tmp_path, monkeypatch):
 
 
 def ids(db="log.db"):
+    if not Path(db).exists():
+        return []  # nothing was there to be written
     return [one["id"] for one in turnlog("list", "--db", db, "--json").json["conversations"]]
 
 
@@ -97,6 +99,47 @@ def test_packed_files_that_cannot_be_unpacked(work, content, says):
     assert set(before) <= {one["id"] for one in told["imported"]}
 
 
+def test_a_packed_file_is_unpacked_whatever_its_name(work):
+    (work / "in.jsonl").write_bytes(PACKED)
+    assert len(turnlog("import", "in.jsonl", "--db", "log.db", "--json").json["imported"]) == 300
+
+
+def test_a_database_is_no_file_to_import(work):
+    exported("a")
+    for more in (["--json"], []):
+        told = turnlog("import", "from.db", "--db", "log.db", *more)
+        assert (told.code, told.out) == (2, "")
+        assert "from.db: this is a SQLite database; if turnlog's, write its conversations to a file with " in told.err
+        assert "turnlog export ID… -o FILE --db from.db, and import that" in told.err
+    assert not (work / "log.db").exists()
+
+
+NOTHING = {
+    "notes": b"these are my notes\n" * 5,
+    "bytes": os.urandom(3000).replace(b"[", b"").replace(b"{", b""),
+    "nothing": b"",
+    "blank lines": b"\n \n\n",
+    "a number": b"7",
+    "an array of numbers": b"[1, 2, 3]",
+    "an empty array": b"[]",
+    "half an array": b'[{"role": "user",',
+    "a count": json.dumps({"api": "input_tokens", "request": {"input": "Hi"}, "response": {}}).encode(),
+    "an export without a beginning": b'{"keys":0}\n{"seq":1,"time":1,"kind":"conversation.created","sum":1}\n',
+    "an export without an end": b'{"turnlog":"conversation","format":2,"id":"c","version":2}\n{"keys":0}\n',
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_a_file_without_a_conversation_leaves_no_log_behind(work, kind):
+    (work / "in.jsonl").write_bytes(NOTHING[kind])
+    for more in (["--json"], []):
+        told = turnlog("import", "in.jsonl", "--db", "log.db", *more)
+        assert told.code == (0 if kind in ("nothing", "blank lines", "a count") else 2)
+        assert "Traceback" not in told.err
+        assert [path.name for path in work.iterdir()] == ["in.jsonl"]
+    assert told.out.startswith("no conversation was imported\n")
+
+
 # -- what is malformed
 
 
@@ -120,49 +163,61 @@ def exported(*names):
 
 def test_a_damaged_conversation_is_told_once_and_the_others_come_in(work):
     lines = exported("a", "b", "c", "d")
-    assert len(lines) == 16
-    lines[5] = lines[5].replace(b'"seq":1', b'"seq":7')
-    lines[10] = b"{broken\n"
-    lines[14] = lines[14].replace(b'"time":', b'"times":')
+    assert len(lines) == 20
+    lines[7] = lines[7].replace(b'"seq":1', b'"seq":7')
+    lines[13] = b"{broken\n"
+    lines[18] = lines[18].replace(b'"time":', b'"times":')
     (work / "in.jsonl").write_bytes(b"".join(lines))
     told = turnlog("import", "in.jsonl", "--db", "log.db", "--json")
     assert told.code == 2
     assert [one["id"] for one in told.json["imported"]] == ["a"] == ids()
     rejected = {one["line"]: one["error"] for one in told.json["rejected"]}
-    assert rejected.keys() == {6, 11, 15}
-    assert rejected[6].startswith("$.seq: 7: event 1 is expected here; the file is not whole, export it again")
-    assert rejected[11].startswith("$: not JSON")
-    assert rejected[15].startswith("$.time: None is no whole number")
+    assert rejected.keys() == {8, 14, 19}
+    assert rejected[8].startswith("$.seq: 7: event 1 is expected here; the file is not whole, export it again")
+    assert rejected[14].startswith("$: not JSON")
+    assert rejected[19].startswith("$.time: None is no whole number")
     shown = turnlog("import", "in.jsonl", "--db", "log.db")
-    assert "in.jsonl:11" in shown.out
+    assert "in.jsonl:14" in shown.out
+
+
+def test_a_fork_whose_parent_is_damaged_is_rejected_with_it(work):
+    exported("a")
+    assert turnlog("fork", "a", "--new", "b", "--db", "from.db").code == 0
+    assert turnlog("export", "b", "-o", "out.jsonl", "--db", "from.db").code == 0
+    (work / "in.jsonl").write_bytes((work / "out.jsonl").read_bytes().replace(b"I am", b"I was"))
+    told = turnlog("import", "in.jsonl", "--db", "log.db", "--json")
+    assert (told.code, told.json["imported"], ids()) == (2, [], [])
+    damaged, fork = told.json["rejected"]
+    assert "event 2 is not what its checksum says" in damaged["error"]
+    assert (fork["line"], fork["error"]) == (6, "conversation b: it is a fork of a at 3, which is not here up to there")
 
 
 @pytest.mark.parametrize("field", ["kind", "data", "item"])
 def test_an_event_that_cannot_be_read_is_named(work, field):
     lines = exported("a", "b")
     changed = {
-        "kind": lines[3]
+        "kind": lines[4]
         .replace(b"metadata.updated", b"response.completed")
         .replace(b'"patch":{"name"', b'"usage":{"input_tokens"'),
-        "data": lines[3].replace(b'{"patch":{"name":"a"}}', b"[]"),
-        "item": lines[2].replace(b'"item":{', b'"items":{'),
+        "data": lines[4].replace(b'{"patch":{"name":"a"}}', b"[]"),
+        "item": lines[3].replace(b'"item":{', b'"items":{'),
     }
-    lines[2 if field == "item" else 3] = changed[field]
+    lines[3 if field == "item" else 4] = changed[field]
     (work / "in.jsonl").write_bytes(b"".join(lines))
     told = turnlog("import", "in.jsonl", "--db", "log.db", "--json")
     assert told.code == 2
     assert ids() == ["b"]
     (rejected,) = told.json["rejected"]
     assert rejected["source"] == "in.jsonl"
-    assert rejected["line"] == (3 if field == "item" else 4)
+    assert rejected["line"] == (4 if field == "item" else 5)
     assert "Traceback" not in told.err
 
 
 def test_another_conversation_of_that_id_says_what_to_do(work):
     lines = exported("a")
-    other = json.loads(lines[2].replace(b"I am", b"I was"))
+    other = json.loads(lines[3].replace(b"I am", b"I was"))
     other["sum"] = checksum(encode(other["item"]), None)
-    (work / "in.jsonl").write_bytes(lines[0] + lines[1] + encode(other) + b"\n" + lines[3])
+    (work / "in.jsonl").write_bytes(b"".join([*lines[:3], encode(other), b"\n", lines[4]]))
     assert turnlog("import", "out.jsonl", "--db", "log.db").code == 0
     told = turnlog("import", "in.jsonl", "--db", "log.db", "--json")
     (rejected,) = told.json["rejected"]
@@ -206,7 +261,8 @@ def test_odd_values_are_taken_or_refused(work, value, count):
         for arguments in (["show"], ["window", "--context", "500"], ["window", "--context", "500", "--api", "chat"]):
             assert turnlog(*arguments, name, "--db", "log.db").code == 0
         assert turnlog("export", name, "-o", "again.jsonl", "--db", "log.db").code == 0
-    assert turnlog("verify", "--db", "log.db").code == 0
+    assert (work / "log.db").exists() == (count > 0), "there is no log without anything to write"
+    assert not count or turnlog("verify", "--db", "log.db").code == 0
 
 
 def test_the_deepest_item_comes_in_again(work):

@@ -171,9 +171,17 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
         (["verify", "talk", "nobody"], "conversation nobody: not found"),
         (["export", "talk", "nobody", "-o", "out.jsonl"], "conversation nobody: not found"),
         (["export", "talk"], "Missing option '-o' / '--output'"),
+        (["export", "a b", "-o", "out.jsonl"], "conversation id 'a b': 1 to 64 characters of"),
         (["list", "--limit", "0"], "limit=0: a whole number is needed, from 1 to 1000"),
         (["list", "--order", "up"], "order='up': -updated or -created or created is needed"),
         (["list", "--after", "x"], "after='x': the cursor of a page is needed, its `next`"),
+        (["list", "--where", "=x"], "'=x' is no NAME=VALUE"),
+        (["list", "--where", "a=1", "--where", "a=2"], "'a' is named twice"),
+        (["list", "--where", "a=[1]"], "where: 'a': a text, a number, true, false or null is needed"),
+        (["fork", "talk", "--new", "talk"], "conversation talk is there already, or was deleted; choose another id"),
+        (["delete", "talk", "--forks", "x"], "forks='x': refuse or keep or delete is needed"),
+        *((["expire", "--older-than", days], f"{days}: days are needed, more than 0, at most 1,000,000")
+          for days in ("0", "-3", "nan", "inf", "1e+12", "1e+300")),
         (["import"], "Missing argument 'FILE"),
         (["chat"], "Missing option '--model'"),
         (["chat", "--model", "gpt-4o-mini"], "OPENAI_API_KEY is not set; set it, or name a backend that needs none"),
@@ -187,6 +195,33 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
 def test_arguments_that_are_refused(log, arguments, says):
     told = refused([*arguments, "--db", log], folder=log.parent)
     assert says in " ".join(told.err.replace("│", " ").split())
+
+
+NO_DATABASE = {
+    "": "--db (or TURNLOG_DB): a file is needed, or a postgresql:// url",
+    ":memory:": "--db ':memory:': a log in memory is gone when the command ends; name a file",
+    "sqlite://": "--db 'sqlite://': a log in memory is gone when the command ends; name a file",
+    "sqlite://log.db": "--db 'sqlite://log.db': sqlite:///path is needed, with three slashes and without parameters",
+    "sqlite:///log.db?mode=ro": "sqlite:///path is needed, with three slashes and without parameters",
+    "sqlite:///": "sqlite:///path is needed, with three slashes and without parameters",
+    "redis://h/0": "--db redis://…: there is no store for redis; name a file, or a postgresql:// url",
+}
+
+
+@pytest.mark.parametrize("name", [*ALL, "migrate", "backup"])
+@pytest.mark.parametrize("db", NO_DATABASE)
+def test_what_names_no_database(work, name, db):
+    arguments = {**ALL, "migrate": ["migrate"], "backup": ["backup", "copy.db"]}[name]
+    refused([*arguments, "--db", db], NO_DATABASE[db], folder=work)
+
+
+def test_a_file_can_be_named_by_its_url(work):
+    make(work / "log.db")
+    for url in ("sqlite:///log.db", f"sqlite:///{work}/log.db"):
+        told = turnlog("list", "--db", url, "--json")
+        assert (told.code, [one["id"] for one in told.json["conversations"]]) == (0, ["talk"])
+    assert turnlog("import", "in.json", "--db", "sqlite:///new.db").code == 0
+    assert (work / "new.db").exists()
 
 
 def test_a_conversation_without_requests_has_none_to_show(work):

@@ -89,6 +89,8 @@ def test_requests_are_what_the_server_received(log):
     seqs = [event["seq"] for event in events if event["type"] == "response.requested"]
     assert [turnlog("request", "talk", "--response", seq, "--db", log, "--json").json for seq in seqs] == sent
     assert turnlog("request", "talk", "--db", log, "--json").json == sent[-1]
+    # What a person is shown is the document too, when it is written to a file.
+    assert turnlog("request", "talk", "--db", log, COLUMNS="20").json == sent[-1]
     refused = turnlog("request", "talk", "--response", 2, "--db", log)
     assert refused.code == 2
     assert "conversation talk, response 2 (a response is named by the seq of its response.requested" in refused.err
@@ -226,7 +228,7 @@ def test_a_damaged_export_is_rejected_whole(log, tmp_path):
     for name, damaged in {
         "short": lines[:-2],
         "gap": lines[:4] + lines[5:],
-        "format": [lines[0].replace('"format":1', '"format":99'), *lines[1:]],
+        "format": [lines[0].replace('"format":2', '"format":99'), *lines[1:]],
         "body": [line.replace("look_up", "look_out") if line.startswith('{"body"') else line for line in lines],
     }.items():
         path, other = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.db"
@@ -235,7 +237,7 @@ def test_a_damaged_export_is_rejected_whole(log, tmp_path):
         assert told.code == 2, name
         assert told.json["imported"] == []
         assert told.json["rejected"][0]["error"]
-        assert turnlog("list", "--db", other, "--json").json["conversations"] == []
+        assert not other.exists()
 
 
 def test_an_edited_export_is_refused_at_its_line(log, tmp_path):

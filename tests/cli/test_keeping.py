@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import sys
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -141,6 +142,8 @@ def test_the_script_is_printed_and_nothing_changed(older, tmp_path):
     before = older.read_bytes()
     code, script, err = turnlog("migrate", "--sql", "--db", older)
     assert (code, err) == (0, "")
+    assert script.startswith(".bail on\n--")
+    script = script.removeprefix(".bail on\n")
     assert told("migrate", "--sql", "--db", older) == {"from": 1, "to": SCHEMA_VERSION, "sql": script}
     assert older.read_bytes() == before
 
@@ -151,6 +154,36 @@ def test_the_script_is_printed_and_nothing_changed(older, tmp_path):
     told("migrate", "--db", older)
     assert dump(by_hand) == dump(older)
     assert told("migrate", "--sql", "--db", by_hand)["sql"] == ""
+    assert turnlog("migrate", "--sql", "--db", by_hand)[1] == "-- There is nothing to do: it has schema 2 already.\n"
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="SQLite's own program is not here")
+@pytest.mark.parametrize("version", range(SCHEMA_VERSION))
+def test_the_script_is_run_by_sqlite3_as_it_is(version, tmp_path):
+    by_command, by_hand = tmp_path / "command.db", tmp_path / "hand.db"
+    for path in (by_command, by_hand):
+        if version:
+            shutil.copyfile(GOLDEN / f"schema-{version}.db", path)
+        else:
+            path.touch()
+    code, script, err = turnlog("migrate", "--sql", "--db", by_hand)
+    assert (code, err) == (0, "")
+    assert told("migrate", "--db", by_command) == {"from": version, "to": SCHEMA_VERSION}
+    done = subprocess.run(["sqlite3", by_hand], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert dump(by_hand) == dump(by_command)
+    assert pragmas(by_hand) == pragmas(by_command)
+    assert told("verify", "--db", by_hand) == told("verify", "--db", by_command)
+    again = subprocess.run(["sqlite3", by_hand], input=script, capture_output=True, text=True, check=False)
+    assert again.returncode != 0
+    assert dump(by_hand) == dump(by_command), "it does nothing twice, and nothing by half"
+
+
+def pragmas(db):
+    """Return what a dump does not show."""
+    with closing(sqlite3.connect(db)) as connection:
+        names = ("application_id", "user_version", "journal_mode", "page_size")
+        return {name: connection.execute(f"PRAGMA {name}").fetchone() for name in names}
 
 
 def test_what_cannot_be_brought_forward(tmp_path, log):

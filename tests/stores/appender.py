@@ -5,11 +5,14 @@
     crash    append for ever, several tasks at a time, until killed
     any      append TIMES times at whatever version
     exact    append TIMES times at the exact version, reading on after each conflict
+    forget   create conversations and erase half of each, or delete it, for ever, several tasks at a time, until killed
 
 Its clock is CLOCK seconds off. It says "ready" and waits for a line before it opens the log. Each acknowledged append
-is one line: conversation, first and last seq, and the word that its events say.
+is one line: conversation, first and last seq, and the word that its events say; of what was forgotten there is
+another: conversation, and how many of its words are to be gone.
 """
 
+import hashlib
 import os
 import random
 import sys
@@ -22,10 +25,10 @@ import anyio
 
 from turnlog.engine.errors import VersionConflict
 from turnlog.engine.ids import system_clock
-from turnlog.engine.log import Key
+from turnlog.engine.log import Append, Erasure, Key
 from turnlog.engine.stores.postgres import PostgresStore
 from turnlog.engine.stores.sqlite import SqliteStore
-from turnlog.engine.testing.contract_kit import created, item
+from turnlog.engine.testing.contract_kit import created, item, other, tombstone
 
 
 def say(*words):
@@ -63,6 +66,22 @@ async def append_at_the_exact_version(store, name, number):
         return
 
 
+async def forget_for_ever(store, name, task):
+    for number in count(task, 3):
+        conversation = f"{name}.{number}"
+        words = [f"<{conversation}.{part}>" for part in range(6)]
+        bodies = {hashlib.sha256(body).hexdigest(): body for body in (f'"{word * 100}"'.encode() for word in words)}
+        said = [item(word * random.randrange(1, 60), refs=(body,)) for word, body in zip(words, bodies, strict=True)]
+        appended = await store.append(conversation, [created(), *said], bodies=bodies)
+        say(conversation, appended.first, appended.last, conversation)
+        if number % 2:
+            await store.delete(conversation, tombstone(), forks="refuse")
+        else:
+            erasures = [Erasure(seq=seq, item=b"{}", flags=128) for seq in (2, 3, 4)]
+            await store.erase([Append(conversation=conversation, events=[other("item.erased")], erasures=erasures)])
+        say(conversation, 6 if number % 2 else 3)
+
+
 async def main(path, mode, name, times, durability, clock):
     url, _, schema = path.partition("#")
     open_ = partial(PostgresStore.open, url, schema=schema) if schema else partial(SqliteStore.open, path)
@@ -80,6 +99,10 @@ async def work(store, mode, name, times):
         async with anyio.create_task_group() as group:
             for task in range(5):
                 group.start_soon(append_for_ever, store, name, task)
+    if mode == "forget":
+        async with anyio.create_task_group() as group:
+            for task in range(3):
+                group.start_soon(forget_for_ever, store, name, task)
     await create(store, "c")
     append = append_at_any_version if mode == "any" else append_at_the_exact_version
     for number in range(times):

@@ -1,16 +1,10 @@
 """Writers that are killed at any moment, and power that fails at any moment: what was acknowledged is there."""
 
-import json
-import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -24,8 +18,6 @@ from turnlog.engine.testing.contract_kit import together
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
-VICTIM = Path(__file__).with_name("victim.py")
-WRITES = "write,pwrite64,pwritev,fsync,fdatasync,ftruncate,fallocate,unlink,rename"
 DURABILITIES = ("full", "normal")
 
 
@@ -67,73 +59,6 @@ async def test_a_killed_process_loses_nothing_that_it_acknowledged(db, durabilit
 # -- killed at every system call
 
 
-@pytest.fixture(scope="module")
-def strace():
-    """Return the system-call tracer; without it, or without the right to use it, skip."""
-    path = shutil.which("strace")
-    if path is None:
-        pytest.skip("strace is not installed")
-    with subprocess.Popen(["sleep", "60"]) as process:
-        attached = subprocess.Popen([path, "-f", "-p", str(process.pid)], stderr=subprocess.PIPE, text=True)
-        said = attached.stderr.readline()
-        attached.terminate()
-        attached.communicate()
-        process.kill()
-    if "attached" not in said:
-        pytest.skip(f"strace may not be used here: {said.strip()}")
-    return path
-
-
-class Victim:
-    """A process that forks one for each order."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, str(VICTIM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_environment(),
-        )
-
-    def tell(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def hear(self):
-        return self.process.stdout.readline().split()
-
-    def run(self, tracer, *, ready=lambda: None, **order):
-        """Give an order, have the child traced, and return the lists that it said were done, and its exit code.
-
-        *ready* is called before it begins.
-        """
-        self.tell(json.dumps({"pages": 0, **order}, default=str))
-        word, pid = self.hear()
-        assert word == "ready"
-        ready()
-        with subprocess.Popen([*tracer, "-p", pid], stderr=subprocess.PIPE, text=True) as attached:
-            assert "attached" in attached.stderr.readline()
-            self.tell("go")
-            done = []
-            while (said := self.hear())[0] != "ended":
-                done.append(said)
-        return [int(number) for word, *number in done if word == "done" for number in number], int(said[1])
-
-
-def _environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-@pytest.fixture(scope="module")
-def victim():
-    started = Victim()
-    yield started
-    started.process.stdin.close()
-    started.process.wait()
-    started.process.stdout.close()
-
-
 async def built(db, upto):
     """Make a log as it is before one of the lists of calls."""
     store = await SqliteStore.open(db, clock=clock)
@@ -167,19 +92,26 @@ async def test_killed_at_every_write(tmp_path, strace, victim, seed, long, durab
         for n in count(1, step):
             db = tmp_path / "log.db"
             shutil.copy(tmp_path / "before.db", db)
-            tracer = [strace, "-f", "-o", "/dev/null", "-e", f"trace={WRITES}"]
-            tracer += ["-e", f"inject={WRITES}:signal=KILL:when={n}"]
-            done, code = victim.run(tracer, db=db, durability=durability, first=number, last=number)
+            done, was_killed = victim.kill(strace, n, db=db, durability=durability, first=number, last=number)
             first = after if done else before
             assert await seen(db) in states[first : after + 1], f"list {number}, killed at its write {n}"
-            if code == 0:
+            if not was_killed:
                 break
-            assert code == -signal.SIGKILL
         assert n > 10, "it was not killed at its writes"
         (tmp_path / "before.db").unlink()
 
 
 # -- power cuts
+
+# By the number of the list that erases or deletes them.
+GONE = {
+    10: {b"first 0 x", b"with bodies"},
+    13: {b"a long turn"},
+    15: {b"first 1 x"},
+    17: {b"meanwhile", b"fork 1 x"},
+    18: {b"fork of a fork", b"fork 0 x"},
+}
+WORDS = set().union(*GONE.values())
 
 
 async def traced(folder, strace, victim, durability):
@@ -215,7 +147,8 @@ async def after_the_cut(folder, files):
 async def test_the_power_fails_anywhere(tmp_path, strace, victim, seed, long, durability):
     """Whenever the power fails and whatever of the unflushed writes is lost, the log is as after some call.
 
-    With "full" that is the last one that was acknowledged, or a later one; with "normal" some may be lost.
+    With "full" that is the last one that was acknowledged, or a later one; with "normal" some may be lost, but nothing
+    that was there before an erasure. What an acknowledged erasure or deletion has erased is in no file.
     """
     chance = random.Random(seed)
     states, ends = await looks()
@@ -224,16 +157,24 @@ async def test_the_power_fails_anywhere(tmp_path, strace, victim, seed, long, du
     files, calls = await traced(folder, strace, victim, durability)
     shutil.rmtree(folder)
     places = {*chance.sample(range(len(calls)), 100 if long else 10)}
-    disk, done, lost = Disk(str(folder), files), -1, 0
+    disk, done, lost, kept, gone, there = Disk(str(folder), files), -1, 0, 0, set(), set()
     for place, op in enumerate(calls):
         disk.do(op)
         said = op.what == "said" and b"done" in op.data
         done += said
         acknowledged = ends[done] if done >= 0 else 0
+        if done in GONE:
+            gone.update(GONE[done])
+            kept = acknowledged
         latest = ends[min(done + 1, len(ends) - 1)]
         for left in (nothing, some(chance), some(chance)) if place in places else (nothing,) * said:
-            looked = await after_the_cut(folder, disk.left(left))
-            first = acknowledged if durability == "full" else 0
+            on_disk = disk.left(left)
+            words = {word for word in WORDS if any(word in content for content in on_disk.values())}
+            assert words & gone == set()
+            there |= words
+            looked = await after_the_cut(folder, on_disk)
+            first = acknowledged if durability == "full" else kept
             assert looked in states[first : latest + 1], f"the power failed after system call {place} of {len(calls)}"
             lost += looked not in states[acknowledged : latest + 1]
     assert (lost > 0) == (durability == "normal"), "what is not flushed is lost, or nothing was simulated"
+    assert gone == there == WORDS

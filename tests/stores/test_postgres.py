@@ -120,6 +120,46 @@ async def test_a_newer_schema_is_refused(pg_url, schema):
     assert "upgrade turnlog" in str(error)
 
 
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+async def test_a_process_that_is_overtaken_is_refused_before_it_writes(pg_url, schema, version):
+    async with opened(pg_url, schema) as store:
+        digest, data = body("unused")
+        await store.append("c", [created(), item("one")], lease=Take(owner="o", seconds=60.0, turn=-1))
+        await store.append("d", [created(), item("x", refs=(digest,))], bodies={digest: data})
+        fed = await store.feed(None, 10)
+        await store.stand("search", "o", 60.0)
+        verbs = {
+            "append": lambda: store.append("d", [item("x")]),
+            "create": lambda: store.append("new", [created()]),
+            "fork": lambda: forked(store, "e", "d", 2),
+            "renew": lambda: store.renew("c", 1, 1000.0),
+            "erase": lambda: store.erase([Append(conversation="d", events=[other("x")], erasures=[Erasure(seq=2)])]),
+            "delete": lambda: store.delete("d", tombstone(), forks="keep"),
+            "collect": lambda: store.collect(-1.0),
+            "stand": lambda: store.stand("mail", "o", 60.0),
+            "ack": lambda: store.ack("search", "o", fed[-1].record.position),
+            "resign": lambda: store.resign("search", "o"),
+        }
+        before = await everything(pg_url, schema)
+        await rows(pg_url, f'UPDATE "{schema}".schema_version SET version = {version}')
+        for name, call in verbs.items():
+            with pytest.raises(StoreError, match=rf"its schema was {SCHEMA_VERSION} when .* is {version} now: restart"):
+                await call()
+            assert await everything(pg_url, schema) == before, name
+        await rows(pg_url, f'UPDATE "{schema}".schema_version SET version = {SCHEMA_VERSION}')
+        for call in verbs.values():
+            await call()
+
+
+async def everything(url, schema):
+    """Return all rows of a log."""
+    return {
+        table: sorted(await rows(url, f'SELECT t::text FROM "{schema}".{table} AS t'))
+        for table in TABLES
+        if table != "schema_version"
+    }
+
+
 async def test_making_the_tables_is_whole_or_not_at_all(pg_url, schema):
     # An index of this name is in the way, which is found out half-way.
     await rows(pg_url, f'CREATE SCHEMA "{schema}"; CREATE TABLE "{schema}".x (y int)')
@@ -229,8 +269,11 @@ async def test_an_append_waits_for_the_disk_unless_it_is_told_not_to(pg_url, sch
             CREATE TRIGGER note AFTER INSERT ON events EXECUTE FUNCTION note()""",
         )
         await started(store)
+        await store.append("c", [item("x")])
         await store.delete("c", tombstone(), forks="refuse")
-        assert await rows(pg_url, f'SELECT DISTINCT setting, patience FROM "{schema}".said') == [(used, "30s")]
+        waits = "on" if used == "off" else used
+        found = await rows(pg_url, f'SELECT setting, patience FROM "{schema}".said')
+        assert found == [(used, "30s"), (used, "30s"), (waits, "30s")], "an erasure always waits"
 
 
 # -- values

@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection, AsyncPipeline
 
 from pg_talk import opened, rows, stranger
-from turnlog.engine.log import Fork, Key, Query, Take
+from turnlog.engine.log import Fork, Key, KeyUse, Query, Take
 from turnlog.engine.stores import postgres_reading
 from turnlog.engine.stores.postgres_rows import having, sql_for
 from turnlog.engine.testing.contract_kit import body, created, forked, item, patched, started, together
@@ -65,7 +65,9 @@ async def test_round_trips(pg_url, schema, trips):
             "head": (1, lambda: store.read("c")),
             "read a fork": (3, lambda: store.read("d", Query(), Query(mark="m"))),
             "read a fork again": (1, lambda: store.read("d", Query(reverse=True, tokens=10))),
+            "append keys": (2, lambda: store.append("c", [], uses={"l": KeyUse("d", 1, 1), "m": KeyUse("d", 2, 3)})),
             "key": (1, lambda: store.key("c", "k")),
+            "keys": (1, lambda: store.keys("c")),
             "body": (1, lambda: store.body(digest)),
             "heads": (1, store.heads),
             "heads where": (1, lambda: store.heads(where={"a": 1})),
@@ -140,6 +142,7 @@ INSERT INTO marks SELECT 'c0', CASE WHEN s % 100 = 1 THEN 'base' ELSE 'request' 
 FROM generate_series(1, 10000, 4) AS s;
 INSERT INTO marks SELECT 'c' || n, 'request', 2 FROM generate_series(1, 19999) AS n;
 INSERT INTO keys SELECT 'c' || n, 'k' || s, 'd', s, s FROM generate_series(0, 19999) AS n, generate_series(1, 2) AS s;
+INSERT INTO keys SELECT 'c0', 'key ' || s, 'd', s, s FROM generate_series(1, 5000) AS s;
 INSERT INTO bodies (digest, body) SELECT sha256(n::text::bytea), 'x' FROM generate_series(0, 19999) AS n;
 INSERT INTO refs SELECT 'c' || n, 0, sha256(n::text::bytea) FROM generate_series(0, 19999) AS n;
 INSERT INTO refs SELECT 'c' || n, 2, sha256((n % 100)::text::bytea) FROM generate_series(0, 19999) AS n;
@@ -178,7 +181,7 @@ VALUES = {
     "delete_fields": {"conversation": TEN, "field": DIGESTS},
     "hold_bodies": {"digests": DIGESTS},
     "insert_spans": {"id": "new", "parent": "c1", "at": 3},
-    "renew": {"id": "c0", "generation": 1, "seconds": 1.0},
+    "renew": {"id": "c0", "generation": 1, "seconds": 1.0, "version": 1},
     "erase_events": {
         "conversation": TEN,
         "seq": [2] * 10,
@@ -206,6 +209,7 @@ VALUES = {
     "forks": {"id": "c0"},
     "spans": {"ids": ["c1", "c11"]},
     "key": {"id": "c0", "name": "k"},
+    "keys": {"id": "c0", "after": "k", "limit": 100},
     "body": {"digest": DIGESTS[0]},
     "rising": ONE,
     "falling": ONE,
@@ -216,7 +220,7 @@ VALUES = {
     "feed": {"place": 50_000, "number": 0, "limit": 100},
     "feed_end": {},
 }
-NO_PLAN = {"having", "settings", "moment", "fate", "stand", "ack", "resign", "vacuum", "hint"}
+NO_PLAN = {"having", "settings", "moment", "version", "fate", "stand", "ack", "resign", "vacuum", "hint"}
 """They look at no table, or at one of a few rows, or are a part of others."""
 WHOLE = {"note_unused", "note_used", "unused_bodies"}
 """Collecting looks at all bodies."""

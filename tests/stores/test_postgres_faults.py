@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from functools import partial
 
 import anyio
@@ -67,10 +68,33 @@ async def _away_and_back(pg_url, store, proxy):
 
 
 async def test_databases_and_users_that_are_not_there(pg_url):
-    await refused(PostgresStore.open(pg_url.replace("/postgres?", "/nowhere?")), "nowhere", "check the url")
-    await refused(PostgresStore.open(pg_url.replace("turnlog@", "nobody@")), "nobody", "check the url")
+    await refused(
+        PostgresStore.open(pg_url.replace("/postgres?", "/nowhere?")), "nowhere", "there is no such database; create it"
+    )
+    await refused(
+        PostgresStore.open(pg_url.replace("turnlog@", "nobody@")), "nobody", "the server refuses this user; check"
+    )
     for wrong in ("postgresql://[", "postgresql://db/chat?ssl=require"):
         await fails(Invalid, PostgresStore.open(wrong))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"postgresql://ada:se{sign}cret@db/chat" for sign in ("/", "@", "%", "%zz", '"@"')),
+        "postgresql://ada:1/secret@db/chat",
+        "postgresql://ada:secret@[::1/chat",
+        "postgresql://ada:secret@db/chat?secret",
+        "postgresql://ada:secret@db/chat?secret=x",
+        "postgresql://db/chat?port=secret",
+    ],
+)
+async def test_an_url_that_cannot_be_read_shows_no_password(url):
+    error = await fails(Invalid, PostgresStore.open(url))
+    assert "the PostgreSQL url cannot be read" in str(error)
+    assert "%40 %2F and %25" in str(error)
+    for part in ("secret", "cret", "ada"):
+        assert part not in "".join(traceback.format_exception(error)).partition("Invalid: ")[2]
 
 
 async def test_a_database_of_another_encoding(pg_url):

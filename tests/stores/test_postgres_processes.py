@@ -1,12 +1,14 @@
 """Processes that share a PostgreSQL log: killed while they append, and followed while they do."""
 
 import random
+from collections import defaultdict
 from functools import partial
 
 import anyio
 import pytest
 
 from log_writers import ended, found, go, started
+from pg_server import programs_or_skip, serving
 from pg_talk import opened, rows
 from turnlog.engine.log import KeyUse
 from turnlog.engine.stores.postgres import PostgresStore
@@ -46,6 +48,46 @@ async def test_a_killed_process_loses_nothing_that_it_acknowledged(pg_url, schem
                 version = (await head_of(store, conversation)).version
                 assert fed[conversation] == list(range(1, version + 1))
         assert sum(map(len, told.values())) > 50
+
+
+def until_the_server_dies(running, name, durability, lines):
+    """Let two processes append until the server is killed; return what was acknowledged."""
+    writers = [started(f"{running.url}#t", "crash", f"{name}.{n}", durability=durability) for n in range(2)]
+    go(*writers)
+    said = [writer.stdout.readline().split() for writer in writers for _ in range(lines)]
+    running.kill()
+    for writer in writers:
+        writer.kill()
+        said += ended(writer)
+    return said
+
+
+async def lost(store, conversation, words):
+    """Return which appends are not there, seeing to it that they were the last ones, and that none is there in part."""
+    there = await found(store, conversation)
+    last = max((seq for seqs in there.values() for seq in seqs), default=1)
+    gone = {word for word, seqs in words.items() if there.get(word) != seqs}
+    assert all(words[word][0] > last for word in gone)
+    return gone
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+async def test_a_server_that_is_killed_loses_nothing_that_was_acknowledged(durability, seed, long):
+    """With "normal" it may lose the last appends, never a part of one, nor one that others came behind."""
+    if durability == "normal" and not long:
+        pytest.skip("it runs with --long")
+    chance, told = random.Random(seed), defaultdict(dict)
+    with serving(programs_or_skip()) as running:
+        for number in range(5 if long else 1):
+            lines = until_the_server_dies(running, f"run{number}", durability, chance.randrange(5, 40))
+            for conversation, first, last, word in lines:
+                told[conversation][word] = list(range(int(first), int(last) + 1))
+            running.start()
+            async with opened(running.url, "t") as store:
+                for conversation, words in told.items():
+                    gone = await lost(store, conversation, words)
+                    assert gone == set() or durability == "normal"
+                    told[conversation] = {word: words[word] for word in words.keys() - gone}
 
 
 async def _fed(store):

@@ -12,7 +12,21 @@ from pg_server import schemas
 from turnlog.engine.errors import TurnlogError
 from turnlog.engine.events import Record
 from turnlog.engine.ids import Position, moment
-from turnlog.engine.log import Append, Break, Erased, Erasure, Fed, Fork, Head, Key, Query, Release, Snapshot, Take
+from turnlog.engine.log import (
+    Append,
+    Break,
+    Erased,
+    Erasure,
+    Fed,
+    Fork,
+    Head,
+    Key,
+    KeyUse,
+    Query,
+    Release,
+    Snapshot,
+    Take,
+)
 from turnlog.engine.stores.memory import MemoryStore
 from turnlog.engine.stores.postgres import PostgresStore
 from turnlog.engine.stores.sqlite import SqliteStore
@@ -56,6 +70,7 @@ appends = st.fixed_dictionaries(
         "fence": st.integers(0, 3),
         "lease": changes,
         "bodies": digests.map(lambda some: {digest: BODIES[digest] for digest in some}),
+        "uses": st.dictionaries(st.sampled_from(["k", "l"]), st.builds(KeyUse, st.just("1"), small, small), max_size=2),
     },
 )
 creations = st.builds(
@@ -109,6 +124,7 @@ calls = st.one_of(
     st.tuples(st.just("append"), names, appends),
     st.tuples(st.just("read"), names, st.lists(queries, max_size=3)),
     st.tuples(st.just("key"), names, st.sampled_from(["k", "l"])),
+    st.tuples(st.just("keys"), names),
     st.tuples(st.just("body"), st.sampled_from(sorted(BODIES))),
     st.tuples(st.just("heads"), orders, small, where),
     st.tuples(st.just("forks"), names),

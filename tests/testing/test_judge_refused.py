@@ -27,6 +27,12 @@ from judge_bodies import (
 )
 from turnlog.engine.testing.judge import Refusal, judge, refusals
 
+PROGRAM = {"type": "program", "id": "pr_1", "call_id": "prog_1", "code": "look()", "fingerprint": "x"}
+RAN = {"type": "program_output", "id": "po_1", "call_id": "prog_1", "result": "done", "status": "completed"}
+CALLED = {"caller": {"type": "program", "caller_id": "prog_1"}}
+CALLED_ELSEWHERE = {"caller": {"type": "program", "caller_id": "prog_2"}}
+
+
 # One case a rule at least: (api, body, keywords, rule, param, status of the first refusal).
 REFUSED = [
     ("responses", [], {}, "body-type", None, 400),
@@ -230,6 +236,10 @@ REFUSED = [
         "input",
         400,
     ),
+    ("responses", response(USER, RAN), {}, "output-without-call", "input", 400),
+    ("responses", response(RAN, PROGRAM), {}, "output-without-call", "input", 400),
+    ("responses", response(USER, CALL | CALLED, OUTPUT), {}, "called-without-caller", "input", 400),
+    ("responses", response(PROGRAM, CALL, OUTPUT | CALLED_ELSEWHERE), {}, "called-without-caller", "input", 400),
     # reasoning
     ("responses", response(USER, REASONING), {}, "reasoning-without-follower", "input", 400),
     ("responses", response(REASONING, USER, ANSWER), {}, "reasoning-without-follower", "input", 400),

@@ -22,8 +22,17 @@ from judge_bodies import (
 )
 from turnlog.engine.testing.judge import judge, refusals
 
+PROGRAM = {"type": "program", "id": "pr_1", "call_id": "prog_1", "code": "look()", "fingerprint": "x"}
+RAN = {"type": "program_output", "id": "po_1", "call_id": "prog_1", "result": "done", "status": "completed"}
+CALLED = {"caller": {"type": "program", "caller_id": "prog_1"}}
+
+
 TAKEN = [
     ("responses", {"model": "m", "input": "hi"}, {}),
+    ("responses", response(USER, PROGRAM, CALL | CALLED, OUTPUT | CALLED, RAN, ANSWER), {}),
+    ("responses", response(USER, PROGRAM, CALL | CALLED, OUTPUT), {}),
+    ("responses", response(RAN, previous_response_id="resp_1"), {}),
+    ("responses", response(USER, CALL | {"caller": {"type": "direct"}}, OUTPUT), {}),
     ("responses", {"model": "m", "previous_response_id": "resp_1"}, {}),
     ("responses", {"model": "m", "conversation": {"id": "conv_1"}, "input": None}, {}),
     ("responses", {"prompt": {"id": "pmpt_1"}}, {}),

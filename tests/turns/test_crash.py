@@ -5,8 +5,10 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
-from contextlib import asynccontextmanager, suppress
+import time
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -137,3 +139,48 @@ async def test_the_same_key_after_a_crash(stage_for, db, seed):
             c = await engine.get(name)
             texts = [entry.item["content"] async for entry in c.items() if entry.item.get("role") == "user"]
             assert [texts.count(f"Go {number}") for number in range(2)] == [1, 1]
+
+
+def stopped(pid):
+    """Stop a process, and wait until it has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+        assert state != "Z", "it has ended"
+        time.sleep(0.001)
+
+
+def free(db):
+    """Return whether nobody keeps the database locked."""
+    with (
+        closing(sqlite3.connect(db, timeout=0, isolation_level=None)) as connection,
+        suppress(sqlite3.OperationalError),
+    ):
+        connection.execute("BEGIN IMMEDIATE")
+        return True
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process has stopped is read in /proc")
+async def test_a_process_that_was_stopped_comes_back_and_is_refused(stage_for, db, api):
+    """It was thought dead: another has taken its turn over. It writes nothing more, and ends with an error."""
+    answer = Reply("a long and slow answer " * 10, delay=0.02)
+    async with (
+        open_engine(db, lease=LEASE) as engine,
+        stage_for(lambda _: answer, engine=engine) as s,
+        worker() as (order, ended),
+    ):
+        c = await engine.create(id="one")
+        pid = await order(url=s.server.base_url, db=str(db), lease=LEASE, conversations={"one": api}, turns=1)
+        while True:
+            await anyio.sleep(0.02)
+            stopped(pid)
+            if (await engine.store.read("one")).head.lease is not None and free(db):
+                break
+            os.kill(pid, signal.SIGCONT)
+        result = await c.run(s.model(api), "And now?", when_busy="wait")
+        events = await whole_log(c)
+        os.kill(pid, signal.SIGCONT)
+        assert await ended() == 1
+        assert [event async for event in c.events()] == events
+        assert (result.status, result.version) == ("completed", len(events))
+        assert [event.data["cause"] for event in events if event.type == "response.interrupted"] == ["crashed"]

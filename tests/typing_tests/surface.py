@@ -23,8 +23,18 @@ from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.responses import Responses
 from turnlog.engine.engine import Info
 from turnlog.engine.listing import Appended, Call, Entry
-from turnlog.engine.manifest import Verdict
+from turnlog.engine.manifest import Change, Verdict
 from turnlog.engine.pages import Page
+from turnlog.engine.window.policies import (
+    Composed,
+    DropTurns,
+    Excerpts,
+    LastTurns,
+    LeaveRoom,
+    OldestTurns,
+    Pinned,
+    Policy,
+)
 
 
 @tool(timeout=20)
@@ -82,6 +92,10 @@ async def reading(conversation: Conversation) -> None:
     assert_type(window, Window)
     assert_type(window.tokens.total, int)
     assert_type(window.explain(), Sequence[Verdict])
+    assert_type(window.diff(window), Sequence[Change])
+    assert_type(window.manifest.why(2), Verdict)
+    policy: Policy = Composed(Pinned(), Excerpts(), DropTurns(keep=2), LastTurns(9), LeaveRoom(500), OldestTurns())
+    await conversation.window(policy=policy)
     metadata: Mapping[str, object] = conversation.metadata
     assert_type(metadata, Mapping[str, object])
     async for call in conversation.responses(order="desc"):

@@ -195,8 +195,8 @@ async def test_the_first_window_of_a_log_costs_what_it_holds(store):
 
     found = await costs(store, first)
     assert even(found)
-    assert found[0][0]["reads"] == 2
-    assert found[0][0]["rows"] <= 6 * TURN
+    assert found[0][0]["reads"] <= 3
+    assert found[0][0]["rows"] <= 7 * TURN
 
 
 async def test_so_does_that_of_a_log_in_which_no_model_was_asked_for_long(store):
@@ -231,8 +231,8 @@ async def test_a_window_that_goes_on_from_a_cut_reads_what_came_since(store):
 
     found = await costs(store, second)
     assert even(found)
-    assert found[0][0]["reads"] <= 3
-    assert found[0][0]["rows"] <= 3 * TURN  # two turns behind the cut, and the new one
+    assert found[0][0]["reads"] == 1
+    assert found[0][0]["rows"] <= 6 * TURN  # as much as the budget holds, wherever the cut is
 
 
 async def test_the_next_window_of_a_live_history_reads_what_is_new_and_nothing_else(store):
@@ -338,7 +338,7 @@ async def test_a_compaction_is_found_however_far_back_it_lies(store):
     assert even(await costs(store, compacted))
 
 
-async def test_what_was_rewound_is_not_read(store):
+async def test_of_what_was_rewound_no_more_is_read_than_a_window_holds(store):
     async def rewound(store, c, size):
         await c._engine.store.append(c.id, [event(HistoryRewound(to=2 + 2 * TURN))])
         await c._engine.store.append(c.id, turn("new", 0))
@@ -349,4 +349,4 @@ async def test_what_was_rewound_is_not_read(store):
 
     found = await costs(store, rewound)
     assert even(found)
-    assert found[0]["rows"] <= 5 * TURN
+    assert found[0]["rows"] <= 8 * TURN

@@ -11,6 +11,7 @@ from small_logs import (
     computer,
     custom,
     output,
+    program_output,
     said,
     screenshot,
     search,
@@ -18,7 +19,7 @@ from small_logs import (
 )
 from turnlog.engine.events import Origin
 from turnlog.engine.window import choose
-from turnlog.engine.window.invariants import INVARIANTS, each_id_once
+from turnlog.engine.window.invariants import BETWEEN, INVARIANTS
 
 LATER = {"type": "compaction_trigger"}
 CONFIGURED = {"type": "configuration_update", "reasoning": {"effort": "low"}}
@@ -157,6 +158,12 @@ NEEDED = {
         log_of([call(1)], output(1), output(1, "rain")),
         "duplicate-tool-message",
     ),
+    "the output of a program that is not there": (
+        "programs_with_their_outputs",
+        RESPONSES,
+        log_of([program_output(1), said(1)]),
+        "output-without-call",
+    ),
     "an id twice": ("each_id_once", RESPONSES, log_of([said(1)], [said(1)]), "duplicate-id"),
 }
 
@@ -177,15 +184,13 @@ def why_refused(log, target):
 @pytest.mark.parametrize(("name", "target", "log", "rule"), NEEDED.values(), ids=NEEDED)
 def test_without_one_invariant_a_window_is_refused(monkeypatch, name, target, log, rule):
     assert why_refused(log, target) == []
-    if name == each_id_once.__name__:
-        monkeypatch.setattr(choose, name, lambda units, scene: None)
-    else:
-        monkeypatch.setattr(choose, "INVARIANTS", tuple(one for one in INVARIANTS if one.__name__ != name))
+    monkeypatch.setattr(choose, "INVARIANTS", tuple(one for one in INVARIANTS if one.__name__ != name))
+    monkeypatch.setattr(choose, "BETWEEN", tuple(one for one in BETWEEN if one.__name__ != name))
     assert rule in why_refused(log, target)
 
 
 def test_every_invariant_is_shown_to_be_needed():
-    assert {name for name, *_ in NEEDED.values()} == {one.__name__ for one in (*INVARIANTS, each_id_once)}
+    assert {name for name, *_ in NEEDED.values()} == {one.__name__ for one in (*INVARIANTS, *BETWEEN)}
 
 
 # Two invariants whose order is turned round, the log, and the rule by which its window is refused then.

@@ -13,10 +13,15 @@ SELECT id, version, created, updated, last_item, items, metadata, generation, ow
 FROM {schema}.conversations WHERE id = ANY(%(ids)b) ORDER BY id FOR UPDATE;
 
 -- name: moment
--- This server's clock, the place in the feed of what this transaction writes, and the transaction's own number.
+-- This server's clock, the place in the feed of what this transaction writes, the transaction's own number, and the
+-- version of the tables.
 SELECT extract(epoch FROM clock_timestamp())::double precision, base + pg_current_xact_id()::text::bigint,
-    pg_current_xact_id()::text
+    pg_current_xact_id()::text, version
 FROM {schema}.schema_version;
+
+-- name: version
+-- The version of the tables.
+SELECT version FROM {schema}.schema_version;
 
 -- name: fate
 -- What became of a transaction.
@@ -130,7 +135,8 @@ FROM {schema}.conversations WHERE id = %(parent)s AND coalesce(fork_at, 0) < %(a
 -- name: renew
 -- Let a lease run on, if it is still the same one.
 UPDATE {schema}.conversations SET expires = extract(epoch FROM clock_timestamp()) + %(seconds)s
-WHERE id = %(id)s AND generation = %(generation)s AND owner IS NOT NULL;
+WHERE id = %(id)s AND generation = %(generation)s AND owner IS NOT NULL
+    AND EXISTS (SELECT FROM {schema}.schema_version WHERE version = %(version)s);
 
 -- name: erase_events
 -- Overwrite events.
@@ -263,6 +269,11 @@ ORDER BY conversation, first;
 -- What a key was used for.
 SELECT digest, first, last FROM {schema}.keys WHERE conversation = %(id)s AND name = %(name)s;
 
+-- name: keys
+-- What keys were used for, behind a name.
+SELECT name, digest, first, last FROM {schema}.keys WHERE conversation = %(id)s AND name > %(after)s
+ORDER BY name LIMIT %(limit)s;
+
 -- name: body
 -- A body by its digest.
 SELECT body FROM {schema}.bodies WHERE digest = %(digest)b;
@@ -329,18 +340,21 @@ ORDER BY e.place DESC, e.number DESC LIMIT 1;
 -- name: stand
 -- Read under a name, unless somebody else does.
 INSERT INTO {schema}.readers AS r (name, owner, expires)
-VALUES (%(name)s, %(owner)s, extract(epoch FROM clock_timestamp()) + %(seconds)s)
+SELECT %(name)s::text, %(owner)s::text, extract(epoch FROM clock_timestamp()) + %(seconds)s
+FROM {schema}.schema_version WHERE version = %(version)s
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expires
 WHERE r.owner = excluded.owner OR r.expires <= extract(epoch FROM clock_timestamp())
 RETURNING position;
 
 -- name: ack
 -- A reader's place.
-UPDATE {schema}.readers SET position = %(position)s WHERE name = %(name)s AND owner = %(owner)s;
+UPDATE {schema}.readers SET position = %(position)s WHERE name = %(name)s AND owner = %(owner)s
+    AND EXISTS (SELECT FROM {schema}.schema_version WHERE version = %(version)s);
 
 -- name: resign
 -- Let somebody else read under a name.
-UPDATE {schema}.readers SET expires = 0 WHERE name = %(name)s AND owner = %(owner)s;
+UPDATE {schema}.readers SET expires = 0 WHERE name = %(name)s AND owner = %(owner)s
+    AND EXISTS (SELECT FROM {schema}.schema_version WHERE version = %(version)s);
 
 -- name: vacuum
 -- Take rows that nobody can see any more out of their pages.

@@ -88,6 +88,13 @@ UPDATE conversations SET version = ?, created = ?, updated = ?, last_item = ?, i
     owner = ?, turn = ?, until = ?, deleted = ?
 WHERE key = ?;
 
+-- name: advance_heads
+-- What items alone leave behind; the rows are there.
+INSERT INTO conversations (key, id, version, updated, last_item, items, created, generation, deleted)
+VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0)
+ON CONFLICT (key) DO UPDATE SET version = excluded.version, updated = excluded.updated,
+    last_item = excluded.last_item, items = excluded.items;
+
 -- name: renew
 -- Let a lease run on, if it is still the same one.
 UPDATE conversations SET until = :until WHERE id = :id AND generation = :generation AND owner IS NOT NULL;
@@ -154,24 +161,32 @@ SELECT digest, first, last FROM keys WHERE conversation = :conversation AND name
 SELECT digest, first, last FROM keys
 WHERE conversation = (SELECT key FROM conversations WHERE id = :id) AND name = :name;
 
+-- name: keys_of
+-- What keys were used for, behind a name.
+SELECT name, digest, first, last FROM keys
+WHERE conversation = (SELECT key FROM conversations WHERE id = :id) AND name > :after ORDER BY name LIMIT :limit;
+
 -- name: body
 -- A body by its digest.
 SELECT body FROM bodies WHERE digest = :digest;
 
 -- name: rising
 -- A conversation's events, oldest first.
-SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
+SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
+    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq LIMIT :limit;
 
 -- name: falling
 -- A conversation's events, newest first.
-SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
+SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
+    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: linked_rising
 -- Calls and outputs of one link, oldest first. Without the plus sign the index would not be found: the link that is
 -- looked for would stand in place of the column everywhere.
-SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
+SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
+    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
 FROM events INDEXED BY events_link
 WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
     AND seq > :after AND seq < :before
@@ -179,7 +194,8 @@ ORDER BY seq LIMIT :limit;
 
 -- name: linked_falling
 -- Calls and outputs of one link, newest first.
-SELECT seq, position, time, kind, schema, response, shape, link, tokens, excerpt, flags, item, data, sum
+SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
+    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
 FROM events INDEXED BY events_link
 WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
     AND seq > :after AND seq < :before
@@ -187,16 +203,16 @@ ORDER BY seq DESC LIMIT :limit;
 
 -- name: marked_rising
 -- Events with a mark, oldest first.
-SELECT e.seq, e.position, e.time, e.kind, e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags, e.item,
-    e.data, e.sum
+SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
+    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum
 FROM marks AS m CROSS JOIN events AS e ON e.conversation = m.conversation AND e.seq = m.seq
 WHERE m.conversation = :conversation AND m.mark = :mark AND m.seq > :after AND m.seq < :before
 ORDER BY m.seq LIMIT :limit;
 
 -- name: marked_falling
 -- Events with a mark, newest first.
-SELECT e.seq, e.position, e.time, e.kind, e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags, e.item,
-    e.data, e.sum
+SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
+    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum
 FROM marks AS m CROSS JOIN events AS e ON e.conversation = m.conversation AND e.seq = m.seq
 WHERE m.conversation = :conversation AND m.mark = :mark AND m.seq > :after AND m.seq < :before
 ORDER BY m.seq DESC LIMIT :limit;
@@ -204,8 +220,8 @@ ORDER BY m.seq DESC LIMIT :limit;
 -- name: fed
 -- The log's events behind a position, each with its conversation and that one's metadata as it is now. Of what was
 -- deleted only the tombstone.
-SELECT e.seq, e.position, e.time, e.kind, e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags, e.item,
-    e.data, e.sum, c.id, m.json
+SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
+    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum, c.id, m.json
 FROM events AS e CROSS JOIN conversations AS c ON c.key = e.conversation LEFT JOIN metadata AS m ON m.key = c.about
 WHERE e.position > :after AND (c.deleted = 0 OR e.seq = c.version) ORDER BY e.position LIMIT :limit;
 

@@ -62,7 +62,8 @@ CREATE UNIQUE INDEX events_seq ON events (conversation, seq);
 -- The end of a link tells it from the others, and takes a third of the room.
 CREATE INDEX events_link ON events (conversation, substr(link, -8), seq) WHERE link IS NOT NULL;
 
--- How many items there are up to every 64th event of a conversation, and up to where a fork begins.
+-- How many items there are up to every 64th event of a conversation, and up to where a fork begins. Conversation 0 has
+-- none: a row under it notes that an erasure has yet to sweep what it left.
 CREATE TABLE counts (
     conversation INTEGER NOT NULL,
     seq INTEGER NOT NULL,

@@ -2,22 +2,24 @@
 
 Each looks at one unit and may leave items of it out, take ids away, or ask for a stand-in output. Their order matters:
 what an API does not take goes first, calls are completed next, reasoning and ids follow from what is left, and outputs
-from which calls are. What holds between units, that no id occurs twice, comes last of all, on what is sent.
+from which calls are. What holds between units comes last of all, on what is sent: programs with their outputs, which
+may be of another answer, and no id twice.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from ..units import Invariant
+from ..units import Invariant, Rule
 from .identity import ids_only_where_accepted
 from .origin import secrets_only_to_their_maker
 from .pairing import calls_with_their_outputs, outputs_with_their_calls
+from .programs import programs_with_their_outputs
 from .reasoning import reasoning_with_what_it_led_to
 from .taken import only_what_the_api_takes
 from .uniqueness import each_id_once
 
-__all__ = ("INVARIANTS", "each_id_once")
+__all__ = ("BETWEEN", "INVARIANTS")
 
 INVARIANTS: Final[tuple[Invariant, ...]] = (
     only_what_the_api_takes,
@@ -27,3 +29,5 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
     ids_only_where_accepted,
     outputs_with_their_calls,
 )
+
+BETWEEN: Final[tuple[Rule, ...]] = (programs_with_their_outputs, each_id_once)

@@ -9,32 +9,32 @@ from typing import Final
 
 from ...events import MISNAMED, NAMED
 from ...history import Entry
-from ..units import Scene, Unit
+from ..units import Fit, Scene
 
 __all__ = ("ids_only_where_accepted", "without_ids")
 
 _NAMELESS: Final = "the API takes it only with its id, which means nothing without its whole response"
 
 
-def ids_only_where_accepted(unit: Unit, scene: Scene) -> None:
+def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
     """Take the ids from what callers said, and from a response that is not whole or from elsewhere."""
     if scene.target.api == "chat":
         return
-    for entry in unit.entries:
+    for entry in fit.entries:
         if entry.flags & (NAMED | MISNAMED) and entry.reading.maker in ("input", "output"):
-            unit.bare.add(entry.seq)
-    if not all(entry.seq not in unit.out and _at_home(entry, scene) for entry in unit.made):
-        without_ids(unit, _NAMELESS)
+            fit.bare.add(entry.seq)
+    if not all(entry.seq not in fit.out and _at_home(entry, scene) for entry in fit.made):
+        without_ids(fit, _NAMELESS)
 
 
-def without_ids(unit: Unit, rule: str) -> None:
+def without_ids(fit: Fit, rule: str) -> None:
     """Take the ids from a response, and leave out what cannot go without."""
-    for entry in unit.entries:
+    for entry in fit.entries:
         kind = entry.reading.kind
         if entry.flags & (NAMED | MISNAMED):
-            unit.bare.add(entry.seq)
+            fit.bare.add(entry.seq)
         if kind is not None and kind.needs_id and entry.reading.maker == "model":
-            unit.leave_out(entry, rule)
+            fit.leave_out(entry, rule)
 
 
 def _at_home(entry: Entry, scene: Scene) -> bool:

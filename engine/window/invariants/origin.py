@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ...events import SECRET
-from ..units import Scene, Unit
+from ..units import Fit, Scene
 
 __all__ = ("secrets_only_to_their_maker",)
 
@@ -17,17 +17,17 @@ _READABLE: Final = frozenset({"assistant", "function_call", "custom_tool_call"})
 """What a model makes that every backend can read."""
 
 
-def secrets_only_to_their_maker(unit: Unit, scene: Scene) -> None:
+def secrets_only_to_their_maker(fit: Fit, scene: Scene) -> None:
     """Leave out encrypted content of another origin, and hosted items of another backend."""
-    for entry in unit.entries:
+    for entry in fit.entries:
         reading = entry.reading
         shape = reading.shape
         if reading.maker in ("input", "output") or shape in _READABLE:
             continue
         if shape in ("reasoning", "compaction") or entry.flags & SECRET:
             if not entry.flags & SECRET:
-                unit.leave_out(entry, f"a stateless API keeps no {shape} without encrypted content")
+                fit.leave_out(entry, f"a stateless API keeps no {shape} without encrypted content")
             elif not scene.by_the_model(entry):
-                unit.leave_out(entry, f"only its maker can read this {shape}")
+                fit.leave_out(entry, f"only its maker can read this {shape}")
         elif not reading.is_call and entry.response is not None and not scene.at_home(entry):
-            unit.leave_out(entry, f"a {shape} means nothing to another backend")
+            fit.leave_out(entry, f"a {shape} means nothing to another backend")

@@ -9,19 +9,19 @@ a message written without one does not count. A response that is not whole is th
 from __future__ import annotations
 
 from ...events import NAMED
-from ..units import Scene, Unit
+from ..units import Fit, Scene
 
 __all__ = ("reasoning_with_what_it_led_to",)
 
 
-def reasoning_with_what_it_led_to(unit: Unit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
+def reasoning_with_what_it_led_to(fit: Fit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
     """Leave a response's reasoning out unless all that the model made is there and follows it."""
-    thoughts = [entry for entry in unit.made if entry.reading.shape == "reasoning"]
+    thoughts = [entry for entry in fit.made if entry.reading.shape == "reasoning"]
     if not thoughts:
         return
-    whole = all(entry.seq not in unit.out and entry.flags & NAMED for entry in unit.made)
-    if whole and unit.made[-1].reading.shape != "reasoning":
+    whole = all(entry.seq not in fit.out and entry.flags & NAMED for entry in fit.made)
+    if whole and fit.made[-1].reading.shape != "reasoning":
         return
     rule = "nothing follows it" if whole else "its response is not sent whole"
     for entry in thoughts:
-        unit.leave_out(entry, rule)
+        fit.leave_out(entry, rule)

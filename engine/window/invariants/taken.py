@@ -7,7 +7,7 @@ from typing import Final
 from ...events import ERASED
 from ...history import Entry
 from ..kinds import refused
-from ..units import GONE, Scene, Unit
+from ..units import GONE, Fit, Scene
 
 __all__ = ("only_what_the_api_takes",)
 
@@ -15,23 +15,23 @@ _UNLINKED: Final = frozenset({"function_call_output", "tool_search_call", "tool_
 """Kinds that the Responses API takes without what pairs them; of searches, those that it carries out itself."""
 
 
-def only_what_the_api_takes(unit: Unit, scene: Scene) -> None:
+def only_what_the_api_takes(fit: Fit, scene: Scene) -> None:
     """Leave out what has no form in the target's API."""
     chat = scene.target.api == "chat"
-    for entry in unit.entries:
+    for entry in fit.entries:
         if entry.flags & ERASED:
-            unit.leave_out(entry, GONE)
+            fit.leave_out(entry, GONE)
             continue
         rule = refused(entry.reading.shape, scene.target)
         if rule is not None:
-            unit.leave_out(entry, rule)
+            fit.leave_out(entry, rule)
         elif entry.reading.link is None and _needs_link(entry, chat=chat):
-            unit.leave_out(entry, "nothing says which call it is, or is for")
+            fit.leave_out(entry, "nothing says which call it is, or is for")
 
 
 def _needs_link(entry: Entry, *, chat: bool) -> bool:
     shape, kind = entry.reading.shape, entry.reading.kind
-    if kind is None or kind.link is None:
+    if kind is None or kind.link is None or not kind.owed:
         return False
     owed = shape == "tool_search_call" and entry.value().get("execution") == "client"
     return chat or owed or shape not in _UNLINKED

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...events import MISNAMED, NAMED
-from ..units import Scene, Unit
+from ..units import Fit, Scene, Unit
 from .identity import without_ids
 from .pairing import outputs_with_their_calls
 
@@ -34,19 +34,21 @@ def each_id_once(units: Sequence[Unit], scene: Scene) -> None:
         return
     seen: set[str] = set()
     for unit in units:
-        ids = list(_ids(unit))
+        ids = list(_ids(unit.fit))
         if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
             seen.update(ids)
             continue
-        without_ids(unit, _AGAIN)
-        outputs_with_their_calls(unit, scene)
-        unit.weigh(scene)
+        # How the group fits elsewhere does not depend on what stands before it here.
+        unit.fit = fit = unit.fit.copy()
+        without_ids(fit, _AGAIN)
+        outputs_with_their_calls(fit, scene)
+        fit.weigh(scene)
 
 
-def _ids(unit: Unit) -> Iterator[str]:
+def _ids(fit: Fit) -> Iterator[str]:
     """Yield the ids that a unit is sent with."""
-    for entry in unit.entries:
-        if entry.flags & (NAMED | MISNAMED) and entry.seq not in unit.out and entry.seq not in unit.bare:
+    for entry in fit.entries:
+        if entry.flags & (NAMED | MISNAMED) and entry.seq not in fit.out and entry.seq not in fit.bare:
             name = _named.decode(entry.item).id
             if isinstance(name, str):
                 yield name

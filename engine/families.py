@@ -1,0 +1,169 @@
+"""What is known of models by their names: their context windows, what frames a request, what pictures weigh. Pure data.
+
+Sources: the model pages and the guide to images of OpenAI's platform documentation, as of November 2026, for the
+windows and for pictures in tiles; what the APIs reported of recorded requests for the frames, and for the patches of
+gpt-4.1-nano and gpt-5-mini. A name that is not here is nobody's: its window has to be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
+
+__all__ = ("ANY_FAMILY", "Family", "Frame", "Patches", "Pictures", "Tiles", "bare_name", "family_of")
+
+
+class Frame(NamedTuple):
+    """The tokens that an API adds to a request beside its messages."""
+
+    primer: int = 3
+    """Where the answer begins; and before the first message, where something stands there unseen."""
+    tools: int = -3
+    """Beside the declarations of tools; `turnlog.engine.schemas` writes a little more there than the API."""
+    chat_tools: int = -2
+    """The same in Chat Completions."""
+    shell: int = 4
+    """In Chat Completions, the message that is made for tools where there are no instructions."""
+
+
+class Tiles(NamedTuple):
+    """Pictures weighed in tiles of 512 pixels, once they fit into 2048 and their shorter side is at most 768."""
+
+    base: int
+    tile: int
+
+    def tokens(self, width: int, height: int, detail: str) -> int:
+        """Return the tokens of a picture."""
+        if detail == "low":
+            return self.base
+        width, height = _within(width, height, 2048)
+        shorter = min(width, height)
+        if shorter > 768:
+            width, height = width * 768 // shorter, height * 768 // shorter
+        return self.base + self.tile * -(-width // 512) * -(-height // 512)
+
+
+class Patches(NamedTuple):
+    """Pictures weighed in patches of 32 pixels, of which there are at most so many: larger ones are shrunk."""
+
+    thousandths: int
+    """Tokens of a thousand patches."""
+    most: int
+    original: int = 0
+    """The most with the detail "original"; 0: there is no such detail."""
+
+    def tokens(self, width: int, height: int, detail: str) -> int:
+        """Return the tokens of a picture."""
+        if detail == "low":
+            width, height = _within(width, height, 512)
+        most = self.original if detail == "original" and self.original else self.most
+        patches = min(most, -(-width // 32) * -(-height // 32))
+        return -(-patches * self.thousandths // 1000)
+
+
+def _within(width: int, height: int, side: int) -> tuple[int, int]:
+    longer = max(width, height)
+    return (width, height) if longer <= side else (max(1, width * side // longer), max(1, height * side // longer))
+
+
+Pictures: TypeAlias = Tiles | Patches
+
+
+class Family(NamedTuple):
+    """What is known of some models."""
+
+    context: int
+    """Tokens of input and output together; 0: not known."""
+    kept: int = 0
+    """Of these, what the API gives to no input, however short the answer."""
+    frame: Frame = Frame()
+    pictures: Pictures = Patches(1200, 2500, 10_000)
+    forgets: bool = False
+    """Whether they are not shown their reasoning again once the user has spoken, although they are sent it."""
+
+
+ANY_FAMILY: Final = Family(0)
+"""Of models that are not known."""
+
+_THINKS: Final = Frame(primer=2, tools=2, chat_tools=84, shell=0)
+_OPEN: Final = Frame(primer=63, tools=20, chat_tools=20, shell=0)
+_FOUR: Final = Tiles(85, 170)
+_FIVE: Final = Tiles(70, 140)
+_O: Final = Tiles(75, 150)
+
+_SMALL: Final = Family(400_000, 128_000, _THINKS, forgets=True)
+_LARGE: Final = Family(1_050_000, 128_000, _THINKS, forgets=True)
+_INSTANT: Final = Family(128_000, 0, _THINKS, forgets=True)
+_OLDER: Final = Family(200_000, 0, _THINKS, _O, forgets=True)
+
+_FAMILIES: Final[Mapping[str, Family]] = {
+    "gpt-6": _LARGE._replace(forgets=False),
+    "gpt-5.6": _LARGE._replace(forgets=False),
+    "gpt-5.5": _LARGE,
+    "gpt-5.5-instant": _SMALL,
+    "gpt-5.4": _LARGE,
+    "gpt-5.4-mini": _SMALL,
+    "gpt-5.4-nano": _SMALL,
+    "gpt-5.3": _SMALL,
+    "gpt-5.3-chat": _INSTANT,
+    "gpt-5.3-codex-spark": _INSTANT,
+    "gpt-5.2": _SMALL,
+    "gpt-5.2-chat": _INSTANT,
+    "gpt-5.1": _SMALL._replace(pictures=_FIVE),
+    "gpt-5.1-chat": _INSTANT._replace(pictures=_FIVE),
+    "gpt-5": _SMALL._replace(pictures=_FIVE),
+    "gpt-5-chat": _INSTANT._replace(pictures=_FIVE),
+    "gpt-5-mini": _SMALL._replace(pictures=Patches(1200, 1536)),
+    "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, 1536)),
+    "gpt-4.5": Family(128_000, pictures=_FOUR),
+    "gpt-4.1": Family(1_047_576, pictures=_FOUR),
+    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, 1536)),
+    "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, 1536)),
+    "gpt-4o": Family(128_000, pictures=_FOUR),
+    "gpt-4o-mini": Family(128_000, pictures=Tiles(2833, 5667)),
+    "chatgpt-4o": Family(128_000, pictures=_FOUR),
+    "gpt-audio": Family(128_000),
+    "gpt-4-turbo": Family(128_000, pictures=_FOUR),
+    "gpt-4-vision": Family(128_000, pictures=_FOUR),
+    "gpt-4-1106": Family(128_000),
+    "gpt-4-0125": Family(128_000),
+    "gpt-4-32k": Family(32_768),
+    "gpt-4": Family(8_192),
+    "gpt-3.5-turbo": Family(16_385),
+    "gpt-3.5-turbo-instruct": Family(4_096),
+    "gpt-35-turbo": Family(16_385),
+    "o1": _OLDER,
+    "o1-mini": _OLDER._replace(context=128_000, frame=_THINKS._replace(primer=10)),
+    "o1-preview": _OLDER._replace(context=128_000),
+    "o3": _OLDER,
+    "o4-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
+    "codex-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
+    "computer-use-preview": Family(8_192, pictures=Tiles(65, 129)),
+    "gpt-oss": Family(131_072, 0, _OPEN),
+}
+_LONGEST_FIRST: Final = sorted(_FAMILIES, key=len, reverse=True)
+
+
+def bare_name(model: str) -> str:
+    """Return a model's own name, without who serves it or whose fine-tuning it is.
+
+    >>> bare_name("openai/gpt-5.6-sol"), bare_name("ft:gpt-4o-mini-2024-07-18:acme::8abc")
+    ('gpt-5.6-sol', 'gpt-4o-mini-2024-07-18')
+    """
+    name = model.rsplit("/", 1)[-1].removeprefix("openai.")
+    return name.split(":")[1] if name.startswith("ft:") else name
+
+
+@lru_cache(1024)
+def family_of(model: str) -> Family | None:
+    """Return what is known of a model, None where nothing is: by the longest beginning of its name that is known.
+
+    >>> family_of("gpt-5.9-mini") == family_of("gpt-5"), family_of("gpt-50"), family_of("acme-7b-chat")
+    (True, None, None)
+    """
+    name = bare_name(model)
+    for known in _LONGEST_FIRST:
+        if name == known or name.startswith((f"{known}-", f"{known}.", f"{known}:", f"{known}@")):
+            return _FAMILIES[known]
+    return None

@@ -1,0 +1,38 @@
+"""Many rows in one statement.
+
+At each step of a statement SQLite's module lets other threads run, and then waits until they let go again. A batch that
+took a step for each of its rows would wait as often for an event loop that has work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, Final
+
+from .sqlite_connection import SQL, Database
+
+__all__ = ("write_rows",)
+
+_ROW: Final = re.compile(r"(?<=VALUES )\([?, 0]+\)")
+_PARAMETERS: Final = 999
+"""Of one statement; some builds of SQLite take no more."""
+
+
+def write_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement that takes one row of values with all of *rows*, in as few steps as may be."""
+    most = 1 << (_PARAMETERS // len(rows[0])).bit_length() - 1
+    start = 0
+    while start < len(rows):
+        while most > len(rows) - start:
+            most >>= 1
+        db.execute(_text(name, most), [*chain.from_iterable(rows[start : start + most])])
+        start += most
+
+
+@cache
+def _text(name: str, rows: int) -> str:
+    """Return a statement for so many rows: powers of two, so that few are there to be prepared."""
+    return _ROW.sub(lambda row: ", ".join([row[0]] * rows), SQL[name])

@@ -1,0 +1,45 @@
+"""A program that is over stands with its output, and an output with its program, in whichever answers the two came.
+
+A provider runs programs, and may do so over several requests, since what a program calls is the caller's to answer. So
+the two may be of different groups, of which a cut may leave one. Only the latest answer's program may still be running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...history import Entry
+from ..units import Scene, Unit
+from .identity import without_ids
+from .pairing import outputs_with_their_calls
+
+__all__ = ("programs_with_their_outputs",)
+
+
+def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
+    """Leave out programs without output and outputs without program; *units* are what is sent, in order."""
+    programs: dict[str, tuple[Unit, Entry]] = {}
+    latest: Unit | None = None
+    for unit in units:
+        if unit.group.maker == "model" and not unit.fit.empty:
+            latest = unit
+        for entry in unit.entries:
+            if entry.reading.shape not in ("program", "program_output") or entry.seq in unit.fit.out:
+                continue
+            link = str(entry.value().get("call_id"))
+            if entry.reading.shape == "program":
+                programs[link] = unit, entry
+            elif programs.pop(link, None) is None:
+                _leave_out(unit, entry, "its program is not sent", scene)
+    for unit, entry in programs.values():
+        if unit is not latest:
+            _leave_out(unit, entry, "it has no output", scene)
+
+
+def _leave_out(unit: Unit, entry: Entry, rule: str, scene: Scene) -> None:
+    # How the group fits elsewhere does not depend on what else is sent here.
+    unit.fit = fit = unit.fit.copy()
+    fit.leave_out(entry, rule)
+    without_ids(fit, "its response is not sent whole")
+    outputs_with_their_calls(fit, scene)
+    fit.weigh(scene)

@@ -1,0 +1,123 @@
+"""What the API's reports teach about the next request: what it adds to what was counted, and how sure that is. Pure.
+
+A count is of what is sent; the API reports what the model read. What a report exceeds the count by comes back with the
+next request. Where text is counted with the model's own vocabulary it is hidden: words of the provider's that nobody
+sees, as many in a long request as in a short one. With another vocabulary it is mostly the text, which a factor makes
+up for; but no vocabulary differs by more than half: two words under a hidden page show nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ..events import PICTURED, SECRET, Target
+from ..families import ANY_FAMILY, family_of
+from ..history import History
+from ..tokens import Counter, Scale, factor_of, scaled
+from .units import Unit
+
+__all__ = ("Seen", "differs", "forgets", "forgotten", "seen")
+
+_FRAME: Final = 256
+"""Tokens that an API may put around a request without anybody seeing it."""
+_SHORT: Final = 64
+"""Of these, as many as are not put down to a foreign vocabulary."""
+_STEEPEST: Final = 1500
+_ITEM: Final = 6
+"""Tokens by which what an API puts around one item may differ from what is counted for it."""
+_ANSWERED: Final = 16
+"""Tokens by which the frame may differ once the API has reported what it takes."""
+_FOREIGN: Final = 500
+_FITTED: Final = 100
+"""Thousandths by which text may differ that was counted with another vocabulary: before and after a report."""
+
+
+class Seen(NamedTuple):
+    """What is known beside the counts."""
+
+    factor: int = 0
+    """Thousandths by which text was counted short; 0: nobody has looked."""
+    hidden: int = 0
+    """Counted tokens that the API was found to add to such requests."""
+    doubt: int = 0
+    """Tokens by which all but the items may be off."""
+    share: int = 0
+    """Thousandths by which text may be off: none with the model's own vocabulary."""
+    forgets: bool = False
+    """Whether the model is not shown its reasoning of earlier turns, although it is sent it."""
+
+    def bound(self, tokens: int, estimated: int, items: int, factor: int) -> int:
+        """Return by how much an estimate of *tokens* may be off: so many of them *estimated*, in so many items."""
+        return scaled(estimated + _ITEM * items, factor) + self.doubt + -(-tokens * self.share // 1000)
+
+
+class _Figures(msgspec.Struct, frozen=True):
+    factor: int = 1000
+    items: int = 0
+    overhead: int = 0
+    hidden: int = 0
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    manifest: _Figures = _Figures()
+
+
+_asks: Final = msgspec.json.Decoder(_Asked)
+
+
+def seen(history: History, line: str, target: Target, overhead: int, *, own: bool) -> Seen:
+    """Return what the line's last request has shown, else the latest one to the same target.
+
+    *overhead* are the counted tokens of what is sent beside the items; *own* says that text is counted with the model's
+    own vocabulary.
+    """
+    figures, reported = _last(history, line, target)
+    if reported <= 0:
+        return Seen(figures.factor, figures.hidden, _FRAME + overhead // 8, 0 if own else _FOREIGN)
+    counted = figures.items + figures.overhead - figures.hidden
+    shown = 1000 if own else min(_STEEPEST, factor_of(counted, reported - _SHORT))
+    missing = reported - scaled(counted, max(figures.factor, shown))
+    return Seen(shown, max(0, missing * 1000 // max(figures.factor, shown)), _ANSWERED, 0 if own else _FITTED)
+
+
+def _last(history: History, line: str, target: Target) -> tuple[_Figures, int]:
+    """Return the figures of the request to go by, and the input that was reported of it, 0 where nothing was."""
+    record, latest = history.lines.get(line), history.last_asked()
+    if record is not None:
+        usage = history.reported.get(record.seq)
+        return _asks.decode(record.data or b"{}").manifest, usage.input_tokens if usage else 0
+    if latest is None or latest[0].target != target:
+        return _Figures(), 0
+    said, usage = latest[0].manifest, latest[1]
+    figures = _Figures(said.factor, said.items, said.overhead, said.hidden)
+    return figures, usage.input_tokens if usage else 0
+
+
+def forgets(model: str, api: str, params: Mapping[str, Any]) -> bool:
+    """Return whether a model is not shown again what it thought before the last user message."""
+    if api != "responses":
+        return False  # there is no encrypted reasoning
+    reasoning = params.get("reasoning")
+    context = reasoning.get("context") if isinstance(reasoning, Mapping) else None
+    return context == "current_turn" or (context in (None, "auto") and (family_of(model) or ANY_FAMILY).forgets)
+
+
+def forgotten(units: Sequence[Unit]) -> int:
+    """Return the counted tokens of units in order that a model which forgets is sent and not shown."""
+    spoken = (index for index in range(len(units) - 1, -1, -1) if units[index].entries[0].reading.shape == "user")
+    return sum(
+        unit.fit.weights[entry.seq][0]
+        for unit in units[: next(spoken, 0)]
+        for entry in unit.entries
+        if entry.flags & SECRET and entry.reading.shape == "reasoning" and entry.seq in unit.fit.weights
+    )
+
+
+def differs(counter: Counter, history: History) -> bool:
+    """Return whether what is loaded weighs something else by a counter than the log says."""
+    if not isinstance(counter, Scale) or not counter.alike:
+        return True
+    return any(entry.flags & PICTURED for entry in history.entries())
