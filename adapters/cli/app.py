@@ -17,7 +17,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import changing, keeping, show
+from turnlog.adapters.cli import bench, changing, keeping, show
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, put, run
 from turnlog.adapters.cli.databases import existing
 from turnlog.adapters.cli.importing import Report, Source, import_file, sources
@@ -307,6 +307,11 @@ app.command()(changing.rewind)
 app.command()(changing.erase)
 app.command()(changing.delete)
 app.command()(changing.expire)
+
+
+# -- comparing
+
+app.command()(bench.bench)
 
 
 # -- keeping
