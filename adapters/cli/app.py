@@ -18,7 +18,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import changing, explaining, keeping, show
+from turnlog.adapters.cli import bench, changing, explaining, keeping, show
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, when_needed
 from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
@@ -346,6 +346,11 @@ app.command()(changing.rewind)
 app.command()(changing.erase)
 app.command()(changing.delete)
 app.command()(changing.expire)
+
+
+# -- comparing
+
+app.command()(bench.bench)
 
 
 # -- keeping

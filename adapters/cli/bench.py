@@ -1,0 +1,214 @@
+"""`turnlog bench`: what budgets and policies would have made of the conversations that a log holds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+
+from turnlog.adapters.cli import show
+from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
+from turnlog.adapters.cli.databases import Database, existing, named
+from turnlog.adapters.cli.simulating import NewestTurns, Sums, simulate
+from turnlog.engine.engine import Engine
+from turnlog.engine.errors import Invalid
+from turnlog.engine.window import policies
+from turnlog.engine.window.budget import Budget
+from turnlog.engine.window.policies import Policy
+
+__all__ = ("Prices", "bench", "policy_named")
+
+_CONTEXTS: Final = (8_000, 32_000, 128_000)
+_PRICES: Final = "1.25,0.125,10"
+
+
+class Prices(NamedTuple):
+    """Dollars for a million tokens: of input, of input that the provider's cache serves, of output."""
+
+    input: float
+    cached: float
+    output: float
+
+    @classmethod
+    def read(cls, text: str) -> Prices:
+        """Return prices written as IN,CACHED,OUT.
+
+        >>> Prices.read("2,0.5,8")
+        Prices(input=2.0, cached=0.5, output=8.0)
+
+        Raises:
+            BadParameter: they are not.
+        """
+        try:
+            prices = cls(*map(float, text.split(",")))
+        except (TypeError, ValueError):
+            raise typer.BadParameter(f"{text!r}: three numbers are needed, IN,CACHED,OUT") from None
+        if not all(0 <= price < float("inf") for price in prices):
+            raise typer.BadParameter(f"{text!r}: a price is a number of dollars, not less than 0")
+        return prices
+
+    def of(self, sums: Sums) -> float:
+        """Return what requests and their answers cost, in dollars."""
+        fresh = sums.tokens - sums.cached
+        return (fresh * self.input + sums.cached * self.cached + sums.answers * self.output) / 1e6
+
+
+def _known() -> Mapping[str, Callable[[], Policy]]:
+    """Return the policies that there are, by name: turnlog's, and the newest turns for comparison."""
+    found: list[Any] = [*(getattr(policies, name) for name in policies.__all__), NewestTurns]
+    return {
+        kind.name: kind
+        for kind in found
+        if callable(getattr(kind, "cut", None)) and isinstance(getattr(kind, "name", None), str)
+    }
+
+
+def policy_named(text: str) -> Policy:
+    """Return a policy by its name, or one of the user's own as `package.module:Name`.
+
+    Raises:
+        Invalid: there is none.
+    """
+    known = _known()
+    if text in known:
+        return known[text]()
+    module, colon, name = text.partition(":")
+    if not colon:
+        raise Invalid(f"--policy {text}: {', '.join(known)}, or one of your own as package.module:Name")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        made: Any = kind() if inspect.isclass(kind) else kind
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise Invalid(f"--policy {text}: {error}") from error
+    if not (callable(getattr(made, "cut", None)) and hasattr(made, "name") and hasattr(made, "version")):
+        raise Invalid(f"--policy {text}: it is no policy; one has a name, a version and a method cut")
+    policy: Policy = made
+    return policy
+
+
+def bench(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
+    db: Db = DEFAULT,
+    schema: Schema = None,
+    context: Annotated[
+        list[int] | None, typer.Option(help=f"Tokens that the model takes; default: {', '.join(map(str, _CONTEXTS))}.")
+    ] = None,
+    reserve: Annotated[int, typer.Option(help="Tokens kept free for the answer.")] = 0,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A policy's name, or your own as package.module:Name; default: all.")
+    ] = None,
+    price: Annotated[
+        str, typer.Option(metavar="IN,CACHED,OUT", help="Dollars for a million tokens, by your model's price list.")
+    ] = _PRICES,
+    as_json: Json = False,
+) -> None:
+    """Compare budgets and policies over your own conversations; nothing is asked, nothing is written."""
+    prices = Prices.read(price)
+    wanted = [policy_named(name) for name in policy or _known()]
+    budgets = [Budget(size, reserve) for size in context or _CONTEXTS]
+    database = named(db, schema)
+
+    async def work() -> dict[str, Any]:
+        async with existing(database) as engine:
+            return await _compared(engine, ids or [], wanted, budgets, shown=not as_json)
+
+    found = run(work)
+    rows = [_row(policy, budget, sums, prices) for policy, budget, sums in found.pop("sums")]
+    if as_json:
+        put({**found, "price": prices._asdict(), "results": rows})
+    else:
+        _show(_shown(database), found, rows, prices)
+
+
+async def _compared(
+    engine: Engine, ids: Sequence[str], wanted: Sequence[Policy], budgets: Sequence[Budget], *, shown: bool
+) -> dict[str, Any]:
+    todo = await _todo(engine, ids)
+    made = [(policy, budget, Sums()) for policy in wanted for budget in budgets]
+    with show.progress("simulating", sum(one.version for one in todo) * len(made), shown=shown) as advance:
+        for one in todo:
+            for policy, budget, sums in made:
+                sums.begin()
+                async for asked in simulate(engine.store, one.id, policy, budget, after=one.after):
+                    sums.add(asked)
+                advance(one.version)
+    return {"conversations": len(todo), "sums": made}
+
+
+class _Todo(NamedTuple):
+    id: str
+    version: int
+    after: int
+    """A fork's requests are counted from where it leaves its parent, if that is looked at too."""
+
+
+async def _todo(engine: Engine, ids: Sequence[str]) -> list[_Todo]:
+    """Return what to look at: the conversations that are named, else all.
+
+    Raises:
+        NotFound: one of them is not there.
+    """
+    if ids:
+        heads = [await engine.reader.head(name) for name in ids]
+        found = [(one.conversation, one.version, one.parent) for one in heads]
+    else:
+        found = [(one.id, one.version, one.parent) async for one in engine.list(order="created", limit=1000)]
+    names = {name for name, _, _ in found}
+    return [_Todo(name, version, parent[1] if parent and parent[0] in names else 0) for name, version, parent in found]
+
+
+def _row(policy: Policy, budget: Budget, sums: Sums, prices: Prices) -> dict[str, Any]:
+    sent = sums.requests - sums.overflow
+    return {
+        "policy": f"{policy.name}@{policy.version}",
+        "context": budget.context,
+        "reserve": budget.reserve,
+        "requests": sums.requests,
+        "overflow": sums.overflow,
+        "tokens": sums.tokens,
+        "tokens_per_request": round(sums.tokens / sent) if sent else 0,
+        "largest": sums.largest,
+        "shared": round(sums.shared / sums.tokens, 4) if sums.tokens else 0.0,
+        "cuts": sums.cuts,
+        "compactions": sums.compactions,
+        "price": round(prices.of(sums), 6),
+    }
+
+
+_COLUMNS: Final = ("context", "overflow", "tokens", "shared", "cuts", "compactions", "price")
+
+
+def _shown(database: Database) -> str:
+    """Return what a database is called: its file; of a server's nothing, for its url may hold a password."""
+    return str(database.place) if isinstance(database.place, Path) else "the database"
+
+
+def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Prices) -> None:
+    requests = max((row["requests"] for row in rows), default=0)
+    console = show.console
+    console.print(f"{found['conversations']:,} conversations of {db}, {requests:,} requests", markup=False)
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        shown = show.table(*_COLUMNS, title=show.plain(policy), right=_COLUMNS)
+        for row in rows:
+            if row["policy"] == policy:
+                shown.add_row(*_cells(row))
+        console.print()
+        console.print(shown)
+    told = (
+        "\noverflow: requests that would not have been possible; tokens: of the input of all others; shared: those of "
+        "them that the request before began with too; price: estimated, with "
+        f"${prices.input:g} for a million tokens of input, ${prices.cached:g} for those that a prompt cache serves, "
+        f"and ${prices.output:g} for output; change it with --price"
+    )
+    console.print(told, style="dim", markup=False)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's cells, in the order of the columns."""
+    counts = [f"{row[name]:,}" for name in ("context", "overflow", "tokens", "cuts", "compactions")]
+    price = f"${row['price']:,.2f}" if row["price"] >= 1 else f"${row['price']:.4f}"
+    return [*counts[:3], f"{row['shared']:.1%}", *counts[3:], price]

@@ -1,0 +1,59 @@
+"""turnlog beside what you would use instead, and beside what this machine can do at best: `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.disk import DISK
+from benchmarks.page import write
+from benchmarks.report import MEASURES, report
+from benchmarks.run import FULL, QUICK
+from benchmarks.shown import table
+
+__all__ = ("main",)
+
+
+def main() -> None:
+    """Run the benchmarks, and show what they found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within two minutes; less is measured")
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    parser.add_argument(
+        "--flush", metavar="MS|disk", type=_flush, default=1000, help="what a flush takes; default: 1 (millisecond)"
+    )
+    parser.add_argument("--only", metavar="MEASURE", nargs="+", choices=MEASURES, help=f"some of {', '.join(MEASURES)}")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="write results.json, plots and a page there")
+    asked = parser.parse_args()
+    say = _silent if asked.json else _say
+    found = report(QUICK if asked.quick else FULL, flush=asked.flush, measures=asked.only or tuple(MEASURES), say=say)
+    if asked.output is not None:
+        for missing in write(found, asked.output):
+            _say(missing)
+    if asked.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(table(found))
+
+
+def _flush(text: str) -> int:
+    if text == "disk":
+        return DISK
+    milliseconds = float(text)
+    if not 0 < milliseconds <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: milliseconds up to 1000, or disk")
+    return round(1000 * milliseconds)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()

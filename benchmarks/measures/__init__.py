@@ -1,0 +1,1 @@
+"""What is measured, a module for each kind; each has `measure(run)`, which adds to the run's results."""

@@ -1,0 +1,163 @@
+"""A run from its beginning to its document: what was found, on which machine, with which versions, how durable."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.disk import DISK, preloaded
+from benchmarks.fleet import Failed, Fleet
+from benchmarks.measures import answering, appends, imports, replay, storage, tokens, turns, windows
+from benchmarks.results import RATIOS, Results
+from benchmarks.run import Plan, Run
+from benchmarks.systems import PACKAGES
+
+__all__ = ("MEASURES", "report")
+
+MEASURES: Final[Mapping[str, Callable[[Run], None]]] = {
+    "appends": appends.measure,
+    "windows": windows.compared,
+    "turns": turns.compared,
+    "responses": answering.measure,
+    "bytes": storage.bytes_,
+    "replay": replay.measure,
+    "prefixes": tokens.prefixes,
+    "window-growth": windows.growing,
+    "turn-growth": turns.growing,
+    "tokens": tokens.counting,
+    "memory": storage.memory,
+    "imports": imports.measure,
+}
+"""In the order in which they are taken: what others are compared by first, for where time runs out."""
+
+_EVERYONE: Final = tuple(package.name for package in PACKAGES)
+_VERSIONS: Final = ("turnlog", "openai", "aiosqlite", "anyio", "msgspec", "tiktoken")
+
+
+def report(
+    plan: Plan,
+    *,
+    flush: int = 1000,
+    measures: Sequence[str] = tuple(MEASURES),
+    packages: Sequence[str] = _EVERYONE,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run what was asked for; return its document. *flush* is what a flush takes in microseconds, or the disk's own."""
+    begun, clock = time.time(), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name, preloaded() as (environment, hindrance):
+        folder = Path(name)
+        say("starting")
+        with Fleet(packages, environment, folder) as fleet:
+            run = Run(plan, fleet, folder, DISK if hindrance else flush, say, clock)
+            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+            if load > (os.cpu_count() or 1):
+                note = (
+                    f"the machine was busy (load {load:.1f} on {os.cpu_count()} cores): times are longer than need be"
+                )
+                run.results.notes.append(note)
+                say(f"  {note}")
+            if hindrance:
+                run.results.notes.append(f"flushes take what the disk takes, and are not counted: {hindrance}")
+            for package, reason in fleet.absent.items():
+                run.results.notes.append(f"{package} is left out: {reason}")
+                say(f"  {package} is left out: {reason}")
+            flushes = _flushes(run)
+            durability = _durability(run)
+            for measure in measures:
+                with run.share(measure):
+                    MEASURES[measure](run)
+            flushes = {name: min(taken, flushes[name]) for name, taken in _flushes(run).items()}
+    return document(run.results, flushes["as measured"]) | {
+        "machine": _machine(plan, begun, flushes, fixed=run.flush != DISK),
+        "flush_ms": flushes["as measured"],
+        "versions": _versions(fleet),
+        "durability": durability,
+    }
+
+
+def document(results: Results, flush_ms: float) -> dict[str, Any]:
+    """Return what was found as JSON; a ratio that cannot be made is null, with its reason beside."""
+    ratios: dict[str, float | None] = {}
+    reasons = {}
+    for name, ratio in RATIOS.items():
+        made = ratio(results, flush_ms)
+        ratios[name] = None if isinstance(made, str) else made
+        if isinstance(made, str):
+            reasons[name] = made
+    # The order of readers: machine and versions come first.
+    empty: dict[str, Any] = {"machine": {}, "flush_ms": flush_ms, "versions": {}, "durability": {}}
+    found = [msgspec.to_builtins(one) for one in results.all]
+    return empty | {"results": found, "ratios": ratios, "reasons": reasons, "notes": results.notes}
+
+
+def _flushes(run: Run) -> dict[str, float]:
+    """Return what a flush takes, as it is in this run and on the disk itself, in milliseconds."""
+    bare = run.fleet.kind("bare file")
+    taken = {}
+    for name, flush in (("as measured", run.flush), ("disk", DISK)):
+        taken[name] = float(bare.ask("flush", run.folder / "flush", flush=flush)["ms"])
+    return taken
+
+
+def _durability(run: Run) -> dict[str, str]:
+    found = {}
+    for kind in run.fleet.kinds:
+        try:
+            found[kind.name] = kind.ask("durability", run.folder / "durability" / kind.name)["durability"]
+        except Failed as reason:
+            run.results.note("durability", kind.name, str(reason))
+    return found
+
+
+def _machine(plan: Plan, begun: float, flushes: Mapping[str, float], *, fixed: bool) -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": _memory(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "flush": "fixed, by a preloaded library" if fixed else "the disk's own",
+        "disk_flush_ms": flushes["disk"],
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "plan": plan.name,
+        "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),
+        "seconds": round(time.time() - begun, 1),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _versions(fleet: Fleet) -> dict[str, str]:
+    found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    for name in (*_VERSIONS, *(need for worker in fleet.workers.values() for need in worker.package.needs)):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,230 @@
+"""One run: its plan, its clock, and how systems take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.fleet import Failed, Fleet
+from benchmarks.results import Results
+
+__all__ = ("FULL", "OVER", "QUICK", "SMALL", "Job", "Plan", "Run")
+
+OVER: Final = "the time for this measure was over"
+"""Why something was not measured that could have been."""
+
+
+class Plan(NamedTuple):
+    """How much is measured. Sizes are of items, times are seconds."""
+
+    name: str
+    limit: float
+    """Seconds after which nothing new is begun."""
+    shares: Mapping[str, float]
+    """The same for each measure, so that every one has its time."""
+    rounds: int
+    """How often everyone's turn comes."""
+    allowance: float
+    """Seconds that one system may take for one measure; its first rounds are measured in any case."""
+    least: int
+    """Rounds that are measured in any case."""
+    appending: float
+    """Seconds of a round of appends."""
+    crowds: Sequence[int]
+    """Conversations that append at once."""
+    hurried: bool
+    """Whether systems are left out that would wait for most of the time."""
+    disk: bool
+    """Whether appends are measured on the disk's own flushes too."""
+    sizes: Sequence[int]
+    """Of the conversations that turnlog makes windows of."""
+    peers: Sequence[int]
+    """The same, for all others."""
+    turns: Sequence[int]
+    """At which of a conversation's turns turnlog is measured."""
+    peer_turns: Sequence[int]
+    """The same, for all others."""
+    every_way: bool
+    """Whether peers are asked for windows in all their ways, or in their best only."""
+    long_sizes: Sequence[int]
+    """The sizes of which windows of 100,000 tokens are made."""
+    seeding: float
+    """Seconds in which a peer must have made a conversation long."""
+    filled: tuple[int, int]
+    """Conversations, and items of each, whose bytes are counted."""
+    held: int
+    """Conversations that are held open while memory is measured."""
+    logged: int
+    """Turns whose requests are verified."""
+    steps: int
+    """Turns over which prefixes are compared."""
+
+
+QUICK: Final = Plan(
+    name="quick",
+    limit=92.0,
+    shares={
+        "append_100": 15.0,
+        "append_1": 5.0,
+        "windows": 14.0,
+        "turns": 9.0,
+        "responses": 5.0,
+        "bytes": 7.0,
+        "replay": 4.0,
+        "prefixes": 6.0,
+        "tokens": 2.0,
+        "window-growth": 14.0,
+        "turn-growth": 7.0,
+        "memory": 4.0,
+        "imports": 4.0,
+    },
+    rounds=9,
+    allowance=1.5,
+    least=1,
+    appending=0.2,
+    crowds=(1, 100),
+    hurried=True,
+    disk=False,
+    sizes=(100, 1_000, 10_000, 100_000),
+    peers=(10_000,),
+    turns=(10, 100, 1_000, 10_000),
+    peer_turns=(1_000,),
+    every_way=False,
+    long_sizes=(10_000,),
+    seeding=2.0,
+    filled=(10, 400),
+    held=50,
+    logged=100,
+    steps=2_000,
+)
+FULL: Final = Plan(
+    name="full",
+    limit=3600.0,
+    shares={
+        "append_1000": 200.0,
+        "append_100": 400.0,
+        "append_1": 120.0,
+        "windows": 300.0,
+        "turns": 200.0,
+        "window-growth": 1200.0,
+        "turn-growth": 600.0,
+    },
+    rounds=9,
+    allowance=15.0,
+    least=3,
+    appending=1.0,
+    crowds=(1, 100, 1_000),
+    hurried=False,
+    disk=True,
+    sizes=(100, 1_000, 10_000, 100_000, 1_000_000),
+    peers=(100, 1_000, 10_000, 100_000),
+    turns=(10, 100, 1_000, 10_000),
+    peer_turns=(10, 100, 1_000, 10_000),
+    every_way=True,
+    long_sizes=(1_000, 10_000, 100_000, 1_000_000),
+    seeding=60.0,
+    filled=(10, 400),
+    held=200,
+    logged=1_000,
+    steps=2_000,
+)
+SMALL: Final = Plan(
+    name="small",
+    limit=60.0,
+    shares={},
+    rounds=3,
+    allowance=1.0,
+    least=1,
+    appending=0.02,
+    crowds=(1, 5),
+    hurried=True,
+    disk=False,
+    sizes=(200, 400),
+    peers=(200,),
+    turns=(2, 10),
+    peer_turns=(10,),
+    every_way=False,
+    long_sizes=(),
+    seeding=5.0,
+    filled=(2, 40),
+    held=3,
+    logged=4,
+    steps=40,
+)
+"""As little as shows that it works; no figure of it means anything."""
+
+
+class Job(NamedTuple):
+    """What one system does when its turn comes, given the number of the round."""
+
+    measure: str
+    system: str
+    work: Callable[[int], None]
+
+
+class Run:
+    """A run under way: who takes part, what was found, how much time is left."""
+
+    def __init__(
+        self, plan: Plan, fleet: Fleet, folder: Path, flush: int, say: Callable[[str], None], begun: float
+    ) -> None:
+        self.plan = plan
+        self.fleet = fleet
+        self.folder = folder
+        self.flush = flush
+        """Microseconds that a flush takes, or the disk's own time."""
+        self.results = Results()
+        self.say = say
+        self.seeded: dict[str, list[int]] = {}
+        """The conversations that windows were made of, by system: their items."""
+        self.slow: set[str] = set()
+        """The systems that take too long to make conversations longer."""
+        self._end = self._half = begun + plan.limit
+
+    @contextmanager
+    def share(self, measure: str) -> Iterator[None]:
+        """Let a measure have its time, and not more."""
+        outer = self._end, self._half
+        now = time.perf_counter()
+        self._end = min(self._end, now + self.plan.shares.get(measure, self.plan.limit))
+        self._half = (now + self._end) / 2
+        yield
+        self._end, self._half = outer
+
+    @property
+    def over(self) -> bool:
+        """Whether the time of the measure that is under way is up."""
+        return time.perf_counter() > self._end
+
+    @property
+    def half_over(self) -> bool:
+        """Whether half of it is: what is to be measured must be there by then."""
+        return time.perf_counter() > self._half
+
+    def interleaved(self, jobs: Sequence[Job], rounds: int | None = None) -> None:
+        """Let systems take turns, round after round, each until its allowance is used up or it fails."""
+        spent = [0.0] * len(jobs)
+        given_up: set[int] = set()
+        wanted = rounds or self.plan.rounds
+        for number in range(wanted):
+            for index, job in enumerate(jobs):
+                late = self.over or (number >= self.plan.least and spent[index] > self.plan.allowance)
+                if index in given_up or (late and number > 0):
+                    continue
+                if late:
+                    self._give_up(job, OVER, index, given_up)
+                    continue
+                begun = time.perf_counter()
+                try:
+                    job.work(number)
+                except Failed as reason:
+                    self._give_up(job, str(reason), index, given_up)
+                spent[index] += time.perf_counter() - begun
+
+    def _give_up(self, job: Job, reason: str, index: int, given_up: set[int]) -> None:
+        given_up.add(index)
+        self.results.note(job.measure, job.system, reason)
+        self.say(f"  {job.measure}, {job.system}: {reason}")

@@ -1,0 +1,81 @@
+"""Figures, ratios, and what is said where there are none."""
+
+import pytest
+
+from benchmarks.report import document
+from benchmarks.results import RATIOS, Results, middle, percentile, slope
+
+ISSUED = {
+    "append_100_vs_best_peer",
+    "append_100_vs_bare",
+    "append_1_vs_flush",
+    "window_8k_vs_best_peer",
+    "window_100k_vs_best_peer",
+    "window_exponent",
+    "turn_vs_best_peer",
+    "turn_exponent",
+    "stream_vs_bare_client",
+    "bytes_vs_json",
+    "shared_prefix_2000_turns",
+    "verify_vs_decode",
+}
+
+
+@pytest.fixture
+def results():
+    made = Results()
+    for system, rate in (("turnlog", 900.0), ("bare SQLite", 1000.0), ("a", 100.0), ("b", 300.0)):
+        made.add("append_100", system, [rate - 1, rate, rate + 5], "items/s")
+    for system, time in (("turnlog", 0.5), ("bare SQLite", 0.1), ("a, limit", 4.0), ("b", 6.0)):
+        made.add("window_8k@10000", system, [time], "ms")
+    made.add_exponent("turn_exponent", "turnlog", {1: 99.0, 100: 1.0, 1_000: 0.5, 10_000: 1.0, 100_000: 2.0})
+    made.add_exponent("window_8k_exponent", "turnlog", {100: 1.0, 1_000: 0.5, 10_000: 1.0})
+    made.add("append_1_p50", "turnlog", [1.3], "ms")
+    made.add("response_streamed", "turnlog", [12.0], "ms")
+    made.add("response_streamed", "bare openai client", [8.0], "ms")
+    made.add("response_flushes", "turnlog", [2.0], "flushes/response")
+    return made
+
+
+def test_there_is_every_ratio_and_no_other(results):
+    assert set(RATIOS) == ISSUED
+    assert set(document(results, 1.0)["ratios"]) == ISSUED
+
+
+def test_ratios_are_of_medians_and_better_is_more(results):
+    ratios = document(results, 1.0)["ratios"]
+    assert ratios["append_100_vs_best_peer"] == 3.0
+    assert ratios["append_100_vs_bare"] == 0.9
+    assert ratios["window_8k_vs_best_peer"] == 8.0
+    assert ratios["append_1_vs_flush"] == 1.3
+    assert ratios["stream_vs_bare_client"] == 1.2
+    assert ratios["turn_exponent"] == pytest.approx(0.12, abs=0.001)
+
+
+def test_a_ratio_that_was_not_measured_is_null_with_its_reason(results):
+    results.note("bytes_per_item", "turnlog", "the disk was full")
+    found = document(results, 1.0)
+    missing = {name for name, value in found["ratios"].items() if value is None}
+    assert missing == set(found["reasons"])
+    assert found["reasons"]["bytes_vs_json"] == "bytes_per_item, turnlog: the disk was full"
+    assert "three decades" in found["reasons"]["window_exponent"]
+    assert "no peer" in found["reasons"]["turn_vs_best_peer"]
+
+
+def test_the_floor_is_no_peer(results):
+    assert results.best("append_100", max).system == "b"
+    assert results.best("window_8k@10000", min).system == "a, limit"
+
+
+def test_a_document_has_the_shape_that_was_promised(results):
+    found = document(results, 1.02)
+    assert list(found)[:6] == ["machine", "flush_ms", "versions", "durability", "results", "ratios"]
+    for one in found["results"]:
+        assert set(one) == {"measure", "system", "value", "unit", "spread"}
+
+
+def test_spread_is_of_the_middle_half_and_unknown_for_few():
+    assert middle([1.0, 2.0]) is None
+    assert middle([5.0] * 9 + [100.0]) == 0.0
+    assert percentile(list(range(100)), 0.99) == 99
+    assert slope({10: 5.0, 100: 5.0, 1000: 5.0}) == 0.0
