@@ -274,6 +274,8 @@ class History:
         self.requests: dict[int, Asked] = {}
         self.lines: dict[str, Record | None] = {}
         """The last request of each line; None: the store was asked and has none."""
+        self.reaches: set[str] = set()
+        """Lines of whose last window everything is here, from below the floor too."""
         self.reported: dict[int, Usage] = {}
         """What the API reported, by request; not of answers that its own tools were part of, whose usage is a sum."""
         self.started: set[str] = set()

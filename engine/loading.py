@@ -8,7 +8,7 @@ send of older events, where there is such.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from .codec import body
@@ -117,6 +117,7 @@ async def load(
     history.forked = outline.head.parent[1] if outline.head.parent else 0
     if line is not None:
         history.lines[line] = outline.line
+        history.reaches.add(line)
     await _report(store, history, outline.line)
     return outline.head, history
 
@@ -218,13 +219,16 @@ async def _islands(
     store: Store, outline: _Outline, manifest: Manifest | None, floor: int, known: Mapping[int, Record]
 ) -> list[Record]:
     """Return the groups that the line's last window sent from below the floor, but for what is *known*."""
-    if manifest is None:
-        return []
-    covered = [(seq, seq) for seq in manifest.early if seq <= floor] if manifest.base == outline.base_seq else []
-    wanted = [(max(first, outline.start + 1), min(last, floor)) for first, last in manifest.islands()]
-    spans = [*covered, *wanted]
-    missing = [(low, high) for low, high in spans if not all(seq in known for seq in range(low, high + 1))]
+    missing = _missing(manifest, outline.base_seq, outline.start, floor, known) if manifest else []
     return [record for record in await _spans(store, outline.name, missing) if outline.alive(record)]
+
+
+def _missing(manifest: Manifest, base: int, start: int, floor: int, known: Container[int]) -> list[Span]:
+    """Return the spans below a floor of which a window sent something, but for what is *known*."""
+    covered = [(seq, seq) for seq in manifest.early if seq <= floor] if manifest.base == base else []
+    wanted = [(max(first, start + 1), min(last, floor)) for first, last in manifest.islands()]
+    spans = [(low, high) for low, high in (*covered, *wanted) if low <= high]
+    return [(low, high) for low, high in spans if not all(seq in known for seq in range(low, high + 1))]
 
 
 async def _spans(store: Store, name: str, spans: Iterable[Span]) -> list[Record]:
@@ -328,9 +332,18 @@ async def _following(store: Store, name: str, after: int, version: int) -> Async
 
 
 async def look_up(store: Store, history: History, line: str) -> bool:
-    """Find the last request of a line that a history has not met; return whether the history reaches its cut."""
+    """Find the last request of a line that a history has not met; return whether the history has all that it sent."""
     if line not in history.lines and history.last_request is not None:
         history.lines[line] = await _last(store, history.conversation, f"line:{line}", history.path)
         await _report(store, history, history.lines[line])
     last = history.previous(line)
-    return last is None or max(history.start, last[1].cut - 1) >= history.floor
+    if last is None:
+        return True
+    if max(history.start, last[1].cut - 1) < history.floor:
+        return False
+    if line not in history.reaches:
+        known = {entry.seq for entry in history.entries()}
+        if _missing(last[1], history.base[0].seq if history.base else 0, history.start, history.floor, known):
+            return False
+        history.reaches.add(line)
+    return True
