@@ -20,7 +20,7 @@ from .intake import content_digest, leading
 from .items import KINDS, Input, InputItem
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
-from .log import Break, Fork, Head, Key, metadata_of
+from .log import Break, Fork, Head, Key, Snapshot, metadata_of
 from .model import Model
 from .pages import Pages
 from .tools import Toolbox, Tools
@@ -28,7 +28,7 @@ from .turns.counting import counted, counter_of
 from .turns.outcome import Options, Result, WhenBusy, open_call
 from .turns.plan import mapping, one_of, plan, preview, version_of
 from .turns.streams import Opening
-from .turns.turn import check_answers
+from .turns.turn import answers_to, check_answers
 from .window.budget import Budget
 from .window.policies import Policy
 from .window.window import Tokens, Window
@@ -134,22 +134,22 @@ class Conversation:
                 return await self._engine.writer.append(self.id, events, key=key)
             try:
                 async with self._engine.writer.quiet(self.id, needed=attempt >= HASTY) as quiet:
-                    head = await self._engine.reader.head(self.id)
-                    exact = head.version if expected == ANY else expected
-                    if exact == head.version:
-                        events = await self._checked(events, head)
+                    there = await answers_to(self._engine.store, self.id, events)
+                    exact = there.head.version if expected == ANY else expected
+                    if exact == there.head.version:
+                        events = await self._checked(events, there)
                     return await self._engine.writer.append(self.id, events, expected=exact, key=key, quiet=quiet)
             except VersionConflict:
                 if expected != ANY or attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def _checked(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
+    async def _checked(self, events: list[NewEvent], there: Snapshot) -> list[NewEvent]:
         """Pin what leads, and refuse a second output for a call."""
-        await check_answers(self._engine.store, self.id, events)
+        check_answers(self.id, events, there)
         if any(one.shape in ("system", "developer") for one in events):
             _, history = await self._engine.reader.fresh(self.id)
-            if history.leading and head.items == sum(1 for _ in history.entries()):
+            if history.leading and there.head.items == sum(1 for _ in history.entries()):
                 return leading(events)
         return events
 

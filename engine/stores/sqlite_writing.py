@@ -124,7 +124,8 @@ class Writing:
         """Decide on an append, and note what it writes."""
         name = append.conversation
         found = self.known(name)
-        used = self._used(append, found)
+        keyed = append.key is not None or bool(append.uses)
+        used = self._used(append, found) if keyed else {}
         forks = append.fork if found is None else None
         try:
             trunk = self._trunk(forks) if forks else None
@@ -136,9 +137,9 @@ class Writing:
         if found is None:
             found = self._created(head, trunk)
         self._add(append, found, result)
-        for name, use in brought(append, used, result).items():
-            self._uses[append.conversation, name] = use
-            self._keys.append((found.key, name, use.digest, use.first, use.last))
+        for key, use in brought(append, used, result).items() if keyed else ():
+            self._uses[name, key] = use
+            self._keys.append((found.key, key, use.digest, use.first, use.last))
         self.replace(found, head)
         return result
 

@@ -20,6 +20,7 @@ from ..errors import (
     CallsOpen,
     ConversationBusy,
     Invalid,
+    NotFound,
     ResponseFailed,
     VersionConflict,
 )
@@ -28,7 +29,7 @@ from ..history import History
 from ..ids import Position, ulid
 from ..intake import leading
 from ..items import Item, reading
-from ..log import Appended, Head, Query, Release, Store, Take, record
+from ..log import Appended, Head, Query, Release, Snapshot, Store, Take, record
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent, keyed
 from ..shield import finish
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
     from .plan import Plan
 
-__all__ = ("KeyTaken", "Turn", "check_answers")
+__all__ = ("KeyTaken", "Turn", "answers_to", "check_answers")
 
 _log = Log("turnlog.turn")
 
@@ -56,19 +57,32 @@ class KeyTaken(Exception):
     """Somebody with the same key was first."""
 
 
-async def check_answers(store: Store, name: str, events: Sequence[NewEvent]) -> None:
+def _links(events: Sequence[NewEvent]) -> list[str]:
+    """Return the links of outputs."""
+    return list(dict.fromkeys(one.link for one in events if _is_output(one) and one.link is not None))
+
+
+async def answers_to(store: Store, name: str, events: Sequence[NewEvent]) -> Snapshot:
+    """Return a conversation's head, and what it has for the calls that outputs among *events* are for; in one read.
+
+    Raises:
+        NotFound: there is no such conversation.
+    """
+    snapshot = await store.read(name, *(Query(link=link) for link in _links(events)))
+    if snapshot is None or snapshot.head.deleted:
+        raise NotFound(f"conversation {name}", deleted=snapshot is not None)
+    return snapshot
+
+
+def check_answers(name: str, events: Sequence[NewEvent], there: Snapshot) -> None:
     """See to it that outputs are the first for their calls; a seal counts for none.
 
     Raises:
         AlreadyAnswered: one of them is not.
         Invalid: two of them are for one call.
     """
-    links = list(dict.fromkeys(one.link for one in events if _is_output(one) and one.link is not None))
-    if not links:
-        return
-    snapshot = await store.read(name, *(Query(link=link) for link in links))
-    there = snapshot.records if snapshot else [()] * len(links)
-    answers: dict[str, Record | NewEvent | None] = dict(zip(links, map(_answer, there), strict=True))
+    links = _links(events)
+    answers: dict[str, Record | NewEvent | None] = dict(zip(links, map(_answer, there.records), strict=True))
     for one in events:
         if one.link is None or one.link not in answers:
             continue
@@ -182,7 +196,8 @@ class Turn:
             raise KeyTaken
         sealing = await self._seals(history)
         items = self.plan.items if attempt is None else []
-        await check_answers(self.engine.store, self.name, items)
+        if any(map(_is_output, items)):
+            check_answers(self.name, items, await answers_to(self.engine.store, self.name, items))
         if history.leading and head.items == sum(1 for _ in history.entries()):
             items = leading(items)
         events = [*sealing, *items]
