@@ -13,6 +13,7 @@ from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.replay.encoders import Piecewise
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.render import Rendered, function_name
@@ -31,8 +32,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     """
     if "recorded" in settings:
         return {**settings["recorded"], "messages": to_messages(items, recorded=True)}
-    messages = to_messages(items)
-    _name_calls(messages, settings.get("tools") or ())
+    messages = _pieces(items, settings)
     if settings.get("instructions") is not None:
         messages.insert(0, {"role": "system", "content": settings["instructions"]})
     body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True}
@@ -46,7 +46,14 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     return {**body, "stream_options": options, **params}
 
 
-ENCODERS: Final = {1: encode}
+def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:
+    """Return the messages of a part of a window."""
+    messages = to_messages(items)
+    _name_calls(messages, settings.get("tools") or ())
+    return messages
+
+
+ENCODERS: Final = {1: Piecewise(encode, "messages", _pieces)}
 
 
 def _name_calls(messages: Iterable[dict[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
