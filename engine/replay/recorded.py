@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import anyio
 
-from ..checks import seconds
 from ..codec import body
 from ..errors import Invalid
 from ..events import (
@@ -72,7 +71,9 @@ class RecordedModel:
         count: Counter | None = None,
     ) -> None:
         self._tape = Tape(log, conversation, match, _ENCODERS)
-        self._pace = pace if pace == 0 else seconds("pace", pace, 0.0, _SLOWEST)
+        if isinstance(pace, bool) or not isinstance(pace, int | float) or not 0 <= pace <= _SLOWEST:
+            raise Invalid(f"pace={pace!r:.100}: a number is needed: 0 is at once, 1 as it was recorded")
+        self._pace = float(pace)
         self._only: tuple[str | None, str | None] = (None, None)
         self.count = count
         """A tokenizer of the model's own."""

@@ -28,7 +28,7 @@ from .differing import Change, Difference, changes, differences, told
 from .encoders import Encoders
 from .rebuilding import rebuild
 
-__all__ = ("Match", "Played", "Tape", "Unmatched")
+__all__ = ("Match", "Played", "Tape", "Unmatched", "names")
 
 Match: TypeAlias = 'Callable[[Item, Item], bool] | Literal["exact"] | None'
 """When a request is the recorded one: None, when its input items are; "exact", when all of it is; or a function that is
@@ -315,13 +315,14 @@ async def _dumped(path: Path, only: str | None) -> list[bytes]:
 
     store = await SqliteStore.open(path, migrate=False)
     try:
-        names = [only] if only is not None else [name async for name in _names(store)]
-        return [line for name in names async for line, _ in dump(store, name)]
+        wanted = [only] if only is not None else [name async for name in names(store)]
+        return [line for name in wanted async for line, _ in dump(store, name)]
     finally:
         await store.close()
 
 
-async def _names(store: Store) -> AsyncIterator[str]:
+async def names(store: Store) -> AsyncIterator[str]:
+    """Yield the conversations of a store, oldest first."""
     after: tuple[int, str] | None = None
     while heads := await store.heads(order="created", limit=_PAGE, after=after):
         for head in heads:

@@ -147,9 +147,9 @@ class Passing:
 
 async def _exported(store: Any) -> list[bytes]:
     from ..portable import dump  # noqa: PLC0415
+    from ..replay.tape import names  # noqa: PLC0415
 
-    heads = await store.heads(order="created", limit=1000)
-    return [line for head in heads async for line, _ in dump(store, head.conversation)]
+    return [line async for name in names(store) async for line, _ in dump(store, name)]
 
 
 @pytest.fixture

@@ -67,12 +67,10 @@ def test_a_copy_tells_what_was_sent_where_it_is_another_now(logs, tmp_path):
 
 
 def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(logs):
-    quiet = subprocess.run([COMMAND, "verify", "--db", logs], capture_output=True, text=True, check=True)
-    assert quiet.stderr == ""
+    assert turnlog("verify", "--db", logs, "--policy").err == ""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [COMMAND, "verify", "--db", logs, "--policy"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs
-    ) as process:
+    command = [COMMAND, "verify", "--db", logs, "--policy"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs) as process:
         os.close(theirs)
         shown = b"".join(iter(lambda: _read(ours), b""))
         assert b"36 of 36 requests verified" in process.stdout.read()
