@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.replay.encoders import Piecewise
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.render import Rendered, function_name
@@ -40,8 +42,7 @@ def _encode_1(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[st
 def _encoded(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: bool) -> dict[str, Any]:
     if "recorded" in settings:
         return {**settings["recorded"], "messages": to_messages(items, recorded=True, apart=apart)}
-    messages = to_messages(items, apart=apart)
-    _name_calls(messages, settings.get("tools") or ())
+    messages = _pieces(items, settings, apart=apart)
     if settings.get("instructions") is not None:
         messages.insert(0, {"role": "system", "content": settings["instructions"]})
     body: dict[str, Any] = {"model": settings["model"], "messages": messages, "stream": True, **of_cache(settings)}
@@ -55,7 +56,17 @@ def _encoded(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: b
     return {**body, "stream_options": options, **params}
 
 
-ENCODERS: Final = {1: _encode_1, 2: encode}
+def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: bool = True) -> list[Any]:
+    """Return the messages of a part of a window."""
+    messages = to_messages(items, apart=apart)
+    _name_calls(messages, settings.get("tools") or ())
+    return messages
+
+
+ENCODERS: Final = {
+    1: Piecewise(_encode_1, "messages", partial(_pieces, apart=False)),
+    2: Piecewise(encode, "messages", _pieces),
+}
 
 
 def _name_calls(messages: Iterable[dict[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:

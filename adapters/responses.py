@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from turnlog.adapters.wire import DONE, Said, check, drain, is_openai, label, of_cache, receive, said_error
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.replay.encoders import Piecewise
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.render import Rendered
@@ -56,7 +57,12 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     return {**body, **params, "include": include}
 
 
-ENCODERS: Final = {1: encode, 2: encode}
+def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:  # noqa: ARG001 - one signature
+    return [one.item for one in items]
+
+
+_PIECEWISE: Final = Piecewise(encode, "input", _pieces)
+ENCODERS: Final = {1: _PIECEWISE, 2: _PIECEWISE}
 
 
 class Responses:

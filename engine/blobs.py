@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -17,14 +17,19 @@ from .codec import body
 from .errors import CorruptLog
 from .events import Blob, ItemAppended, NewEvent, Record
 
-if TYPE_CHECKING:
-    from .log import Store
-
-__all__ = ("LIMIT", "blobs_of", "bodies_of", "packed", "whole", "whole_items")
+__all__ = ("LIMIT", "Bodies", "blobs_of", "bodies_of", "packed", "whole", "whole_items")
 
 LIMIT: Final = 64 * 1024
 """Characters up to which a string stays in its row."""
 _SHOWN: Final = 1024
+
+
+class Bodies(Protocol):
+    """Where bodies are stored."""
+
+    async def body(self, digest: str) -> bytes | None:
+        """See `turnlog.engine.log.Store.body`."""
+        ...
 
 
 def packed(item: Mapping[str, Any]) -> tuple[dict[str, Any], list[Blob], dict[str, bytes]]:
@@ -63,7 +68,7 @@ def bodies_of(events: Iterable[NewEvent]) -> dict[str, bytes]:
     return {name: content for event in events for name, content in event.blobs.items()}
 
 
-async def whole(store: Store, record: Record) -> Record:
+async def whole(store: Bodies, record: Record) -> Record:
     """Return a record with its item put together again.
 
     Raises:
@@ -75,13 +80,13 @@ async def whole(store: Store, record: Record) -> Record:
     return msgspec.structs.replace(record, item=await filled(store, record.item or b"{}", blobs))
 
 
-async def whole_items(store: Store, records: Iterable[Record]) -> dict[int, bytes]:
+async def whole_items(store: Bodies, records: Iterable[Record]) -> dict[int, bytes]:
     """Return the items of those records that have blobs, put together again, by seq."""
     return {record.seq: (await whole(store, record)).item or b"null" for record in records if blobs_of(record)}
 
 
 async def filled(
-    store: Store, item: bytes, blobs: Sequence[Blob], at_hand: Mapping[str, bytes] = MappingProxyType({})
+    store: Bodies, item: bytes, blobs: Sequence[Blob], at_hand: Mapping[str, bytes] = MappingProxyType({})
 ) -> bytes:
     """Return an item put together again; *at_hand* are bodies that need not be, or are not yet, in the store.
 

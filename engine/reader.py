@@ -23,6 +23,7 @@ from .intake import Intake
 from .loading import load, look_up
 from .log import Head, Query, Store
 from .manifest import Fates, Manifest
+from .paths import Reads
 from .tokens import Counter
 from .window.budget import Budget
 from .window.choose import Deeper, Request, choose
@@ -263,7 +264,7 @@ class _Weighed:
         self.bases: dict[int, int] = {}
 
 
-async def logged(store: Store, name: str, seqs: Iterable[int]) -> list[Record]:
+async def logged(store: Reads, name: str, seqs: Iterable[int]) -> list[Record]:
     """Return single events by their seqs."""
     queries = [Query(after=seq - 1, before=seq + 1) for seq in seqs]
     if not queries:

@@ -1,5 +1,6 @@
 """The README's code runs, as a newcomer would run it, against the scripted server."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -8,7 +9,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+from openai import AsyncOpenAI
 
+from turnlog import open_engine
+from turnlog.adapters.chat_completions import ChatCompletions
+from turnlog.engine.portable import dump
 from turnlog.engine.testing.server import Call, Received, Reply, Text, scripted_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +62,29 @@ async def test_the_third_example_branches_and_forgets(tmp_path):
     assert sorted(line.split()[1] for line in told[:2]) == ["3", "4"]
     assert told[-1].startswith("Receipt(")
     assert len(told) == 3
+
+
+@pytest.mark.anyio
+async def test_the_fourth_example_plays_a_recording(tmp_path):
+    async with scripted_server(answer) as server, open_engine(":memory:") as engine:
+        async with AsyncOpenAI(base_url=server.base_url, api_key="test", max_retries=0) as client:
+            c = await engine.create(id="conv-81")
+            gpt = ChatCompletions(client, "gpt-4o-mini")
+            await c.run(gpt, "Is it sunny in Paris?", tools=[weather])
+        lines = [line async for line, _ in dump(engine.store, "conv-81")]
+    path = anyio.Path(tmp_path / "tests" / "recordings" / "conv-81.jsonl.gz")
+    await path.parent.mkdir(parents=True)
+    await path.write_bytes(gzip.compress(b"".join(lines)))
+    plays = f"{BLOCKS[3]}\n\nimport asyncio\nasyncio.run(test_yesterday())\nprint('played')\n"
+    assert await run(plays, "http://127.0.0.1:9", tmp_path) == "played\n"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        await run(plays.replace("Paris", "Rome"), "http://127.0.0.1:9", tmp_path)
+    assert b'"Is it sunny in Paris?" became "Is it sunny in Rome?"' in failed.value.output
+
+
+async def weather(city: str) -> dict[str, str]:
+    """Say what the weather is like."""
+    return {"city": city, "sky": "clear"}
 
 
 def test_the_first_example_is_ten_lines_of_code():

@@ -18,13 +18,14 @@ import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import bench, changing, explaining, keeping, show
+from turnlog.adapters.cli import bench, changing, explaining, guessing, keeping, replaying, reporting, show, totalling
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, when_needed
 from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
 from turnlog.engine.checks import whole
 from turnlog.engine.errors import CorruptLog, Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
+from turnlog.engine.replay.rechoosing import Rechosen
 from turnlog.engine.window.budget import Budget
 
 __all__ = ("app", "main")
@@ -113,7 +114,7 @@ def import_(
     schema: Schema = None,
     as_json: Json = False,
 ) -> None:
-    """Import recorded exchanges, arrays of items or messages, or turnlog's own exports; again, nothing changes."""
+    """Import exchanges, arrays of items or messages, sessions, or turnlog's own exports; again, nothing changes."""
     report = Report()
 
     database = named(db, schema)
@@ -153,12 +154,28 @@ def export(
         Path, typer.Option("-o", "--output", help="The file to write; .gz is packed, - is standard output.")
     ],
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="turnlog: all events; chat or responses: what is alive, as messages or input; agents: as sessions of "
+            "the Agents SDK, in SQLite.",
+        ),
+    ] = "turnlog",
+    redact: Annotated[
+        bool, typer.Option("--redacted", help="Replace all content, keep shape, tokens and pairing: for bug reports.")
+    ] = False,
     db: Db = DEFAULT,
     schema: Schema = None,
     as_json: Json = False,
 ) -> None:
     """Write conversations to a file of JSON Lines; importing it gives the same events, and uses up the same keys."""
-    from turnlog.adapters.cli.exporting import export_file  # noqa: PLC0415
+    from turnlog.adapters.cli import exporting  # noqa: PLC0415
+
+    if form not in ("turnlog", "chat", "responses", "agents"):
+        raise typer.BadParameter(f"{form!r} is none of turnlog, chat, responses, agents", param_hint="--format")
+    if redact and form != "turnlog":
+        raise typer.BadParameter("only turnlog's own form is redacted", param_hint="--redacted")
 
     plain = str(output) == "-"
     if plain and as_json:
@@ -166,7 +183,11 @@ def export(
 
     async def work() -> list[dict[str, Any]]:
         async with existing(named(db, schema)) as engine:
-            return await export_file(engine, ids or (), output)
+            if redact:
+                return await exporting.export_redacted(engine, ids or (), output)
+            if form != "turnlog":
+                return await exporting.export_as(engine, ids or (), output, form)
+            return await exporting.export_file(engine, ids or (), output)
 
     exported = run(work)
     if plain:
@@ -321,22 +342,37 @@ def verify(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="Conversations; default: all.")] = None,
     db: Db = DEFAULT,
     schema: Schema = None,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Also ask today's policy whether it would send the same.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A copy, such as a backup: where a request diverges, what was sent is told from it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild every recorded request from the log and compare it with the digest of what was sent."""
-    from turnlog.adapters.cli.verifying import verify_all  # noqa: PLC0415
+    from turnlog.adapters.cli import verifying  # noqa: PLC0415
 
-    async def work() -> Verified:
+    async def work() -> tuple[Verified, Rechosen | None]:
         async with existing(named(db, schema)) as engine:
-            return await verify_all(engine, ids or [], shown=not as_json)
+            return await verifying.verify_all(engine, ids or [], shown=not as_json, policy=policy, against=against)
 
-    report = run(work)
+    report, rechosen = run(work)
     if as_json:
-        put(msgspec.to_builtins(report))
+        put(verifying.document(report, rechosen))
     else:
-        show.verified(report)
+        show.verified(report, rechosen)
     if report.diverged:
         raise typer.Exit(1)
+
+
+app.command()(replaying.replay)
+app.command()(replaying.why)
+app.command()(replaying.tail)
+app.command()(reporting.report)
+app.command()(guessing.whatif)
+app.command()(totalling.usage)
 
 
 # -- changing

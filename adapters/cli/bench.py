@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
-from turnlog.adapters.cli.databases import Database, existing, named
+from turnlog.adapters.cli.databases import existing, named, shown
 from turnlog.adapters.cli.simulating import NewestTurns, Sums, simulate
 from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid
@@ -121,7 +120,7 @@ def bench(
     if as_json:
         put({**found, "price": prices._asdict(), "results": rows})
     else:
-        _show(_shown(database), found, rows, prices)
+        _show(shown(database), found, rows, prices)
 
 
 async def _compared(
@@ -180,11 +179,6 @@ def _row(policy: Policy, budget: Budget, sums: Sums, prices: Prices) -> dict[str
 
 
 _COLUMNS: Final = ("context", "overflow", "tokens", "shared", "cuts", "compactions", "price")
-
-
-def _shown(database: Database) -> str:
-    """Return what a database is called: its file; of a server's nothing, for its url may hold a password."""
-    return str(database.place) if isinstance(database.place, Path) else "the database"
 
 
 def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Prices) -> None:

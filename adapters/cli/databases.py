@@ -14,7 +14,7 @@ import anyio
 from turnlog.engine.engine import Engine, open_engine
 from turnlog.engine.errors import Invalid, NotFound, StoreError
 
-__all__ = ("Database", "existing", "named", "when_needed")
+__all__ = ("Database", "existing", "named", "shown", "when_needed")
 
 _POSTGRES: Final = ("postgresql", "postgres")
 _MEMORY: Final = (":memory:", "sqlite://", "sqlite:///:memory:")
@@ -90,6 +90,11 @@ def named(db: str, schema: str | None = None) -> Database:
     if not db:
         raise Invalid("--db (or TURNLOG_DB): a file is needed, or a postgresql:// url")
     return Database(Path(rest[1:] if found else db))
+
+
+def shown(database: Database) -> str:
+    """Return what a database is called: its file; of a server's nothing, for its url may hold a password."""
+    return str(database.place) if isinstance(database.place, Path) else "the database"
 
 
 @asynccontextmanager

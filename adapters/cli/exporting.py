@@ -6,17 +6,22 @@ import gzip
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
+from turnlog.adapters.cli.sessions import database
+from turnlog.engine.canonical import encode
 from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid
 from turnlog.engine.ids import check_id
 from turnlog.engine.portable import dump
+from turnlog.engine.redacting import Redactor, redacted
+from turnlog.engine.stores.memory import MemoryStore
+from turnlog.engine.transcribing import transcript
 
-__all__ = ("export_file",)
+__all__ = ("appearing", "export_as", "export_file", "export_redacted")
 
 
 async def export_file(engine: Engine, ids: Iterable[str], path: Path) -> list[dict[str, Any]]:
@@ -28,20 +33,77 @@ async def export_file(engine: Engine, ids: Iterable[str], path: Path) -> list[di
         NotFound: there is no such conversation.
         Invalid: the file cannot be written.
     """
+    written: dict[str, int] = {}
+    names = await _names(engine, ids)
+    with _output(path) as file:
+        return [await _write(name, dump(engine.store, name, written), file) for name in names]
+
+
+async def export_redacted(engine: Engine, ids: Iterable[str], path: Path) -> list[dict[str, Any]]:
+    """Write conversations as `export_file` does, with their content replaced; see `turnlog.engine.redacting`.
+
+    Raises:
+        NotFound: there is no such conversation.
+        Invalid: the file cannot be written.
+    """
+    redactor, made = Redactor((await engine.intake.vocabulary()).count), MemoryStore()
+    written: dict[str, int] = {}
+    names = await _names(engine, ids)
+    with _output(path) as file:
+        return [await _write(name, redacted(engine.store, name, redactor, made, written), file) for name in names]
+
+
+async def export_as(engine: Engine, ids: Iterable[str], path: Path, form: str) -> list[dict[str, Any]]:
+    """Write what is alive of conversations for other programs: JSON Lines of messages or items, or a session database.
+
+    Which ones and where to is as in `export_file`.
+
+    Raises:
+        NotFound: there is no such conversation.
+        Invalid: the file cannot be written.
+    """
+    api: Literal["responses", "chat"] = "chat" if form == "chat" else "responses"
+    found = [(one, await transcript(engine.store, one, api)) for one in await _names(engine, ids)]
+    with _output(path) as file:
+        if form == "agents":
+            file.write(database(found))
+        for name, items in found if form != "agents" else ():
+            file.write(encode({"id": name, "messages" if form == "chat" else "input": items}) + b"\n")
+    return [{"id": name, "items": len(items)} for name, items in found]
+
+
+async def _names(engine: Engine, ids: Iterable[str]) -> list[str]:
     names = [check_id(one) for one in dict.fromkeys(ids)]
-    if not names:
-        names = [info.id async for info in engine.list(order="created", limit=1000)]
+    return names or [info.id async for info in engine.list(order="created", limit=1000)]
+
+
+async def _write(name: str, lines: AsyncIterator[tuple[bytes, bool]], file: BinaryIO) -> dict[str, Any]:
+    events = 0
+    async for line, is_event in lines:
+        file.write(line)
+        events += is_event
+    return {"id": name, "events": events}
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[BinaryIO]:
+    """Open what is named to be written.
+
+    Raises:
+        Invalid: it cannot be.
+    """
     if str(path) == "-":
-        return await _write(engine, names, sys.stdout.buffer)
+        yield sys.stdout.buffer
+        return
     try:
-        with _appearing(path) as file:
-            return await _write(engine, names, file)
+        with appearing(path) as file:
+            yield file
     except OSError as error:
         raise Invalid(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
+def appearing(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside *path* that takes its name once it is written."""
     if path.exists() and not path.is_file():
         # It would be replaced: a device, say, by a file that only its owner can read.
@@ -57,15 +119,3 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-async def _write(engine: Engine, names: Iterable[str], file: BinaryIO) -> list[dict[str, Any]]:
-    done: list[dict[str, Any]] = []
-    written: dict[str, int] = {}
-    for name in names:
-        events = 0
-        async for line, is_event in dump(engine.store, name, written):
-            file.write(line)
-            events += is_event
-        done.append({"id": name, "events": events})
-    return done

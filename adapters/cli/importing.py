@@ -17,6 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events, shifted
+from turnlog.adapters.cli.sessions import Session, check_sessions, session_events, sessions
 from turnlog.engine.canonical import canonical, digest, parse
 from turnlog.engine.codec import event
 from turnlog.engine.engine import Engine
@@ -108,10 +109,7 @@ def _size(source: Source) -> int:
     path = source.path
     try:
         if _begins(path, _SQLITE):
-            raise Invalid(
-                f"{source.name}: this is a SQLite database; if turnlog's, write its conversations to a file with "
-                f"turnlog export ID… -o FILE --db {source.name}, and import that"
-            )
+            check_sessions(path, source.name)
         return path.stat().st_size
     except OSError as error:
         raise Invalid(f"{source.name}: cannot be read: {error.strerror}") from error
@@ -227,7 +225,10 @@ class _Importing:
 
     async def _append(self, number: int, value: Any, group: TaskGroup) -> None:
         """Append one value's conversation: of a recorded exchange, or of an array of items or messages."""
-        if isinstance(value, dict) and "api" in value:
+        if isinstance(value, Session):
+            made = await session_events(self.into.intake, value)
+            value = [value.name, value.branch, value.items]
+        elif isinstance(value, dict) and "api" in value:
             made = await record_events(self.into.intake, value)
         else:
             made = await _array(self.into.intake, value)
@@ -261,7 +262,16 @@ class _Importing:
 async def _values(
     source: Source, progress: Callable[[int], None]
 ) -> AsyncGenerator[tuple[int, Any, InvalidItem | None], None]:
-    """Yield a file's JSON values with the lines that they begin at: one a line, else the whole file as one."""
+    """Yield a file's JSON values with the lines that they begin at: one a line, else the whole file as one.
+
+    Of a database of sessions, these with their numbers.
+    """
+    found = sessions(source.path, source.name)
+    if found is not None:
+        for entry in found:
+            yield entry
+        progress(source.path.stat().st_size)
+        return
     lines = lines_in(source)
     for number, line in lines:
         progress(len(line))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from msgspec import UNSET
 from rich.console import Console
 from rich.json import JSON
 from rich.markup import escape
@@ -22,6 +23,8 @@ from turnlog.engine.listing import Event
 from turnlog.engine.manifest import SENT, Manifest, stored
 from turnlog.engine.pages import Page
 from turnlog.engine.replay import Report as Verified
+from turnlog.engine.replay.differing import told as value_told
+from turnlog.engine.replay.rechoosing import Rechosen
 from turnlog.engine.window.window import Window
 
 __all__ = (
@@ -30,6 +33,7 @@ __all__ = (
     "conversations",
     "counted",
     "document",
+    "errors",
     "event",
     "events",
     "exported",
@@ -38,6 +42,10 @@ __all__ = (
     "manifest_rows",
     "plain",
     "progress",
+    "said",
+    "short",
+    "table",
+    "told",
     "verified",
     "visible",
     "window",
@@ -45,6 +53,7 @@ __all__ = (
 )
 
 console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
 STYLES: Final[Mapping[str, str]] = {
@@ -143,7 +152,7 @@ def conversations(page: Page[Info]) -> None:
     rows = table("id", "version", "items", "updated (UTC)", "what", right=("version", "items"))
     for one in page.data:
         updated = f"{one.updated:%Y-%m-%d %H:%M:%S}"
-        rows.add_row(one.id, str(one.version), str(one.items), updated, plain(_short(_about(one))))
+        rows.add_row(one.id, str(one.version), str(one.items), updated, plain(short(_about(one))))
     console.print(rows)
     if page.next is not None:
         console.print(f"more: --after '{page.next}'", style="dim")
@@ -180,13 +189,11 @@ def events(conversation: Conversation, found: Sequence[Event]) -> None:
     for one in found:
         of = "" if one.response is None else str(one.response)
         tokens = str(one.tokens) if one.tokens else ""
-        rows.add_row(
-            str(one.seq), one.time.strftime(clock)[:-3], plain(one.type), of, tokens, plain(_short(_told(one)))
-        )
+        rows.add_row(str(one.seq), one.time.strftime(clock)[:-3], plain(one.type), of, tokens, plain(short(told(one))))
     console.print(rows)
 
 
-def _told(one: Event) -> str:
+def told(one: Event) -> str:
     """Return what an event says, in a line."""
     if one.item is not None:
         return said(one.item)
@@ -211,7 +218,8 @@ def said(item: Mapping[str, Any]) -> str:
     return f"{form.shape}: {text}" if text else f"{form.shape}"
 
 
-def _short(text: str, width: int = 110) -> str:
+def short(text: str, width: int = 110) -> str:
+    """Return a text, cut short if it is long."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -242,7 +250,7 @@ def window(made: Window, api: Literal["responses", "chat"]) -> None:
     weights = dict(made.manifest.weights)
     for one in made.rendered:
         tokens = weights.pop(one.seq, None)  # what stands for a missing output has its call's seq
-        rows.add_row(str(one.seq), "" if tokens is None else str(tokens), plain(_short(said(one.item))))
+        rows.add_row(str(one.seq), "" if tokens is None else str(tokens), plain(short(said(one.item))))
     console.print(rows)
     console.print(_added_up(made.manifest), style="dim")
     console.print()
@@ -305,12 +313,13 @@ def imported(report: Imports) -> None:
 
 def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print what an export did."""
-    count = counted(sum(one["events"] for one in done), "event")
+    what = "item" if done and "items" in done[0] else "event"
+    count = counted(sum(one[f"{what}s"] for one in done), what)
     are = "is" if len(done) == 1 else "are"
     console.print(f"{counted(len(done), 'conversation')} with {count} {are} in {plain(path)}", soft_wrap=True)
 
 
-def verified(report: Verified) -> None:
+def verified(report: Verified, rechosen: Rechosen | None = None) -> None:
     """Print what verifying found."""
     style = "red" if report.diverged else "green"
     console.print(f"{report.verified:,} of {counted(report.responses, 'request')} verified", style=style)
@@ -319,5 +328,21 @@ def verified(report: Verified) -> None:
     if report.diverged:
         rows = table("where", "path", "reason", title=f"{len(report.diverged):,} diverged")
         for one in report.diverged:
-            rows.add_row(f"{one.conversation}/{one.response}", plain(one.path), plain(one.reason))
+            values = [(name, value) for name, value in (("sent", one.sent), ("now", one.rebuilt)) if value is not UNSET]
+            told = "".join(f"\n{name}: {value_told(value)}" for name, value in values)
+            rows.add_row(f"{one.conversation}/{one.response}", plain(one.path), plain(f"{one.reason}{told}"))
+        console.print(rows)
+    if rechosen is not None:
+        _rechosen(rechosen)
+
+
+def _rechosen(found: Rechosen) -> None:
+    unknown = f"; {found.unknown:,} cannot be asked for again" if found.unknown else ""
+    console.print(
+        f"today's policy would send the same for {found.same:,}, other items for {len(found.other):,}{unknown}"
+    )
+    if found.other:
+        rows = table("where", "seq", "why", right=("seq",))
+        for one in found.other:
+            rows.add_row(f"{one.conversation}/{one.response}", str(one.seq or ""), plain(one.reason))
         console.print(rows)

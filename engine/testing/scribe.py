@@ -45,7 +45,7 @@ from ..log import Fork as Forked
 from ..manifest import Manifest
 from ..messages import to_messages
 from ..reader import Reader
-from ..replay import Encoders
+from ..replay import Encoders, Piecewise
 from ..window.budget import Budget
 from ..window.choose import Request, line_of
 from ..window.policies import OldestTurns, Policy
@@ -142,7 +142,14 @@ def _encoded(items: Sequence[Rendered], settings: Mapping[str, Any]) -> Item:
     return _encode(items, settings)
 
 
-ENCODERS: Final[Encoders] = {("responses", 1): _encoded, ("chat", 1): _encoded}
+def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> Sequence[Any]:
+    return to_messages(items) if settings["api"] == "chat" else [one.item for one in items]
+
+
+ENCODERS: Final[Encoders] = {
+    ("responses", 1): Piecewise(_encoded, "input", _pieces),
+    ("chat", 1): Piecewise(_encoded, "messages", _pieces),
+}
 """What the scribe's requests are encoded with, for `turnlog.engine.replay.verify`."""
 
 

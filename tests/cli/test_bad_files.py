@@ -109,8 +109,11 @@ def test_a_database_is_no_file_to_import(work):
     for more in (["--json"], []):
         told = turnlog("import", "from.db", "--db", "log.db", *more)
         assert (told.code, told.out) == (2, "")
-        assert "from.db: this is a SQLite database; if turnlog's, write its conversations to a file with " in told.err
-        assert "turnlog export ID… -o FILE --db from.db, and import that" in told.err
+        assert (
+            "from.db: this SQLite database holds no sessions of the Agents SDK; if it is turnlog's, write its "
+            in told.err
+        )
+        assert "turnlog export -o FILE --db from.db, and import that" in told.err
     assert not (work / "log.db").exists()
 
 

@@ -1,0 +1,299 @@
+"""`turnlog report`: a conversation as one page to look at, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import anyio
+import typer
+
+from turnlog.adapters.cli import show
+from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
+from turnlog.adapters.cli.databases import existing, named
+from turnlog.adapters.cli.exporting import appearing
+from turnlog.engine.canonical import encode, loads
+from turnlog.engine.codec import REQUESTED, body, item_of
+from turnlog.engine.conversation import Conversation
+from turnlog.engine.engine import Engine
+from turnlog.engine.errors import Invalid, TurnlogError
+from turnlog.engine.events import Record, ResponseRequested
+from turnlog.engine.ids import moment
+from turnlog.engine.log import Query
+from turnlog.engine.model import keyed
+from turnlog.engine.replay import stepping
+from turnlog.engine.replay.encoders import Piecewise, encoders
+from turnlog.engine.replay.rebuilding import rebuild
+from turnlog.engine.replay.running import Frames, Running
+from turnlog.engine.replay.stepping import KINDS, Step
+from turnlog.engine.replay.verifying import pages
+from turnlog.engine.turns.listed import Turn
+
+__all__ = ("page", "report")
+
+_LARGEST: Final = 4_500_000
+"""Bytes of data that a page may have, with room for the rest of it below five million."""
+_CUTOFFS: Final = (100_000, 20_000, 5_000, 1_500, 500, 150)
+"""Characters of a text that are shown where all of them would be too much, tried in this order."""
+_QUESTION: Final = 300
+_RUNS: Final = 80
+_FIELDS: Final = ("messages", "input")
+
+
+def report(
+    id: Id,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")],
+    db: Db = DEFAULT,
+    schema: Schema = None,
+    as_json: Json = False,
+) -> None:
+    """Write a page to look at: every request's tokens against the budget, what went and why, exact bodies, diffs."""
+
+    async def work() -> tuple[str, int]:
+        async with existing(named(db, schema)) as engine:
+            data = await _data(engine, id)
+            return page(data), len(data["steps"])
+
+    made, requests = run(work)
+    content = made.encode()
+    try:
+        with appearing(output) as file:
+            file.write(content)
+    except OSError as error:
+        raise Invalid(f"{output}: cannot be written: {error.strerror}") from error
+    if as_json:
+        put({"id": id, "file": str(output), "requests": requests, "bytes": len(content)})
+    else:
+        show.console.print(f"{output}: {requests:,} requests, {len(content):,} bytes", markup=False, soft_wrap=True)
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """Return the page that shows some data. Whatever the data holds, nothing of it is read as markup or script."""
+    folder = files("turnlog.adapters.cli") / "page"
+    parts = {name: (folder / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    text, _ = _fitted(data)
+    filling = {
+        "style": _hash(parts["css"]),
+        "script": _hash(parts["js"]),
+        "title": html.escape(f"turnlog: {data['about']['id']}"),
+        "css": parts["css"],
+        "js": parts["js"],
+        "data": text,
+    }
+    # In one pass: what is filled in is not looked through again.
+    return re.sub(r"\{(style|script|title|css|js|data)\}", lambda found: filling[found[1]], parts["html"])
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+_ESCAPES: Final = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
+
+
+def _fitted(data: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return data as JSON that can stand in a script element, with long texts cut short if it is too much."""
+    text = _written(data)
+    cutoff = None
+    for cutoff_ in _CUTOFFS:
+        if len(text) <= _LARGEST:
+            break
+        cutoff = cutoff_
+        short = {name: [_short(one, cutoff) for one in data[name]] for name in ("pieces", "frames")}
+        text = _written({**data, **short, "about": {**data["about"], "cutoff": cutoff}})
+    return text, cutoff
+
+
+def _written(data: Mapping[str, Any]) -> str:
+    made = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return made.translate(_ESCAPES).encode("utf-8", "replace").decode()
+
+
+def _short(value: Any, most: int) -> Any:
+    match value:
+        case str() if len(value) > most:
+            return f"{value[:most]}… ({len(value) - most:,} more characters)"
+        case dict():
+            return {key: _short(part, most) for key, part in value.items()}
+        case list():
+            return [_short(part, most) for part in value]
+    return value
+
+
+# -- what the page shows
+
+
+class _Table:
+    """Distinct values, each once; requests name them by their places."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._places: dict[bytes, int] = {}
+
+    def place(self, value: Any) -> int:
+        """Return where a value is."""
+        data = encode(value)
+        place = self._places.setdefault(data, len(self.values))
+        if place == len(self.values):
+            self.values.append(value)
+        return place
+
+
+async def _data(engine: Engine, name: str) -> dict[str, Any]:
+    """Return what a page shows of a conversation.
+
+    Raises:
+        NotFound: there is no such conversation.
+        CorruptLog: an event cannot be read.
+    """
+    conversation = await engine.get(name)
+    found = await stepping.steps(engine, name)
+    places = {one.seq: index for index, one in enumerate(found)}
+    pieces, frames = _Table(), _Table()
+    requests = await _requests(engine, name, pieces, frames)
+    steps = [{**_step(one, places), **requests[one.seq]} for one in found]
+    snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
+    times = [f"{moment(one.time):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
+    return {
+        "about": {
+            "id": name,
+            "version": conversation.version,
+            "metadata": conversation.metadata,
+            "first": times[0],
+            "last": times[-1],
+            "turnlog": version("turnlog"),
+            "cutoff": None,
+        },
+        "kinds": KINDS,
+        "steps": steps,
+        "turns": [
+            await _turn(engine, conversation, one) async for one in conversation.turns(abandoned=True, limit=200)
+        ],
+        "frames": frames.values,
+        "pieces": pieces.values,
+    }
+
+
+async def _turn(engine: Engine, conversation: Conversation, turn: Turn) -> dict[str, Any]:
+    """Return a turn, with what it began with."""
+    snapshot = await engine.store.read(conversation.id, Query(after=turn.seq - 1, before=turn.seq + 1))
+    said = ""
+    if snapshot is not None and snapshot.records[0]:
+        item = item_of(snapshot.records[0][0])
+        said = "[erased]" if item is None else show.said(item).removeprefix("user: ")
+    return {
+        "seq": turn.seq,
+        "number": turn.number,
+        "alive": turn.alive,
+        "status": turn.status,
+        "text": show.short(said, _QUESTION),
+    }
+
+
+def _step(step: Step, places: Mapping[int, int]) -> dict[str, Any]:
+    usage = step.usage
+    used = (
+        None
+        if usage is None
+        else [usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.reasoning_tokens]
+    )
+    runs, rules = _runs(step)
+    return {
+        "seq": step.seq,
+        "turn": step.turn,
+        "before": None if step.before is None else places[step.before],
+        "purpose": step.purpose,
+        "status": step.status,
+        "error": step.error,
+        "api": step.api,
+        "model": step.model,
+        "backend": step.backend,
+        "policy": step.policy,
+        "time": f"{step.requested:%Y-%m-%d %H:%M:%S}",
+        "first": step.first,
+        "seconds": step.seconds,
+        "context": step.context,
+        "reserve": step.reserve,
+        "tokens": step.tokens,
+        "measured": step.measured,
+        "bound": step.bound,
+        "shared": step.shared,
+        "kinds": [step.kinds.get(name, 0) for name in KINDS],
+        "fates": dict(step.fates),
+        "moved": [
+            {"first": one.first, "last": one.last, "items": one.items, "fate": one.fate, "rule": one.rule}
+            for one in step.moved
+        ],
+        "cut": step.cut,
+        "compacted": step.compacted,
+        "usage": used,
+        "runs": runs,
+        "rules": rules,
+    }
+
+
+def _runs(step: Step) -> tuple[list[tuple[int, int, str, int]], Sequence[str]]:
+    """Return the fates of all events; of very many stretches the last ones."""
+    runs = [(run.first, run.last, str(run.fate), run.rule) for run in step.manifest.runs]
+    return runs[-_RUNS:], step.manifest.rules
+
+
+async def _requests(engine: Engine, name: str, pieces: _Table, frames: _Table) -> dict[int, dict[str, Any]]:
+    """Return where the parts of every request are, by its seq; or why it cannot be shown."""
+    known = await anyio.to_thread.run_sync(encoders)
+    running = Running(engine.store, name, Frames(engine.store, known), pieces.place)
+    empty: dict[tuple[str, int, str, str | None], tuple[dict[str, Any], str, list[int]]] = {}
+    made: dict[int, dict[str, Any]] = {}
+    async for page_ in pages(engine.store, name):
+        running.read(page_)
+        for record in page_:
+            said = body(record) if record.kind == REQUESTED else None
+            if not isinstance(said, ResponseRequested):
+                continue
+            encoder = known.get((said.adapter, said.encoder))
+            if not await running.proves(record, said) or not isinstance(encoder, Piecewise):
+                made[record.seq] = await _rebuilt(engine, record, pieces, frames)
+                continue
+            place = said.adapter, said.encoder, said.settings, said.cache_key
+            if place not in empty:
+                settings = loads(await engine.store.body(said.settings) or b"{}")
+                frame = dict(encoder([], keyed(settings, said.cache_key)))
+                given: Any = frame.pop(encoder.field, [])
+                first = [pieces.place(one) for one in given]
+                empty[place] = frame, encoder.field, first
+            frame, field, first = empty[place]
+            made[record.seq] = _parts(frame, field, [*first, *running.kept(said)], frames)
+    return made
+
+
+async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Table) -> dict[str, Any]:
+    try:
+        found = dict((await rebuild(engine.store, request)).body)
+    except TurnlogError as error:
+        return {"missing": str(error), "pieces": [], "frame": None, "field": None}
+    field = next((one for one in _FIELDS if isinstance(found.get(one), list)), None)
+    items: Any = found.pop(field) if field is not None else []
+    return _parts(found, field, [pieces.place(one) for one in items], frames)
+
+
+def _parts(frame: dict[str, Any], field: str | None, places: Sequence[int], frames: _Table) -> dict[str, Any]:
+    return {"missing": None, "pieces": _ranges(places), "frame": frames.place(frame), "field": field}
+
+
+def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Return places as ranges: (first, how many)."""
+    made: list[tuple[int, int]] = []
+    for place in places:
+        if made and made[-1][0] + made[-1][1] == place:
+            made[-1] = made[-1][0], made[-1][1] + 1
+        else:
+            made.append((place, 1))
+    return made

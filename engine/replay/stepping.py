@@ -1,0 +1,368 @@
+"""Stepping: a conversation's model calls one after another, each with what was new, what went, and what it cost."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from ..codec import REQUESTED, body
+from ..errors import NotFound
+from ..events import Record, ResponseRequested, Usage
+from ..history import ENDS
+from ..ids import moment
+from ..items import reading
+from ..listing import Call
+from ..log import Query
+from ..manifest import SENT, Fate, Manifest, Verdict
+from ..tokens import scaled
+from .differing import Change, Difference, changes, differences
+from .verifying import pages
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation
+    from ..engine import Engine
+
+__all__ = ("KINDS", "Diff", "Ledger", "Moved", "Step", "diff", "find", "steps", "why")
+
+KINDS: Final = ("instructions", "system", "user", "assistant", "reasoning", "calls", "outputs", "compacted", "other")
+"""What a request's tokens are of; "instructions" are everything beside the items: instructions, tools, formats."""
+
+_MESSAGES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Neighbours that the request before has sent and this one has not, or only as excerpts."""
+
+    first: int
+    last: int
+    items: int
+    fate: Fate
+    rule: str
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One model call, in the row of them."""
+
+    seq: int
+    """The seq that names the response."""
+    number: int
+    """Its place among the conversation's responses, from 1."""
+    turn: int
+    turn_number: int
+    """Which turn that is, from 1, as turns were begun; 0 before the first."""
+    before: int | None
+    """The request whose window this one goes on from, by its seq."""
+    purpose: str
+    status: str
+    error: str | None
+    key: str | None
+    retry_of: int | None
+    api: str
+    model: str
+    backend: str
+    policy: str
+    requested: datetime
+    first: float | None
+    """Seconds until the first item was there whole."""
+    seconds: float | None
+    """Seconds until its end; None: it has none."""
+    context: int
+    reserve: int
+    tokens: int
+    measured: bool
+    bound: int
+    shared: int
+    """Tokens at the window's beginning that the request before began with too."""
+    kinds: Mapping[str, int]
+    """Its tokens by what they are of."""
+    fates: Mapping[str, int]
+    """Items by what became of them."""
+    new: Sequence[int]
+    """The items that came since the last request, by seq."""
+    moved: Sequence[Moved]
+    """What the request before has sent, and this one has not, or only as excerpts."""
+    cut: str
+    """The rule of the cut that was made here; empty: none was."""
+    compacted: int
+    """The seq of the compaction that windows start from since here; 0: none does."""
+    usage: Usage | None
+    manifest: Manifest
+
+    @property
+    def room(self) -> int:
+        """Tokens that there was room for."""
+        return self.context - self.reserve
+
+
+class Ledger:
+    """What the events of a conversation weigh, to be added up for any stretch of it at once."""
+
+    def __init__(self) -> None:
+        self._sums = [array("q", [0]) for _ in KINDS]
+        self._lean = [array("q", [0]) for _ in KINDS]
+        self._items = array("q", [0])
+        self.requests: list[Record] = []
+        self.first: dict[int, int] = {}
+        """When the first item of each response was there."""
+        self.ends: dict[int, int] = {}
+        self.compactions: dict[int, int] = {}
+        """Tokens of what stands for compacted events, by the compaction's seq."""
+
+    @property
+    def last(self) -> int:
+        """The last seq that is known."""
+        return len(self._items) - 1
+
+    def add(self, record: Record) -> None:
+        """Take an event in; seqs without an event are nothing."""
+        while self.last < record.seq - 1:
+            self._count(None, 0, 0)
+        tokens = record.tokens if record.item is not None else 0
+        kind = _kind(record) if record.item is not None else None
+        self._count(kind, tokens, tokens if record.excerpt is None else record.excerpt)
+        if record.kind == REQUESTED:
+            self.requests.append(record)
+        elif record.kind in ENDS and record.response is not None:
+            self.ends.setdefault(record.response, record.time)
+        elif record.item is not None and record.response is not None:
+            self.first.setdefault(record.response, record.time)
+        elif record.kind == "context.compacted":
+            self.compactions[record.seq] = record.tokens
+
+    def _count(self, kind: str | None, tokens: int, lean: int) -> None:
+        self._items.append(self._items[-1] + (kind is not None))
+        for index, name in enumerate(KINDS):
+            self._sums[index].append(self._sums[index][-1] + (tokens if name == kind else 0))
+            self._lean[index].append(self._lean[index][-1] + (lean if name == kind else 0))
+
+    def items(self, first: int, last: int) -> int:
+        """Return how many items lie from seq to seq."""
+        last = min(last, self.last)
+        return self._items[last] - self._items[first - 1] if first <= last else 0
+
+    def seqs(self, first: int, last: int) -> list[int]:
+        """Return the items from seq to seq."""
+        return [seq for seq in range(first, min(last, self.last) + 1) if self._items[seq] > self._items[seq - 1]]
+
+    def kinds(self, manifest: Manifest) -> dict[str, int]:
+        """Return the tokens of a request by what they are of; they add up to those of its manifest."""
+        counted = dict.fromkeys(KINDS, 0)
+        for run in manifest.runs:
+            if run.fate in SENT:
+                sums = self._lean if run.fate == "excerpted" else self._sums
+                last = min(run.last, self.last)
+                for index, name in enumerate(KINDS):
+                    counted[name] += sums[index][last] - sums[index][run.first - 1]
+        counted["instructions"] = manifest.overhead
+        counted["compacted"] = self.compactions.get(manifest.base, 0)
+        # What the log's counter has not counted: outputs that stand in, or a counter of the model's own.
+        counted["other"] += max(0, manifest.items + manifest.overhead - sum(counted.values()))
+        made = {name: scaled(tokens, manifest.factor) for name, tokens in counted.items()}
+        largest = max(made, key=lambda name: made[name])
+        made[largest] += manifest.tokens - sum(made.values())
+        return {name: tokens for name, tokens in made.items() if tokens}
+
+    def fates(self, manifest: Manifest) -> dict[str, int]:
+        """Return the items by what became of them in a request."""
+        made: dict[str, int] = {}
+        for run in manifest.runs:
+            items = self.items(run.first, run.last)
+            if items:
+                made[run.fate] = made.get(run.fate, 0) + items
+        return made
+
+    def moved(self, old: Manifest, new: Manifest) -> list[Moved]:
+        """Return what one window sent and the next did not, or only as excerpts."""
+        edges = sorted({run.first for run in (*old.runs, *new.runs)} | {min(old.as_of, new.as_of) + 1})
+        made: list[Moved] = []
+        for first, after in pairwise(edges):
+            was, run = old.fate(first), new.run(first)
+            if was not in SENT or run is None or (run.fate in SENT and (run.fate == was or run.fate != "excerpted")):
+                continue
+            items, rule = self.items(first, after - 1), new.rules[run.rule]
+            if made and (made[-1].last, made[-1].fate, made[-1].rule) == (first - 1, run.fate, rule):
+                last = made.pop()
+                made.append(Moved(last.first, after - 1, last.items + items, run.fate, rule))
+            elif items:
+                made.append(Moved(first, after - 1, items, run.fate, rule))
+        return made
+
+
+def _kind(record: Record) -> str:
+    form = reading(record.shape or "unknown", record.link)
+    if form.shape in _MESSAGES:
+        return _MESSAGES[form.shape]
+    if form.shape in ("reasoning", "compaction"):
+        return "reasoning" if form.shape == "reasoning" else "compacted"
+    if form.maker is None or form.maker == "input":
+        return "other"
+    return "outputs" if form.maker == "output" else "calls"
+
+
+async def steps(engine: Engine, name: str, ledger: Ledger | None = None) -> list[Step]:
+    """Return every model call of a conversation, those that a rewind has left too, in the order of the log.
+
+    Raises:
+        NotFound: there is no such conversation.
+        CorruptLog: an event cannot be read.
+    """
+    conversation = await engine.get(name)
+    ledger = ledger or Ledger()
+    async for page in pages(engine.store, name):
+        for record in page:
+            ledger.add(record)
+    turns = {turn.seq: turn.number async for turn in conversation.turns(abandoned=True)}
+    made: list[Step] = []
+    lines: dict[tuple[Any, ...], Call] = {}
+    last = 0
+    requests = {record.seq: record for record in ledger.requests}
+    async for call in conversation.responses(limit=200):
+        request = requests.get(call.seq)
+        if request is None:
+            break  # it came after the log was read
+        said = body(request)
+        assert isinstance(said, ResponseRequested)
+        line = said.adapter, said.target, said.manifest.line
+        made.append(_step(len(made) + 1, call, request, said, lines.get(line), last, ledger, turns.get(call.turn, 0)))
+        lines[line], last = call, call.manifest.as_of
+    return made
+
+
+def _step(
+    number: int,
+    call: Call,
+    record: Record,
+    said: ResponseRequested,
+    before: Call | None,
+    last: int,
+    ledger: Ledger,
+    turn_number: int,
+) -> Step:
+    manifest = call.manifest
+    old = before.manifest if before is not None else None
+    first, end = ledger.first.get(call.seq), ledger.ends.get(call.seq)
+    made = old is not None and manifest.cut != old.cut
+    return Step(
+        seq=call.seq,
+        number=number,
+        turn=call.turn,
+        turn_number=turn_number,
+        before=before.seq if before is not None else None,
+        purpose=call.purpose,
+        status=call.status,
+        error=call.error,
+        key=said.key,
+        retry_of=said.retry_of,
+        api=said.target.api,
+        model=call.model,
+        backend=call.backend,
+        policy=manifest.policy,
+        requested=moment(record.time),
+        first=None if first is None else (first - record.time) / 1e6,
+        seconds=None if end is None else (end - record.time) / 1e6,
+        context=manifest.context,
+        reserve=manifest.reserve,
+        tokens=manifest.tokens,
+        measured=manifest.measured,
+        bound=manifest.bound,
+        shared=manifest.shared,
+        kinds=ledger.kinds(manifest),
+        fates=ledger.fates(manifest),
+        new=[seq for seq in ledger.seqs(last + 1, manifest.as_of) if manifest.fate(seq) in SENT],
+        moved=ledger.moved(old, manifest) if old is not None else (),
+        cut=manifest.rules[manifest.cut_by] if manifest.cut and (made or old is None) else "",
+        compacted=manifest.base if old is None or manifest.base != old.base else 0,
+        usage=call.usage,
+        manifest=manifest,
+    )
+
+
+Goal = Literal["error", "compaction", "cut"]
+
+
+def find(
+    found: Sequence[Step], start: int, *, goal: Goal | None = None, turn: int | None = None, back: bool = False
+) -> int:
+    """Return the index of the next step behind *start* that is a goal, or that begins a turn by its number.
+
+    Raises:
+        NotFound: there is none.
+    """
+    order = range(start - 1, -1, -1) if back else range(start + 1, len(found))
+    if turn is not None:
+        order = range(len(found))
+    for index in order:
+        step = found[index]
+        if turn is not None and step.turn_number == turn:
+            return index
+        if turn is None and _is(step, goal):
+            return index
+    what = f"turn {turn} with a model call" if turn is not None else goal or "step"
+    raise NotFound(f"{what} {'before' if back else 'behind'} this one" if turn is None else what)
+
+
+def _is(step: Step, goal: Goal | None) -> bool:
+    match goal:
+        case "error":
+            return step.status in ("failed", "interrupted")
+        case "compaction":
+            return bool(step.compacted) or step.purpose == "compaction"
+        case "cut":
+            return bool(step.cut)
+        case None:
+            return True
+
+
+class Diff(msgspec.Struct, frozen=True):
+    """How a request differs from another."""
+
+    changes: Sequence[Change]
+    """Of its items, or messages."""
+    frame: Sequence[Difference]
+    """Of the rest of its body."""
+    old: Sequence[Any]
+    new: Sequence[Any]
+    """The items themselves."""
+
+
+async def diff(conversation: Conversation, old: int | None, new: int) -> Diff:
+    """Return how the request that *new* names differs from another, as they were sent.
+
+    Raises:
+        NotFound, CorruptLog: one of them cannot be rebuilt.
+    """
+    later = await (await conversation.response(new)).request()
+    earlier: Mapping[str, Any] = {} if old is None else await (await conversation.response(old)).request()
+    before, after = _items(earlier), _items(later)
+    left_out = ("input", "messages")
+    was, is_ = ({key: value for key, value in one.items() if key not in left_out} for one in (earlier, later))
+    frame = [] if old is None else list(differences(was, is_))
+    return Diff(changes(before, after), frame, before, after)
+
+
+def _items(request: Mapping[str, Any]) -> list[Any]:
+    given = request.get("messages", request.get("input", []))
+    return given if isinstance(given, list) else [given]
+
+
+async def why(engine: Engine, name: str, seq: int, response: int) -> Verdict:
+    """Return what became of an event in a request, with the tokens that it took there.
+
+    Raises:
+        NotFound: there is no such event, or no such response.
+    """
+    conversation = await engine.get(name)
+    verdict = (await conversation.response(response)).manifest.why(seq)
+    snapshot = await engine.store.read(name, Query(after=seq - 1, before=seq + 1))
+    if snapshot is None or not snapshot.records[0]:
+        raise NotFound(f"conversation {name}, seq {seq} (its events are 1 to {conversation.version})")
+    record = snapshot.records[0][0]
+    if verdict.fate not in SENT or record.item is None:
+        return verdict
+    lean = verdict.fate == "excerpted" and record.excerpt is not None
+    return msgspec.structs.replace(verdict, tokens=record.excerpt if lean else record.tokens)

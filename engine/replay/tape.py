@@ -1,0 +1,362 @@
+"""A tape: recorded model calls, each to be played once, to whoever asks what was asked then."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import anyio
+import msgspec
+
+from ..blobs import whole
+from ..canonical import digest, encode, parse
+from ..codec import ITEM, REQUESTED, body, item_of
+from ..errors import Invalid, InvalidItem, TurnlogError
+from ..events import Record, ResponseCompleted, ResponseFailed, ResponseInterrupted, ResponseRequested
+from ..history import ENDS
+from ..items import Item, reading
+from ..log import Store
+from ..portable import Package, dump, restore
+from ..stores.memory import MemoryStore
+from .differing import Change, Difference, changes, differences, told
+from .encoders import Encoders
+from .rebuilding import rebuild
+
+__all__ = ("Match", "Played", "Tape", "Unmatched", "names")
+
+Match: TypeAlias = 'Callable[[Item, Item], bool] | Literal["exact"] | None'
+"""When a request is the recorded one: None, when its input items are; "exact", when all of it is; or a function that is
+given both bodies, ours first."""
+
+_SQLITE: Final = b"SQLite format 3\x00"
+_GZIP: Final = b"\x1f\x8b"
+_WRAPPED: Final = 1
+_SHOWN: Final = 12
+_PAGE: Final = 500
+_LEADS: Final = ("system", "developer")
+
+
+class Unmatched(Exception):
+    """A request that the recording does not have, with what differs from the nearest one that it has."""
+
+
+class Played:
+    """One recorded model call."""
+
+    def __init__(self, conversation: str, request: Record, said: ResponseRequested) -> None:
+        self.conversation = conversation
+        self.request = request
+        self.said = said
+        self.started: Record | None = None
+        self.items: list[Record] = []
+        self.end: Record | None = None
+        self.partial: Record | None = None
+        """The interruption, if unfinished text stands in it."""
+        self.played = False
+        self.body: Item | None = None
+        """What was sent; rebuilt only if something has to be compared with it."""
+
+    def take(self, record: Record) -> None:
+        """Take in what came of it."""
+        if record.kind == "response.started":
+            self.started = record
+        elif record.kind == ITEM:
+            self.items.append(record)
+        elif record.kind in ENDS and self.end is None:
+            self.end = record
+            self.partial = record if record.item is not None else None
+
+    @property
+    def seq(self) -> int:
+        """The seq that names the response."""
+        return self.request.seq
+
+    @property
+    def outcome(self) -> ResponseCompleted | ResponseFailed | ResponseInterrupted | None:
+        """How it ended; None: the log ends before it."""
+        said = body(self.end) if self.end is not None else None
+        return said if isinstance(said, ResponseCompleted | ResponseFailed | ResponseInterrupted) else None
+
+    def __repr__(self) -> str:
+        return f"<response {self.conversation}/{self.seq} of {self.said.target.model}>"
+
+
+class Tape:
+    """The model calls of one or more recorded conversations.
+
+    Args:
+        path: an export of `turnlog export`, packed or not, or a SQLite database of turnlog's.
+        only: the conversation to play; default: all that are in the file.
+        match: see `Match`.
+        known: the encoders.
+
+    Raises:
+        Invalid: the file cannot be read, or holds no recorded model calls.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], only: str | None, match: Match, known: Encoders) -> None:
+        if match is not None and match != "exact" and not callable(match):
+            raise Invalid(f"match={match!r:.100}: None, 'exact' or a function of two bodies is needed")
+        self.path = Path(path)
+        self.known = known
+        self._match = match
+        self._packages = _read(self.path, only)
+        self._store = MemoryStore()
+        self._restored = False
+        self._lock = anyio.Lock()
+        self.calls: list[Played] = []
+        """All of them, in the order in which they were made."""
+        self.outputs: dict[str, list[Record]] = {}
+        """What tools returned, by the calls' links."""
+        parents = {package.fork.parent for package in self._packages.values() if package.fork}
+        for name in self._packages:
+            if name not in parents and only in (None, name):
+                self._take_in(name)
+        if not self.calls:
+            raise Invalid(f"{self.path}: there is no recorded model call in it{f' of {only}' if only else ''}")
+        self._begin = 0
+        """How many of them were played before the first that was not."""
+        self._digests: dict[str, list[Played]] = {}
+        for call in self.calls:
+            self._digests.setdefault(call.said.digest, []).append(call)
+        self.changed: list[str] = []
+        """What of requests differs from the recorded ones beside their items, in words."""
+        self.failures: list[str] = []
+        """What was asked and is not in the recording, in words."""
+
+    def _take_in(self, name: str) -> None:
+        """Take a conversation's model calls in."""
+        calls: dict[int, Played] = {}
+        for record in _path(self._packages, name):
+            said = body(record) if record.kind == REQUESTED else None
+            if isinstance(said, ResponseRequested):
+                calls[record.seq] = Played(name, record, said)
+            elif record.kind == ITEM and reading(record.shape or "", record.link).is_output:
+                self.outputs.setdefault(record.link or "", []).append(record)
+            elif record.response in calls:
+                calls[record.response].take(record)
+        self.calls += [call for call in calls.values() if call.end is not None]
+
+    def left(self) -> list[Played]:
+        """Return what was not played yet, in order."""
+        return list(self._waiting())
+
+    def next(self, fits: Callable[[Played], bool]) -> Played:
+        """Return what fits and was not played yet; behind the end, the last that fits.
+
+        Raises:
+            Invalid: nothing in the recording does.
+        """
+        found = next((call for call in self._waiting() if fits(call)), None)
+        found = found or next((call for call in reversed(self.calls) if fits(call)), None)
+        if found is None:
+            there = ", ".join(sorted({f"{one.said.target.model} over {one.said.target.api}" for one in self.calls}))
+            raise Invalid(f"{self.path}: nothing was recorded of that model; there is {there}")
+        return found
+
+    def _waiting(self) -> Iterator[Played]:
+        """Yield what was not played yet, in order."""
+        while self._begin < len(self.calls) and self.calls[self._begin].played:
+            self._begin += 1
+        return (call for call in islice(self.calls, self._begin, None) if not call.played)
+
+    async def store(self) -> MemoryStore:
+        """Return a store with the recorded conversations."""
+        async with self._lock:
+            if not self._restored:
+                for package in self._packages.values():
+                    await restore(self._store, package)
+                self._restored = True
+        return self._store
+
+    async def item(self, record: Record) -> Item:
+        """Return a recorded item, whole."""
+        item: Item = item_of(await whole(await self.store(), record))
+        return item
+
+    # -- matching
+
+    async def take(self, request: Item, fits: Callable[[Played], bool]) -> Played:
+        """Return the recorded call that a request stands for, and play it no more.
+
+        Raises:
+            Unmatched: there is none.
+        """
+        if not callable(self._match):
+            for call in self._digests.get(digest(encode(request)), ()):
+                if not call.played and fits(call):
+                    call.played = True
+                    return call
+        left = [call for call in self.left() if fits(call)]
+        if self._match != "exact":
+            for call in left:
+                if await self._is(call, request):
+                    call.played = True
+                    self._report(call, request)
+                    return call
+        told_ = await self._told(left, request)
+        self.failures.append(told_)
+        raise Unmatched(told_)
+
+    async def _is(self, call: Played, request: Item) -> bool:
+        theirs = await self._body(call)
+        if theirs is None:
+            return False
+        if callable(self._match):
+            return bool(self._match(request, theirs))
+        return _input(request)[1] == _input(theirs)[1]
+
+    async def _body(self, call: Played) -> Item | None:
+        """Return what was sent, None where the recording does not give it any more."""
+        if call.body is None:
+            try:
+                call.body = (await rebuild(await self.store(), call.request, self.known)).body
+            except TurnlogError:
+                return None
+        return call.body
+
+    def _report(self, call: Played, request: Item) -> None:
+        """Note what of a request is not as it was, beside its items."""
+        theirs = call.body or {}
+        if callable(self._match):
+            return
+        leads, there = _input(request)[0], _input(theirs)[0]
+        found = list(differences(there, leads, "$.prompt"))
+        left_out = ("input", "messages")
+        ours = {key: value for key, value in request.items() if key not in left_out}
+        was = {key: value for key, value in theirs.items() if key not in left_out}
+        found += differences(was, ours)
+        if found:
+            self.changed.append(f"{call.conversation}/{call.seq}: {'; '.join(map(str, found[:_SHOWN]))}")
+
+    async def _told(self, left: Sequence[Played], request: Item) -> str:
+        """Say what a request is, and how it differs from the nearest that could have been meant."""
+        bodies = [(call, theirs) for call in left if (theirs := await self._body(call)) is not None]
+        where = f"{self.path.name}: this request is not in the recording"
+        if not bodies:
+            return f"{where}: all of its {len(self.calls)} responses have been played"
+        call, theirs = max(bodies, key=lambda one: _alike(_input(one[1])[1], _input(request)[1]))
+        lines = [f"{where}; the nearest that was not played yet is response {call.conversation}/{call.seq}:"]
+        lines += _lines(_input(theirs)[1], _input(request)[1])
+        if len(lines) == 1:
+            lines += [f"  {one}" for one in list(differences(theirs, request))[:_SHOWN]]
+        return "\n".join(lines if len(lines) > 1 else [*lines, "  it is equal; `match` said that it is another"])
+
+
+def _alike(old: Sequence[Any], new: Sequence[Any]) -> int:
+    """Return with how many equal items two lists begin."""
+    return next(
+        (at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new))
+    )
+
+
+def _input(request: Item) -> tuple[list[Any], list[Any]]:
+    """Return a request's leading system and developer messages, and the items behind them."""
+    given = request.get("messages", request.get("input"))
+    items = given if isinstance(given, list) else [] if given is None else [{"role": "user", "content": given}]
+    begin = next((at for at, one in enumerate(items) if not _leads(one)), len(items))
+    return items[:begin], items[begin:]
+
+
+def _leads(item: object) -> bool:
+    return isinstance(item, Mapping) and item.get("role") in _LEADS
+
+
+def _lines(old: Sequence[Any], new: Sequence[Any]) -> Iterator[str]:
+    """Yield in lines how a list of items became another."""
+    found = [one for one in changes(old, new) if one.kind != "same"]
+    for one in found[:_SHOWN]:
+        yield from _line(one, old, new)
+    if len(found) > _SHOWN:
+        yield f"  and {len(found) - _SHOWN} more"
+
+
+def _line(one: Change, old: Sequence[Any], new: Sequence[Any]) -> Iterable[str]:
+    if one.kind == "changed":
+        there: Sequence[Difference] = one.differences
+        return [f"  ~ item {one.new}: {'; '.join(map(str, there[:3]))}"]
+    if one.new is not None:
+        return [f"  + item {one.new}: {told(new[one.new])}"]
+    assert one.old is not None
+    return [f"  - item {one.old}: {told(old[one.old])}"]
+
+
+# -- reading the file
+
+
+def _read(path: Path, only: str | None) -> dict[str, Package]:
+    try:
+        # In one piece, unbuffered: a recording is small, and a test may well read it in its event loop.
+        with path.open("rb", buffering=0) as file:
+            begin = file.read(len(_SQLITE)) or b""
+            data = b"" if begin == _SQLITE else begin + file.readall()
+        if begin == _SQLITE:
+            with ThreadPoolExecutor(1) as pool:
+                lines = pool.submit(anyio.run, _dumped, path, only).result()
+        else:
+            lines = (gzip.decompress(data) if data.startswith(_GZIP) else data).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise Invalid(f"{path}: the recording cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return dict(_packages(lines))
+    except InvalidItem as error:
+        raise Invalid(f"{path}: this is no export of turnlog: {error}") from error
+
+
+async def _dumped(path: Path, only: str | None) -> list[bytes]:
+    """Return the conversations of a database as the lines of an export."""
+    from ..stores.sqlite import SqliteStore  # noqa: PLC0415 - few recordings are databases
+
+    store = await SqliteStore.open(path, migrate=False)
+    try:
+        wanted = [only] if only is not None else [name async for name in names(store)]
+        return [line for name in wanted async for line, _ in dump(store, name)]
+    finally:
+        await store.close()
+
+
+async def names(store: Store) -> AsyncIterator[str]:
+    """Yield the conversations of a store, oldest first."""
+    after: tuple[int, str] | None = None
+    while heads := await store.heads(order="created", limit=_PAGE, after=after):
+        for head in heads:
+            yield head.conversation
+        after = heads[-1].created, heads[-1].conversation
+
+
+def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
+    """Yield the conversations of an export."""
+    package: Package | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        value = parse(line, f"line {number}", wrapped=_WRAPPED)
+        if not isinstance(value, dict):
+            raise InvalidItem(f"line {number}", "an object is expected here")
+        if "turnlog" in value:
+            if package is not None:
+                package.check()
+            package = Package(value)
+            yield package.id, package
+        elif package is None:
+            raise InvalidItem(f"line {number}", "an export begins with the header of a conversation")
+        else:
+            package.add(value)
+    if package is not None:
+        package.check()
+
+
+def _path(packages: Mapping[str, Package], name: str) -> list[Record]:
+    """Return a conversation's events, those that it shares with its parents first."""
+    package = packages[name]
+    if package.fork is None:
+        return list(package.records)
+    there = _path(packages, package.fork.parent) if package.fork.parent in packages else []
+    shared = [msgspec.structs.replace(one, conversation=name) for one in there if one.seq <= package.fork.at]
+    return [*shared, *package.records]

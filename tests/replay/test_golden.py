@@ -1,0 +1,61 @@
+"""Logs of every version of the renderer and of the encoders stay verifiable; `everything_log` writes new ones."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from everything_log import everything
+from turnlog import open_engine
+from turnlog.engine.portable import Package, restore
+from turnlog.engine.replay import encoders, verify
+from turnlog.engine.window.render import RENDERER
+
+pytestmark = pytest.mark.anyio
+
+GOLDEN = {path.name: path for path in sorted((Path(__file__).parents[1] / "golden").glob("requests-*.jsonl.gz"))}
+LINES = {
+    name: [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    for name, path in GOLDEN.items()
+}
+
+
+def requests(name):
+    return [line["data"] for line in LINES[name] if line.get("kind") == "response.requested"]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+async def test_every_request_of_a_golden_log_is_verified(engine, name):
+    package = Package(LINES[name][0])
+    for line in LINES[name][1:]:
+        package.add(line)
+    await restore(engine.store, package)
+    report = await verify(engine.store, package.id)
+    assert report.diverged == []
+    assert report.verified == report.responses == len(requests(name))
+
+
+def test_every_version_has_a_golden_log():
+    found = {(said["adapter"], said["encoder"]) for name in GOLDEN for said in requests(name)}
+    assert set(encoders()) <= found, "write one: see tests/shared/everything_log.py"
+    renderers = {said["manifest"]["renderer"] for name in GOLDEN for said in requests(name)}
+    assert set(range(1, RENDERER + 1)) <= renderers, "write one: see tests/shared/everything_log.py"
+
+
+def test_a_golden_log_has_everything_in_it():
+    """Else it would prove little: what is cut, excerpted, pinned, sealed, rewound, and goes to somebody else."""
+    fates = Counter(run[2] for name in GOLDEN for said in requests(name) for run in said["manifest"]["runs"])
+    assert {"kept", "pinned", "excerpted", "dropped", "rewound", "superseded"} <= set(fates)
+    manifests = [said["manifest"] for name in GOLDEN for said in requests(name)]
+    assert any(one.get("bare") for one in manifests)
+    assert any(one.get("factor", 1000) != 1000 for one in manifests)
+    assert {said["target"]["api"] for name in GOLDEN for said in requests(name)} == {"responses", "chat"}
+
+
+async def test_what_is_written_today_can_be_verified_today():
+    async with open_engine(":memory:") as engine:
+        await everything(engine)
+        report = await verify(engine.store, "everything")
+    assert report.verified == report.responses

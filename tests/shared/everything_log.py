@@ -1,0 +1,104 @@
+"""A conversation with everything in it that windows and requests can hold; run as a script, it writes a golden log.
+
+    python tests/shared/everything_log.py tests/golden/requests-N.jsonl.gz
+
+A golden log is written once, when a renderer or an encoder gets a new version, and kept for ever.
+"""
+
+import gzip
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+
+from instant_model import Instant, call
+from turnlog import Budget, ResponseFailed, open_engine
+from turnlog.engine.model import ModelFailure
+from turnlog.engine.portable import dump
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+BUDGET = Budget(4_000, 200)
+PARAMS = {"temperature": 0.5, "metadata": {"of": "ada"}}
+SCHEMA = {"type": "function", "name": "sign", "parameters": {"type": "object", "properties": {}}, "strict": False}
+
+
+class Today(Instant):
+    """A model asked by the encoders of today; one to which a small picture is few tokens."""
+
+    takes_cache_key = True
+
+    def __init__(self, api, answer="Fine {}.", *, name="gpt-4o", **options):
+        super().__init__(api, answer, budget=BUDGET, name=name, encoder=2, **options)
+
+
+async def look_up(word: str) -> str:
+    """Look a word up."""
+    return f"{word}: " + "a word like others, and a long tale about it. " * 90
+
+
+def thinks_and_calls(number):
+    """Answer the first time with reasoning and two calls, then with a text of several parts."""
+    if number == 1:
+        thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA" * 60}
+        return [thought, call("look_up", '{"word":"sky"}', 1), call("look_up", '{"word":"sea"}', 2)]
+    parts = [{"type": "output_text", "text": f"Part {part} of {number}. ", "annotations": []} for part in (1, 2)]
+    return [{"type": "message", "id": f"msg_a{number}", "role": "assistant", "status": "completed", "content": parts}]
+
+
+async def everything(engine, name="everything"):
+    """Write the conversation; return it."""
+    c = await engine.create(id=name, metadata={"user": "ada"})
+    await c.append({"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Speak plainly."})
+    await c.append("Remember: the code is 4711.", pinned=True)
+    responses = Today("responses", thinks_and_calls, usage={"input_tokens": 1_900, "output_tokens": 5})
+    chat = Today("chat", "So be it, {}.", backend="there")
+    picture = {
+        "role": "user",
+        "content": [
+            {"type": "input_text", "text": "Look:"},
+            {"type": "input_image", "image_url": PNG, "detail": "low"},
+        ],
+    }
+    await c.run(responses, ["What of these two?", picture], tools=[look_up], instructions="Answer.", params=PARAMS)
+    await c.run(chat, "And through the other door?", tools=[look_up], instructions="Answer there.")
+    await c.run(Today("responses", lambda number: [call("sign", "{}", 9)]), "Sign here.", tools=[SCHEMA])
+    await c.run(chat, "Never mind.", open_calls="seal")
+    await c.append({"type": "function_call_output", "call_id": "call_9", "output": "signed after all"})
+    busy = ModelFailure("http", "busy", code="server_error", status_code=503, retryable=True)
+    try:
+        await c.run(Today("responses", lambda number: busy), "Is anybody there?")
+    except ResponseFailed:
+        await c.run(responses)
+    other = Today("responses", backend="elsewhere", name="gpt-4.1")
+    await c.run(other, "And you, who have not said a word yet?")
+    for turn in range(24):
+        await c.run((responses, chat)[turn % 2], f"Question {turn}: " + "and what of it? " * 30)
+    turns = [turn async for turn in c.turns()]
+    await c.rewind(to=turns[-2].seq - 1)
+    await c.run(responses, "Another way, then.", tools=[SCHEMA])
+    return c
+
+
+def clock():
+    """Return a clock that goes on by a second whenever it is asked."""
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    def ticks():
+        nonlocal now
+        now += timedelta(seconds=1)
+        return now
+
+    return ticks
+
+
+async def _write(path):
+    async with open_engine(":memory:", clock=clock()) as engine:
+        conversation = await everything(engine)
+        with path.open("xb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            async for line, _ in dump(engine.store, conversation.id):
+                file.write(line)
+
+
+if __name__ == "__main__":
+    anyio.run(_write, Path(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""A model that answers at once, without a server: for logs that are long, and of which only the log matters."""
+
+from turnlog import Budget, StreamEvent
+from turnlog.engine.model import ModelFailure
+from turnlog.engine.replay import encoders
+
+ENCODERS = encoders()  # here, where looking around on the disk holds nobody up
+
+
+class Instant:
+    """Answers every request with what *answer* says of its number: a text, a list of items, or a failure to raise."""
+
+    state = "stateless"
+
+    def __init__(
+        self,
+        api="responses",
+        answer="Fine {}.",
+        *,
+        budget=None,
+        name="gpt-4o-mini",
+        backend="here",
+        usage=None,
+        encoder=1,
+    ):
+        self.api = self.adapter = api
+        self.name = name
+        self.backend = backend
+        self.budget = budget or Budget(100_000)
+        self.params = {}
+        self.answer = answer
+        self.usage = usage
+        self.encoder = encoder
+        self.number = 0
+
+    def encode(self, window, settings):
+        return ENCODERS[self.api, self.encoder](window.rendered, settings)
+
+    async def send(self, request):
+        self.number += 1
+        number, said = self.number, self.answer
+        said = said(number) if callable(said) else said
+        if isinstance(said, ModelFailure):
+            raise said
+        if isinstance(said, str):
+            said = [self.message(said.format(number), number)]
+        yield StreamEvent(type="response.created", raw={"response": {"id": f"resp_{number}", "model": self.name}})
+        for index, item in enumerate(said):
+            yield StreamEvent(type="response.output_item.done", item=item, raw={"output_index": index, "item": item})
+        usage = {"input_tokens": 10, "output_tokens": 5} if self.usage is None else self.usage
+        yield StreamEvent(type="response.completed", raw={"response": {"status": "completed", "usage": usage}})
+
+    def message(self, text, number):
+        if self.api == "chat":
+            return {"type": "message", "role": "assistant", "content": text}
+        part = {"type": "output_text", "text": text, "annotations": []}
+        return {"type": "message", "id": f"msg_{number}", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def call(name, arguments, number):
+    """Return a function call, as a model makes it."""
+    item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": name}
+    return {**item, "arguments": arguments, "status": "completed"}
