@@ -59,7 +59,7 @@ async def test_whatever_is_proven_on_the_run_is_what_rebuilding_gives(steps):
     await scribe.begin()
     for step in steps:
         await scribe.take(step)
-    for seq, found in (await proven(scribe.store, "c", ENCODERS)).items():
+    for seq, found in (await proven(scribe.store, scribe.name, ENCODERS)).items():
         (record,) = (await scribe.records(seq - 1))[:1]
         assert record.seq == seq
         if found:
