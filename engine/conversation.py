@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Conversation",)
 
-_ATTEMPTS = 8
+_ATTEMPTS = 100
+"""Whenever one is lost, somebody else has appended; so nobody waits for ever."""
 
 
 class Conversation:
@@ -119,8 +120,8 @@ class Conversation:
         version_of(expected)
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
-        if expected == ANY and named is None and not any(_looks(one) for one in events):
-            appended = await self._engine.writer.append(self.id, events)
+        if expected == ANY and not any(_looks(one) for one in events):
+            appended = await self._engine.writer.append(self.id, events, key=named)
         else:
             appended = await self._append(events, expected, named)
         self.saw(appended.version)

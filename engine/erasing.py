@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ("Receipt", "delete", "erase", "erasing", "expire")
 
 _log = Log("turnlog.erasing")
-_ATTEMPTS: Final = 8
+_ATTEMPTS: Final = 1000
 _PAGE: Final = 100
 _KEPT: Final[Mapping[str, frozenset[str]]] = {
     ITEM: frozenset({"origin"}),

@@ -182,7 +182,9 @@ def export(
         raise typer.BadParameter("- is standard output, which --json needs; name a file", param_hint="-o")
 
     async def work() -> list[dict[str, Any]]:
-        async with existing(named(db, schema)) as engine:
+        database = named(db, schema)
+        database.check_apart(output)
+        async with existing(database) as engine:
             if redact:
                 return await exporting.export_redacted(engine, ids or (), output)
             if form != "turnlog":

@@ -63,6 +63,17 @@ class Database:
         if isinstance(self.place, Path) and not self.is_there():
             raise NotFound(f"database {self.place} (name it with --db)")
 
+    def check_apart(self, output: Path) -> None:
+        """See to it that a file that is to be written is none of the database's own.
+
+        Raises:
+            Invalid: it is; it would take the log's place.
+        """
+        if isinstance(self.place, Path):
+            own = [self.place.with_name(self.place.name + end).resolve() for end in ("", "-wal", "-shm")]
+            if output.resolve() in own:
+                raise Invalid(f"{output}: this is the database's own file; name another to write to")
+
     def opened(self, *, migrate: bool = True) -> AbstractAsyncContextManager[Engine]:
         """Open it for as long as an `async with` lasts; see `open_engine`."""
         return open_engine(self.place, migrate=migrate, schema=self.schema)

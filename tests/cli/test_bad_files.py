@@ -391,3 +391,19 @@ def test_a_bar_is_shown_on_a_terminal_only(work):
     assert len(json.loads(out)["imported"]) == 1
     plain = subprocess.run([COMMAND, *arguments], capture_output=True, check=True)
     assert (plain.stderr, b"importing" in plain.stdout) == (b"", False)
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("named", ["as it is", "by a link"])
+def test_an_export_never_takes_the_place_of_the_database(work, end, named):
+    Path("in.json").write_bytes(GOOD)
+    turnlog("import", "in.json", "--db", "log.db")
+    before = ids()
+    name = f"log.db{end}"
+    if named == "by a link":
+        Path("other").symlink_to(name)
+        name = "other"
+    told = turnlog("export", *before, "-o", name, "--db", "log.db")
+    assert told.code == 2
+    assert "the database's own file" in told.err
+    assert ids() == before
