@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+from contextlib import contextmanager
 
 import anyio
 import pytest
@@ -109,6 +111,21 @@ def test_tail_shows_what_is_there(every):
     assert turnlog("tail", "--from", "now", "--db", every).code == 2
 
 
+@contextmanager
+def following(command):
+    """A process that can be interrupted, as from a terminal; tests in the background may be started deaf to it."""
+    deaf = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    finally:
+        signal.signal(signal.SIGINT, deaf)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_tail_follows_what_other_processes_write(every):
     command = [COMMAND, "tail", "other", "--db", str(every), "--json"]
 
@@ -120,14 +137,12 @@ def test_tail_follows_what_other_processes_write(every):
             await (await engine.get("everything")).append("nothing to do with it")
 
     anyio.run(append)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
+    with following(command) as process:
         assert "following" in process.stderr.readline()
         anyio.run(append, "one", "two")
         told = [json.loads(process.stdout.readline()) for _ in range(2)]
         assert [one["item"]["content"] for one in told] == ["one", "two"]
         anyio.run(append, "three")
         assert json.loads(process.stdout.readline())["item"]["content"] == "three"
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0

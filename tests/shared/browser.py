@@ -56,8 +56,9 @@ class Page:
         self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.do("Emulation.setEmulatedMedia", features=scheme)
         for url in ("about:blank", Path(path).resolve().as_uri()):
-            self.do("Page.navigate", url=url)
-            self._pipe.wait("Page.loadEventFired")
+            # Of this navigation: what was open before tells that it was loaded at any time.
+            loader = self.do("Page.navigate", url=url)["loaderId"]
+            self._pipe.wait("Page.lifecycleEvent", name="load", loaderId=loader)
 
     def value(self, expression):
         """Return what an expression comes to in the page."""
@@ -153,8 +154,13 @@ class _Pipe:
             self.told.append(told)
         return told
 
-    def wait(self, method):
-        while not any(one.get("method") == method for one in self.told):
+    def wait(self, method, **params):
+        """Wait for an event of that name with these parameters."""
+
+        def is_it(one):
+            return one.get("method") == method and params.items() <= one["params"].items()
+
+        while not any(map(is_it, self.told)):
             self.told.append(self._next())
         self.told = [one for one in self.told if one.get("method") != method]
 
@@ -165,4 +171,5 @@ def _page(pipe):
     page = Page(pipe, session)
     for domain in ("Page", "Runtime", "Log", "Network"):
         page.do(f"{domain}.enable")
+    page.do("Page.setLifecycleEventsEnabled", enabled=True)
     return page
