@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from turnlog.engine.tokens import CALL, MESSAGE, OUTPUT
+
 __all__ = ("AROUND", "ASKS_TOOL", "TURN", "Item", "items", "newest", "size", "text", "turn", "weigh")
 
 Item = dict[str, Any]
@@ -25,7 +27,12 @@ TURN: Final = 4
 """Items of a turn."""
 ASKS_TOOL: Final = "Look it up: "
 """How a question to the scripted server begins that is answered with a call first."""
-AROUND: Final[Mapping[str, int]] = {"user": 4, "function_call": 8, "function_call_output": 6, "assistant": 4}
+AROUND: Final[Mapping[str, int]] = {
+    "user": MESSAGE,
+    "function_call": CALL,
+    "function_call_output": OUTPUT,
+    "assistant": MESSAGE,
+}
 """Tokens around the texts of an item, as turnlog counts them: the same for all systems."""
 
 
