@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -14,13 +13,6 @@ static atomic_long count = 0;
 
 void turnlog_flush_takes(long microseconds) { atomic_store(&takes, microseconds); }
 long turnlog_flushes(void) { return atomic_load(&count); }
-
-__attribute__((constructor)) static void begin(void) {
-    const char *text = getenv("TURNLOG_FLUSH_US");
-    if (text) {
-        atomic_store(&takes, atol(text));
-    }
-}
 
 static int flush(int fd, const char *name) {
     long us = atomic_load(&takes);

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.plots import draw
-from benchmarks.shown import half, head, number
+from benchmarks.shown import gathered, half, head, number
 
 __all__ = ("write",)
 
@@ -51,7 +51,7 @@ def page(found: Mapping[str, Any], plots: Sequence[Path]) -> str:
     parts += [_table(measure, [one for one in results if one["measure"] == measure]) for measure in measures]
     parts.append(_pairs("durability", found["durability"]))
     if found["notes"]:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in found["notes"])
+        notes = "".join(f"<li>{escape(note)}</li>" for note in gathered(found["notes"]))
         parts.append(f"<h2>Not measured, or not so</h2><ul>{notes}</ul>")
     return "\n".join(parts) + "\n"
 

@@ -80,7 +80,9 @@ class Results:
 
     def note(self, measure: str, system: str, reason: str) -> None:
         """Say that something was not measured."""
-        self.notes.append(f"{measure}, {system}: {reason}")
+        said = f"{measure}, {system}: {reason}"
+        if said not in self.notes:
+            self.notes.append(said)
 
     def value(self, measure: str, system: str) -> float | None:
         """Return a figure, None where it was not measured."""
@@ -100,10 +102,10 @@ class Results:
         """Add with which exponent something grows: over its last three decades of size, where it has three."""
         top = max(points)
         last = {size: value for size, value in points.items() if size * 1000 >= top}
-        if len(last) < 3 or top < 1000 * min(last):
+        if len(last) >= 3 and top >= 1000 * min(last):
+            self.add(measure, system, [slope(last)], "")
+        elif system == OURS:
             self.note(measure, system, "it was not measured over three decades")
-            return
-        self.add(measure, system, [slope(last)], "")
 
 
 def _value(one: Result) -> float:

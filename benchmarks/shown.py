@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ("half", "head", "number", "table")
+__all__ = ("gathered", "half", "head", "number", "table")
 
 
 def number(value: float) -> str:
@@ -52,8 +52,26 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     lines += rows(("ratio", ""), ratios)
     if found["notes"]:
-        lines += ["", "not measured, or not so:", *(f"  {note}" for note in found["notes"])]
+        lines += ["", "not measured, or not so:", *(f"  {note}" for note in gathered(found["notes"]))]
     return "\n".join(lines)
+
+
+def gathered(notes: Iterable[str]) -> list[str]:
+    """Return notes with those of one measure and reason in one line.
+
+    >>> gathered(["a, x: too slow", "b, x: too slow", "a, y: too slow", "the machine was busy"])
+    ['a, x; y: too slow', 'b, x: too slow', 'the machine was busy']
+    """
+    made: dict[tuple[str, str], list[str]] = {}
+    for note in notes:
+        place, colon, reason = note.partition(": ")
+        measure, comma, system = place.partition(", ")
+        whole = not (colon and comma)
+        made.setdefault((note, "") if whole else (measure, reason), []).append("" if whole else system)
+    return [
+        f"{measure}, {'; '.join(systems)}: {reason}" if reason else measure
+        for (measure, reason), systems in made.items()
+    ]
 
 
 def rows(first: Sequence[str], found: Iterable[Sequence[str]]) -> list[str]:

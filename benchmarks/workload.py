@@ -2,7 +2,9 @@
 
 A turn is four items: a question, a call, its output, an answer. Every turn is made from its number alone, and every
 item begins its text with the turn's, so that no two are alike and windows can be compared by their texts. On average an
-item is some 690 bytes of compact JSON and some 147 tokens, as in conversations with coding and research agents.
+item is some 690 bytes of compact JSON and some 150 tokens, as in conversations with coding and research agents. Words
+are many, with names, code and JSON among them, so that counting takes as long as on real texts (some 210 ns a token, as
+on Python's documentation and its library's code): a few common words alone would be counted in two thirds of that.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -26,45 +28,101 @@ ASKS_TOOL: Final = "Look it up: "
 AROUND: Final[Mapping[str, int]] = {"user": 4, "function_call": 10, "function_call_output": 9, "assistant": 4}
 """Tokens around the texts of an item, as turnlog counts them: the same for all systems."""
 
-_WHO: Final = "the committee|a visitor|our archive|the second reader|every branch|the new catalogue|the ferry|my sister"
-_DOES: Final = (
-    "asked about|has moved|never mentioned|carefully describes|compared|will replace|postponed|keeps a copy of|measured"
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+_PLAIN: Final = _split(
+    "the of and a to in is that it for on with as this are by be from or an at not which when if one can has have "
+    "will was but all no its than more only also each other after before into between until because while where there"
 )
-_WHAT: Final = (
-    "the opening hours|a list of missing volumes|the route along the coast|three smaller rooms|an earlier estimate"
-    "|the lamps in the hall|a letter from the harbour|yesterday's figures|the spare keys|an unusual request"
+_STEMS: Final = _split(
+    "archiv catalog checkpoint subscrib manuscript retent snapshot harbour quarant ledger throttl append bibliograph "
+    "serial partition truncat acknowledg watermark replic project compact borrow period restor bind colophon marginal "
+    "tonnag signal lantern moor estuar tidewater granit barometr almanac lighthous cartograph invari heartbeat "
+    "rollback tombston batch cursor fragment gather index journal kernel lattic margin notif operat parameter queri "
+    "receipt schedul transact upload validat wrap yield zone budget convers render summar stream encod decod digest "
+    "follow"
 )
-_HOW: Final = (
-    "before the end of the week|without saying why|in a second attempt|as agreed with the office|and nobody objected"
-    "|because the weather had turned|although it was late|for the first time since spring"
-)
-_ABOUT: Final = _WHAT.split("|")
-_NAMES: Final = ["north", "harbour", "lantern", "orchard", "meadow", "granite", "willow", "ferry", "copper", "linden"]
-_STATES: Final = ("open", "waiting", "in transit", "returned", "withdrawn")
+_BEFORE: Final = ("", "", "", "", "re", "un", "pre", "mis", "sub", "over", "inter", "de")
+_BEHIND: Final = ("", "ed", "ing", "ation", "able", "ness", "er", "s", "ment", "ised", "less", "al", "ity", "ive")
+_ENDS: Final = (".", ".", ".", ":\n", ".\n\n- ")
+
+
+class _Pools(NamedTuple):
+    """Pieces that items are put together from."""
+
+    sentences: Sequence[str]
+    rows: Sequence[str]
+    lines: Sequence[str]
 
 
 @cache
-def _sentences() -> tuple[str, ...]:
+def _pools() -> _Pools:
     chance = random.Random(7)
-    parts = [one.split("|") for one in (_WHO, _DOES, _WHAT, _HOW)]
-    made = {" ".join(chance.choice(part) for part in parts) for _ in range(600)}
-    return tuple(f"{one[0].upper()}{one[1:]}." for one in sorted(made))
+    number = range(2_000)
+    return _Pools([_sentence(chance) for _ in number], [_row(chance) for _ in number], [_line(chance) for _ in number])
+
+
+def _word(chance: random.Random) -> str:
+    """Return a word of which there are some ten thousand, so that few are tokens of their own, as in real texts."""
+    return chance.choice(_BEFORE) + chance.choice(_STEMS) + chance.choice(_BEHIND)
+
+
+def _name(chance: random.Random) -> str:
+    first, second = _word(chance), _word(chance)
+    shapes = (f"`{first}_{second}`", f"{first.capitalize()}{second.capitalize()}", f"{first}/{second}.py")
+    return chance.choice(shapes)
+
+
+def _sentence(chance: random.Random) -> str:
+    kinds = chance.choices((_plain, _word, _name), weights=(62, 34, 4), k=chance.randrange(5, 16))
+    said = " ".join(kind(chance) for kind in kinds)
+    return f"{said[0].upper()}{said[1:]}{chance.choice(_ENDS)}"
+
+
+def _plain(chance: random.Random) -> str:
+    return chance.choice(_PLAIN)
+
+
+def _row(chance: random.Random) -> str:
+    """Return a row of what a search gives back."""
+    name, state, price = f"{_word(chance)} {_word(chance)}", _word(chance), chance.randrange(9900) / 100
+    return f'{{"id":{chance.randrange(100_000)},"name":"{name}","state":"{state}","price":{price}}}'
+
+
+def _line(chance: random.Random) -> str:
+    """Return a line of what is read from a file of code."""
+    first, second, third = (_word(chance) for _ in range(3))
+    shapes = (
+        f"self._{first} = {second}[{chance.randrange(64)}]",
+        f"if {first} is None:",
+        f"return {first}({second}, {third}={chance.randrange(100)})",
+        f"for {first} in {second}:",
+        f"# {first} {second} {third}",
+    )
+    return " " * (4 * chance.randrange(1, 4)) + chance.choice(shapes)
 
 
 def turn(number: int) -> list[Item]:
-    """Return the items of a turn."""
+    """Return the items of a turn; every other one looks into a file, the rest search."""
     chance = random.Random(number)
-    sentences = _sentences()
+    pools = _pools()
 
     def prose(most: int) -> str:
-        return " ".join(chance.choices(sentences, k=chance.randrange(1, most)))
+        return " ".join(chance.choices(pools.sentences, k=chance.randrange(1, most)))
 
     call = f"call_{number:024d}"
-    place = chance.choice(_NAMES)
-    arguments = f'{{"turn":{number},"place":"{place}","days":{chance.randrange(30)},"about":"{chance.choice(_ABOUT)}"}}'
-    rows = ",".join(_row(chance) for _ in range(chance.randrange(6, 25)))
+    arguments = f'{{"turn":{number},"about":"{_word(chance)} {_word(chance)}","days":{chance.randrange(30)}}}'
+    if number % 2:
+        code = "\n".join(chance.choices(pools.lines, k=chance.randrange(10, 50)))
+        output = f"# {number}\n{code}"
+    else:
+        rows = ",".join(chance.choices(pools.rows, k=chance.randrange(5, 22)))
+        output = f'{{"turn":{number},"rows":[{rows}]}}'
     return [
-        {"role": "user", "content": f"{number}: {prose(8)}"},
+        {"role": "user", "content": f"{number}: {prose(6)}"},
         {
             "type": "function_call",
             "id": f"fc_{number:048x}",
@@ -73,24 +131,17 @@ def turn(number: int) -> list[Item]:
             "arguments": arguments,
             "status": "completed",
         },
-        {"type": "function_call_output", "call_id": call, "output": f'{{"turn":{number},"rows":[{rows}]}}'},
+        {"type": "function_call_output", "call_id": call, "output": output},
         {
             "type": "message",
             "id": f"msg_{number:048x}",
             "role": "assistant",
             "status": "completed",
             "content": [
-                {"type": "output_text", "annotations": [], "logprobs": [], "text": f"{number}: {prose(20)}"},
+                {"type": "output_text", "annotations": [], "logprobs": [], "text": f"{number}: {prose(14)}"},
             ],
         },
     ]
-
-
-def _row(chance: random.Random) -> str:
-    return (
-        f'{{"id":{chance.randrange(100_000)},"name":"{chance.choice(_NAMES)} {chance.choice(_NAMES)}",'
-        f'"state":"{chance.choice(_STATES)}","price":{chance.randrange(9900) / 100}}}'
-    )
 
 
 def turns(first: int) -> Iterator[list[Item]]:

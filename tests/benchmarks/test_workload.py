@@ -19,7 +19,7 @@ def count():
 
 
 def test_it_is_the_same_in_every_process():
-    assert digest(canonical(items(400))) == "f1319fe112d17ecbab5e5d41a832eb76d93de9a6f0fc0e51ca24d34b954eb269"
+    assert digest(canonical(items(400))) == "d96b7b42e6eabd0f27dde17fc15120f9917e2f0542477ac034425785b0ad51c2"
 
 
 def test_items_are_made_from_their_turn_s_number_alone():
@@ -36,6 +36,13 @@ def test_items_are_as_large_as_those_of_real_conversations(count):
     made = items(4_000)
     assert 650 < statistics.mean(map(size, made)) < 730
     assert 130 < statistics.mean(weigh(item, count) for item in made) < 155
+
+
+def test_its_words_are_split_into_tokens_as_those_of_real_texts_are(count):
+    prose = " ".join(text(item) for item in items(4_000)[3::4])
+    words = len(prose.split())
+    assert 1.3 * words < count(prose) < 2.5 * words
+    assert 3.7 < len(prose) / count(prose) < 4.6
 
 
 def test_every_system_counts_what_turnlog_stores(count):

@@ -59,6 +59,8 @@ class Page:
             # Of this navigation: what was open before tells that it was loaded at any time.
             loader = self.do("Page.navigate", url=url)["loaderId"]
             self._pipe.wait("Page.lifecycleEvent", name="load", loaderId=loader)
+        # What is drawn only where it can be seen has no text before the first frame.
+        self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
     def value(self, expression):
         """Return what an expression comes to in the page."""
