@@ -87,6 +87,7 @@ class ChatCompletions:
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
         backend: a label of where the model runs; default: the client's host and port.
+        stall: seconds without any event after which an answer counts as lost; default: only the client's timeout.
 
     Raises:
         Invalid: an argument that is of another type, or a parameter that turnlog decides itself.
@@ -106,8 +107,9 @@ class ChatCompletions:
         budget: Budget | None = None,
         count: Counter | None = None,
         backend: str | None = None,
+        stall: float | None = None,
     ) -> None:
-        check(model, budget, count, backend)
+        check(model, budget, count, backend, stall)
         merged(params, None)
         self.client = client
         self.name = model
@@ -115,6 +117,7 @@ class ChatCompletions:
         self.budget = budget
         self.count = count
         self.backend = backend or label(client)
+        self.stall = stall
 
     def __repr__(self) -> str:
         return f"ChatCompletions({self.name!r}, backend={self.backend!r})"
@@ -133,7 +136,7 @@ class ChatCompletions:
             model=request["model"], messages=[], extra_body=dict(request), **transport
         )
         decoder = Decoder()
-        async with aclosing(receive(opening)) as answer:
+        async with aclosing(receive(opening, stall=self.stall)) as answer:
             async for said in answer:
                 for event in decoder.feed(said):
                     yield event

@@ -24,6 +24,7 @@ from .erasing import Receipt, delete, expire
 from .errors import Conflict, Invalid, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
+from .history import Call as Waiting
 from .history import History
 from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, micros, moment, system_clock, ulid
 from .intake import Intake
@@ -36,11 +37,12 @@ from .reader import Reader
 from .shield import finish
 from .stores.memory import MemoryStore
 from .tokens import Counter, overhead
-from .turns.call import interruption
+from .turns.aside import aside
 from .turns.crew import Crew
 from .turns.keys import known
 from .turns.outcome import Options, Result
 from .turns.plan import Plan, mapping, one_of, plan
+from .turns.sealing import interruption
 from .turns.streams import Channel
 from .turns.turn import KeyTaken, Turn
 from .window.budget import Budget, accepted
@@ -303,6 +305,8 @@ class Engine:
         self._running[over] = scope
         try:
             with scope:
+                if made.options.aside:
+                    return await aside(made)
                 turn = await self._opened(made)
                 if isinstance(turn, Turn):
                     return await turn.work(lambda _: None)
@@ -352,15 +356,24 @@ class Engine:
         raise AssertionError("unreachable")
 
     async def take_over(
-        self, name: str, head: Head, history: History, *, force: bool = False, quiet: bool = False
+        self,
+        name: str,
+        head: Head,
+        history: History,
+        *,
+        force: bool = False,
+        quiet: bool = False,
+        spare: Callable[[Waiting], bool] = lambda _: False,
     ) -> int:
         """End a turn whose worker is gone: the next generation, what became of its response, and seals, in one append.
+
+        Calls that are to be spared get no seal: whoever takes over runs them.
 
         Raises:
             ConversationBusy: its lease has not run out, and it is not forced.
         """
         response = history.open or history.last_request
-        events = [] if response is None else await interruption(self, history, response, "crashed")
+        events = [] if response is None else await interruption(self, history, response, "crashed", spare=spare)
         appended = await self.writer.append(name, events, expected=head.version, lease=Break(force=force), quiet=quiet)
         _log.warning("turnlog.turn.taken_over", conversation=name, response=response, generation=appended.generation)
         return appended.version

@@ -34,7 +34,7 @@ import msgspec
 
 from .canonical import canonical, loads
 from .errors import ConversationBusy, CorruptLog, Fenced, Invalid, KeyReused, NotFound, VersionConflict
-from .events import NewEvent, Record
+from .events import ASIDE, NewEvent, Record
 from .ids import ANY, NO_STREAM, Expected, Position, check_key
 
 __all__ = (
@@ -59,6 +59,7 @@ __all__ = (
     "Take",
     "Trunk",
     "decide",
+    "is_counted",
     "limited",
     "merge_patch",
     "ordering",
@@ -141,7 +142,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     updated: int
     """When the last item came."""
     last_item: int
-    """The seq of the last item, 0 when there is none."""
+    """The seq of the last item, 0 when there is none; asides are not counted."""
     items: int
     metadata: bytes = b"{}"
     generation: int = 0
@@ -507,12 +508,17 @@ def _leased(append: Append, head: Head) -> Head:
             return msgspec.structs.replace(head, lease=None)
 
 
+def is_counted(event: NewEvent | Record) -> bool:
+    """Return whether a head counts an event among its items: what was said beside the conversation is none."""
+    return event.kind == "item.appended" and not event.flags & ASIDE
+
+
 def _advanced(head: Head, seq: int, event: NewEvent, now: int) -> Head:
     changes: dict[str, object] = {"version": seq}
     if event.kind == "conversation.deleted":
         return msgspec.structs.replace(head, version=seq, deleted=True, metadata=b"{}", items=0, last_item=0)
     time = now if event.time is None else event.time
-    if event.kind == "item.appended":
+    if is_counted(event):
         changes |= {"items": head.items + 1, "last_item": seq, "updated": time}
     elif event.kind == _CREATED:
         changes |= {"metadata": canonical(_object(event, "metadata")), "created": time, "updated": time}

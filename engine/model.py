@@ -26,6 +26,7 @@ __all__ = (
     "JSON",
     "OWNED",
     "TRANSPORT",
+    "Compacts",
     "Ending",
     "Model",
     "ModelFailure",
@@ -128,6 +129,21 @@ class Model(Protocol):
 
     def send(self, request: Item) -> AsyncIterator[StreamEvent]:
         """Send a body and yield what comes back, ending with response.completed, .incomplete or .failed.
+
+        Raises:
+            ModelFailure: there was no such end.
+        """
+        ...
+
+
+class Compacts(Protocol):
+    """What a model may have beside: a service that makes something shorter of a window.
+
+    `encode` writes its bodies too, for settings with the purpose "compaction".
+    """
+
+    def compact(self, request: Item) -> AsyncIterator[StreamEvent]:
+        """Send a body and yield the items that stand for its input, one of them opaque, ending as `send` does.
 
         Raises:
             ModelFailure: there was no such end.

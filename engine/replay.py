@@ -6,7 +6,7 @@ and the encoder of its day, and checked against the digest of what was sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -18,12 +18,13 @@ from .canonical import canonical, digest, loads
 from .codec import ITEM, REQUESTED, RESTORE, body, item_of
 from .compaction import references, stand_in
 from .errors import CorruptLog, NotFound, StoreError, TurnlogError
-from .events import ERASED, ContextCompacted, Record, ResponseRequested, checksum
+from .events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested, checksum
 from .history import History
 from .items import Item
 from .log import Query, Store
-from .manifest import Manifest
+from .manifest import Manifest, Span
 from .reader import logged
+from .window.remote import addressed, news
 from .window.render import Rendered, render
 
 __all__ = ("Divergence", "Encoder", "Encoders", "Rebuilt", "Report", "encoders", "rebuild", "verify")
@@ -124,7 +125,7 @@ async def rebuild(
     changed: set[int] = set()
     try:
         rendered = await _window(store, request.conversation, said, cached or {}, changed)
-        made = encode(rendered, loads(raw))
+        made = encode(rendered, addressed(loads(raw), said.manifest))
         found = digest(canonical(made))
     except StoreError:
         raise
@@ -149,18 +150,25 @@ def _reason(changed: set[int], *, own: bool) -> str:
 async def _window(
     store: Store, name: str, said: ResponseRequested, cached: Mapping[int, Record], changed: set[int]
 ) -> list[Rendered]:
-    """Return a request's window; the seqs of items that are not what was written are added to *changed*."""
+    """Return what of a window was sent; the seqs of items that are not what was written are added to *changed*.
+
+    What a request follows at the server was sent before: all that counts of it is which calls the answer made.
+    """
     manifest = said.manifest
     records = await _sent(store, name, manifest, cached)
-    _still_there(name, records)
-    changed |= {record.seq for record in records if _is_changed(record)}
-    records = [record for record in records if record.item is not None]
+    sent = [record for record in records if not manifest.follows or record.response != manifest.follows]
+    _still_there(name, [*sent, *(record for record in records if record.link is not None)])
+    changed |= {record.seq for record in sent if _is_changed(record)}
+    # What was sent was no aside to its own request.
+    records = [
+        msgspec.structs.replace(record, flags=record.flags & ~ASIDE) for record in records if record.item is not None
+    ]
     base: list[dict[str, Any]] = []
-    if manifest.base:
+    if manifest.base and not manifest.follows:
         stood = await logged(store, name, [manifest.base])
         compaction = body(stood[0])
         assert isinstance(compaction, ContextCompacted)
-        parts = await logged(store, name, references(compaction))
+        parts = await logged(store, name, references(compaction, said.target))
         _still_there(name, [*stood, *parts])
         changed |= {record.seq for record in parts if _is_changed(record)}
         items = {record.seq: item_of(await whole(store, record)) for record in parts}
@@ -169,7 +177,7 @@ async def _window(
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
     apart = await whole_items(store, records)
-    return render(history, history.early, base, manifest.base, manifest, said.target, apart)
+    return news(render(history, history.early, base, manifest.base, manifest, said.target, apart), manifest)
 
 
 def _is_changed(record: Record) -> bool:
@@ -185,7 +193,7 @@ async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int
     queries = []
     found: list[Record] = []
     wanted = 0
-    for first, last in manifest.sent():
+    for first, last in _sent_spans(manifest):
         wanted += last - first + 1
         at_hand = [cached[seq] for seq in range(first, last + 1) if seq in cached]
         if len(at_hand) == last - first + 1:
@@ -197,9 +205,16 @@ async def _sent(store: Store, name: str, manifest: Manifest, cached: Mapping[int
         found += [record for records in (snapshot.records if snapshot else ()) for record in records]
     if len(found) < wanted:
         there = {record.seq for record in found}
-        gone = next(seq for first, last in manifest.sent() for seq in range(first, last + 1) if seq not in there)
+        gone = next(seq for first, last in _sent_spans(manifest) for seq in range(first, last + 1) if seq not in there)
         raise CorruptLog(f"{name}/{gone}: the event is missing; {RESTORE}")
     return sorted(found, key=_seq)
+
+
+def _sent_spans(manifest: Manifest) -> Iterator[Span]:
+    """Yield the spans of what a request sent, and of the answer that it follows."""
+    for first, last in manifest.sent():
+        if last > manifest.follows:
+            yield max(first, manifest.follows + 1), last
 
 
 def _still_there(name: str, records: Sequence[Record]) -> None:

@@ -238,6 +238,9 @@ def _parameters(api: Api, body: _Json) -> Iterator[Refusal]:
     unnamed = api == "responses" and "model" not in body and not body.get("prompt")  # a template may name the model
     if unnamed or body.get("model") == "":
         yield _missing("model")
+    if api == "responses" and body.get("background") is True and body.get("store") is False:
+        message = "Background mode requires 'store' to be true."
+        yield Refusal("background-not-stored", message, param="store", code="invalid_value")
     options = body.get("stream_options")
     if api == "responses" and isinstance(options, dict) and "include_usage" in options:
         yield _unknown("stream_options.include_usage")

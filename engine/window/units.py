@@ -7,6 +7,7 @@ their maker's ids, and which calls are followed by a stand-in for an output that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Final, NamedTuple, TypeAlias
 
 from ..events import Target
@@ -33,13 +34,21 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its unit."""
 
-    __slots__ = ("history", "seal", "target", "weights")
+    __slots__ = ("history", "seal", "target", "unread", "weights")
 
-    def __init__(self, history: History, target: Target, weights: Weights | None = None) -> None:
+    def __init__(self, history: History, target: Target, weights: Weights | None = None, *, unread: int = 0) -> None:
         self.history = history
         self.target = target
+        self.unread = unread
+        """Up to which seq encrypted content is not sent: its maker has refused to read it."""
         self.weights: Mapping[int, tuple[int, int | None]] = weights.items if weights else {}
         self.seal = weights.seal if weights else SEAL_TOKENS
+
+    def of(self, history: History) -> Scene:
+        """Return the same, of another history."""
+        twin = copy(self)
+        twin.history = history
+        return twin
 
     def at_home(self, entry: Entry) -> bool:
         """Return whether the target's own backend made an item, through the same API."""

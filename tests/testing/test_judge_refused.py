@@ -58,6 +58,7 @@ REFUSED = [
         "stream_options.include_usage",
         400,
     ),
+    ("responses", response(USER, background=True, store=False), {}, "background-not-stored", "store", 400),
     ("chat", chat(USER, input="hi"), {}, "unknown-parameter", "input", 400),
     ("compact", response(USER, store=False), {}, "unknown-parameter", "store", 400),
     ("compact", response(USER, tools=[]), {}, "unknown-parameter", "tools", 400),

@@ -29,5 +29,7 @@ def secrets_only_to_their_maker(unit: Unit, scene: Scene) -> None:
                 unit.leave_out(entry, f"a stateless API keeps no {shape} without encrypted content")
             elif not scene.by_the_model(entry):
                 unit.leave_out(entry, f"only its maker can read this {shape}")
+            elif entry.seq <= scene.unread:
+                unit.leave_out(entry, f"its maker has refused to read this {shape}")
         elif not reading.is_call and entry.response is not None and not scene.at_home(entry):
             unit.leave_out(entry, f"a {shape} means nothing to another backend")
