@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from turnlog.adapters.wire import DONE, Said, check, drain, failing, label, receive, said_error
+from turnlog.adapters.wire import DONE, Said, check, drain, failing, label, receive, said_error, short
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.tokens import Counter
@@ -19,6 +19,7 @@ from turnlog.engine.window.window import Window
 __all__ = ("ENCODERS", "Decoder", "Responses", "encode")
 
 _ENCRYPTED: Final = "reasoning.encrypted_content"
+_LONGEST_ID: Final = 64
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,16 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     state, remote = settings.get("state", "stateless"), settings.get("remote")
     where = {_REMOTE[state]: remote} if remote else {}
     body = _encode(items, settings)
-    return body if "recorded" in settings else {**body, "store": state != "stateless" or background, **where}
+    if "recorded" in settings:
+        return body
+    body["input"] = [_with_short_id(item) for item in body["input"]]
+    return {**body, "store": state != "stateless" or background, **where}
+
+
+def _with_short_id(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a call or an output under an id that the API takes; other backends give longer ones."""
+    name = item.get("call_id")
+    return {**item, "call_id": short(name, _LONGEST_ID)} if isinstance(name, str) and len(name) > _LONGEST_ID else item
 
 
 def _encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,14 +139,14 @@ class Responses:
         """Return the body of a request; see `encode`."""
         return encode(window.news, window.addressed(settings))
 
-    async def open_remote(self) -> str:
+    async def open_remote(self, **transport: Any) -> str:
         """Make a conversation at the server; return its id.
 
         Raises:
             ModelFailure: it could not be made.
         """
         with failing():
-            made = await self.client.with_options(max_retries=0).conversations.create()
+            made = await self.client.with_options(max_retries=0).conversations.create(**transport)
         return str(made.id)
 
     async def send(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
@@ -158,7 +168,7 @@ class Responses:
             if request.get("background") is not True or decoder.response_id is None or failure.kind not in _BROKEN:
                 raise
         if not decoder.ended and request.get("background") is True and decoder.response_id is not None:
-            async with aclosing(self._polled(decoder.response_id, decoder)) as events:
+            async with aclosing(self._polled(decoder.response_id, decoder, transport)) as events:
                 async for event in events:
                     yield event
 
@@ -188,20 +198,23 @@ class Responses:
 
     # -- in the background
 
-    async def resume(self, response_id: str) -> AsyncIterator[StreamEvent]:
+    async def resume(self, response_id: str, **transport: Any) -> AsyncIterator[StreamEvent]:
         """Wait for the end of a background response that somebody else has asked for; yield what came of it.
 
         Raises:
             ModelFailure: it failed, it was cancelled, or it is not there.
         """
-        async with aclosing(self._polled(response_id, Decoder())) as events:
+        async with aclosing(self._polled(response_id, Decoder(), transport)) as events:
             async for event in events:
                 yield event
 
-    async def _polled(self, response_id: str, decoder: Decoder) -> AsyncGenerator[StreamEvent, None]:
+    async def _polled(
+        self, response_id: str, decoder: Decoder, transport: Mapping[str, Any]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        look = self.client.responses.with_streaming_response.retrieve
         failures = 0
         for pause in _pauses():
-            opening = self.client.responses.with_streaming_response.retrieve(response_id, include=[_ENCRYPTED])
+            opening = look(response_id, include=[_ENCRYPTED], **transport)
             try:
                 async with aclosing(self._received(opening, decoder, self.stall)) as events:
                     async for event in events:
@@ -216,14 +229,14 @@ class Responses:
                 return
             await anyio.sleep(pause)
 
-    async def cancel(self, response_id: str) -> None:
+    async def cancel(self, response_id: str, **transport: Any) -> None:
         """Stop a background response at its server.
 
         Raises:
             ModelFailure: that did not work.
         """
         with failing():
-            await self.client.responses.cancel(response_id)
+            await self.client.responses.cancel(response_id, **transport)
 
 
 class Decoder:

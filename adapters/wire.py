@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
@@ -28,6 +29,7 @@ __all__ = (
     "label",
     "receive",
     "said_error",
+    "short",
 )
 
 DONE: Final = "[DONE]"
@@ -269,6 +271,11 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
         retryable=helps(name),
         retries=retries,
     )
+
+
+def short(name: str, longest: int) -> str:
+    """Return an id of so many characters at most: the same for the same, and another for another."""
+    return name if len(name) <= longest else f"call_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def label(client: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
@@ -496,9 +497,8 @@ class Conversation:
             ConversationBusy, VersionConflict, NotFound, StoreError: nothing was written.
         """
         self._engine.check()
-        made = await by_hand(
-            self, self._engine, model, method=method, instructions=instructions, budget=budget, expected=expected
-        )
+        ways: dict[str, Any] = {"method": method, "instructions": instructions, "budget": budget, "expected": expected}
+        made = await self._engine.attend(partial(by_hand, self, self._engine, model, **ways))
         self.saw(made.seq)
         return made
 

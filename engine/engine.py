@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -51,6 +51,7 @@ from .writer import Writer
 
 __all__ = ("Engine", "Info", "open_engine")
 
+T = TypeVar("T")
 _log = Log("turnlog.engine")
 _POLL: Final = (0.02, 0.5)
 """Seconds between looks at a turn that runs elsewhere: at first, and at most."""
@@ -301,16 +302,28 @@ class Engine:
         Raises:
             StoreError: the engine was closed meanwhile; what the turn had written is in the log, and that it ended.
         """
+
+        async def perform() -> Result:
+            if made.options.aside:
+                return await aside(made)
+            turn = await self._opened(made)
+            if isinstance(turn, Turn):
+                return await turn.work(lambda _: None)
+            return turn[0]
+
+        return await self.attend(perform)
+
+    async def attend(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what takes a while in the caller's own task; closing the engine cancels it, and waits until it is over.
+
+        Raises:
+            StoreError: the engine was closed meanwhile.
+        """
         scope, over = anyio.CancelScope(), anyio.Event()
         self._running[over] = scope
         try:
             with scope:
-                if made.options.aside:
-                    return await aside(made)
-                turn = await self._opened(made)
-                if isinstance(turn, Turn):
-                    return await turn.work(lambda _: None)
-                return turn[0]
+                return await work()
         finally:
             del self._running[over]
             over.set()

@@ -69,6 +69,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     state: str = "stateless"
     """How the API holds state: "stateless", "chained", "conversation"; "recorded": the request was made elsewhere."""
+    thoughts: str = "never"
+    """Which of the model's reasoning goes back to it as text: "never", "always", "tool_turns": where it called tools."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -143,6 +145,8 @@ class ResponseRequested(_Body, frozen=True, kw_only=True, tag="response.requeste
     """SHA-256 of the canonical request body."""
     key: str | None = None
     retry_of: int | None = None
+    continues: bool = False
+    """Whether it goes on with a turn: what it answers is the output of a call."""
 
 
 class ResponseStarted(_Body, frozen=True, kw_only=True, tag="response.started"):

@@ -181,6 +181,7 @@ class Asked(msgspec.Struct, frozen=True):
     target: Target
     purpose: str = "answer"
     key: str | None = None
+    continues: bool = False
     manifest: _Figures = _Figures()
 
 

@@ -112,6 +112,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     digest: str
     error: str | None
+    retry_of: int | None = None
+    """The request, by its seq, that was refused and is made again here in another way."""
     _engine: Engine
     _record: Record
 
@@ -365,6 +367,7 @@ class Listing:
             manifest=said.manifest,
             digest=said.digest,
             error=error,
+            retry_of=said.retry_of,
             _engine=self._engine,
             _record=record,
         )

@@ -196,12 +196,17 @@ async def _latest(store: Store, outline: _Outline, floor: int) -> list[Record]:
     if request is None or request.seq > floor:
         return []
     found, ended = [request], False
+    owed: set[str | None] = set()
     async for record in _following(store, outline.name, request.seq, floor):
         mine = record.response == request.seq
-        if ended and not mine and not _is_output(record):
+        # What is said of a call that waits may come late, behind much else.
+        if ended and not mine and not _is_output(record) and not owed:
             break
         if mine and outline.alive(record):
             found.append(record)
+            owed |= {record.link} if _is_call(record) else set()
+        elif _is_output(record):
+            owed.discard(record.link)
         ended |= mine and record.kind in ENDS
     return found
 

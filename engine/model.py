@@ -114,7 +114,10 @@ class Model(Protocol):
     """What answers a conversation: an adapter around a client, cheap to make, without I/O until it sends.
 
     Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and
-    version of how it encodes), `state`, `params`, and `count` (a tokenizer of its own).
+    version of how it encodes), `state` ("stateless", "chained" or "conversation"), `params`, `count` (a tokenizer of
+    its own), `settings` (JSON that its encoder needs besides), `thoughts` (which of its reasoning goes back as text:
+    "never", "tool_turns" or "always"); and, where its server keeps state, `open_remote()`, which makes a conversation
+    there and returns its id, and `resume(id)` and `cancel(id)` for responses in the background.
     """
 
     name: str
@@ -160,6 +163,8 @@ class Shape(msgspec.Struct, frozen=True):
     state: str
     params: Mapping[str, Any]
     count: Counter | None
+    settings: Mapping[str, Any]
+    thoughts: str
 
 
 def shape_of(model: Model) -> Shape:
@@ -182,13 +187,15 @@ def shape_of(model: Model) -> Shape:
         state=getattr(model, "state", "stateless"),
         params=getattr(model, "params", None) or {},
         count=getattr(model, "count", None),
+        settings=getattr(model, "settings", None) or {},
+        thoughts=getattr(model, "thoughts", "never"),
     )
 
 
 def target_of(model: Model) -> Target:
     """Return whom a window for *model* is for."""
     shape = shape_of(model)
-    return Target(api=shape.api, backend=model.backend, model=model.name, state=shape.state)
+    return Target(api=shape.api, backend=model.backend, model=model.name, state=shape.state, thoughts=shape.thoughts)
 
 
 def merged(base: Mapping[str, Any] | None, over: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -227,7 +234,8 @@ def settings_of(
     model: Model, params: Mapping[str, Any], instructions: str | None, tools: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return a request's settings as they are logged: everything of it but its items."""
-    settings: dict[str, Any] = {"model": model.name, "state": shape_of(model).state}
+    shape = shape_of(model)
+    settings: dict[str, Any] = {**shape.settings, "model": model.name, "state": shape.state}
     if instructions is not None:
         settings["instructions"] = instructions
     if tools:

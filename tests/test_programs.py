@@ -34,7 +34,8 @@ def inputs(s):
 
 async def test_the_seed(stage, capsys):
     jokes = ["Orange who?", "Orange who?", "A joke.", "Another."]
-    async with stage(*jokes, "A joke. " * 30, "Because. " * 30, "En français.", "Dodge, and so on. " * 30, "opaque") as s:
+    long = ["A joke. " * 30, "Because. " * 30, "En français.", "Dodge, and so on. " * 30]
+    async with stage(*jokes, *long, "opaque") as s:
         await programs.seed(s.engine, s.client)
         assert capsys.readouterr().out.splitlines() == jokes
         assert [item["content"] for item in inputs(s)[0]] == ["knock knock.", "Who's there?", "Orange."]
@@ -214,8 +215,8 @@ async def test_regenerate_edit_and_show_variants(stage, api):
         assert (await programs.edit(c, model, 2, "second, better")).output_text == "two edited"
 
         async def shown():
-            said = [entry.item async for entry in c.items()]
-            return [item["content"] if isinstance(item["content"], str) else item["content"][0]["text"] for item in said]
+            said = [entry.item["content"] async for entry in c.items()]
+            return [content if isinstance(content, str) else content[0]["text"] for content in said]
 
         assert await shown() == ["first", "one", "second, better", "two edited"]
         await programs.show_variant(c, tip)

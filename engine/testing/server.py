@@ -76,7 +76,7 @@ from .script import (
 )
 from .sending import fault, hang_up, transmit, while_connected
 from .state import Kept
-from .state_doors import Visit, doors
+from .state_doors import Trouble, Visit, doors
 
 __all__ = (
     "Answer",
@@ -146,7 +146,7 @@ def scripted_server(
     api_key: str | None = None,
     port: int = 0,
     first: int = 1,
-    trouble: Callable[[Visit], Fail | Hang | None] | None = None,
+    trouble: Trouble | None = None,
     pieces: int | None = None,
 ) -> AbstractAsyncContextManager[ScriptedServer]:
     """Run a server that answers from *script*, in the current asyncio event loop, while the context is open.
@@ -178,9 +178,7 @@ def scripted_server(
 
 
 @asynccontextmanager
-async def _running(
-    desk: Desk, port: int, trouble: Callable[[Visit], Fail | Hang | None] | None, pieces: int | None
-) -> AsyncIterator[ScriptedServer]:
+async def _running(desk: Desk, port: int, trouble: Trouble | None, pieces: int | None) -> AsyncIterator[ScriptedServer]:
     visits: list[Visit] = []
     config = uvicorn.Config(
         _app(desk, visits, trouble, pieces),
@@ -249,9 +247,7 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
-def _app(
-    desk: Desk, visits: list[Visit], trouble: Callable[[Visit], Fail | Hang | None] | None, pieces: int | None
-) -> Starlette:
+def _app(desk: Desk, visits: list[Visit], trouble: Trouble | None, pieces: int | None) -> Starlette:
     scripted = [Route(path, _Endpoint(desk, api, pieces), methods=["POST"]) for api, path in _ENDPOINTS.items()]
     routes = [*scripted, *doors(desk, visits, trouble)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _Elsewhere()})

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from .desk import Desk, wrong_key
 from .judge import Refusal
 from .judge import judge as judge_body
-from .script import Fail, Hang
+from .script import Fail, Hang, Raw
 from .sending import Following, Sending, fault, hang_up, transmit, while_connected, whole
 from .state import Thread, items_of, page
 from .wire import JSON
@@ -33,7 +33,7 @@ class Visit:
     body: Any
 
 
-Trouble: TypeAlias = Callable[[Visit], "Fail | Hang | None"]
+Trouble: TypeAlias = Callable[[Visit], "Fail | Hang | Raw | None"]
 _Answer: TypeAlias = "JSON | Following"
 
 
@@ -186,9 +186,13 @@ class _Door:
 
         await while_connected(receive, respond)
 
-    def _answer(self, request: Request, visit: Visit, trouble: Fail | None) -> Sending | Following:
+    def _answer(self, request: Request, visit: Visit, trouble: Fail | Raw | None) -> Sending | Following:
         if not self._desk.opens(request.headers):
             return wrong_key()
+        if isinstance(trouble, Raw):
+            length = len(trouble.content)
+            media = trouble.content_type
+            return Sending(status=trouble.status, media=media, frames=(trouble.content,), length=length)
         if trouble is not None:
             return fault(trouble)
         method = "GET" if visit.method == "HEAD" else visit.method

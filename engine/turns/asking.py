@@ -99,7 +99,7 @@ class Asking:
             return manifest, [], None
         try:
             # One that a lost race has left is empty still.
-            self._conversation = self._conversation or await opens()
+            self._conversation = self._conversation or await opens(**self.plan.transport)
         except ModelFailure as failure:
             return manifest, [], failure
         attached = RemoteAttached(id=self._conversation, backend=self.plan.target.backend)

@@ -340,12 +340,12 @@ class ModelCall:
 
     async def stop(self) -> None:
         """Have the server stop what would go on there although nobody waits for it."""
-        cancel: Callable[[str], Awaitable[None]] | None = getattr(self.plan.model, "cancel", None)
+        cancel: Callable[..., Awaitable[None]] | None = getattr(self.plan.model, "cancel", None)
         name = self.recorder.provider_id
         if cancel is None or name is None or not self.background or self.recorder.ending is not None:
             return
         with suppress(ModelFailure), anyio.move_on_after(_STOPPING):
-            await cancel(name)
+            await cancel(name, **self.plan.transport)
 
     async def cut(self) -> tuple[list[NewEvent], ResponseInterrupted, dict[str, Any] | None]:
         """Return what is to be logged of an answer that goes no further.

@@ -11,7 +11,7 @@ from ..errors import Invalid
 from ..events import NewEvent, Purpose, Record, ResponseRequested
 from ..history import History
 from ..ids import Position
-from ..items import Item
+from ..items import Item, read
 from ..log import record
 from ..model import ModelFailure
 from ..window.window import Window
@@ -73,5 +73,6 @@ def requested(plan: Plan, window: Window, purpose: Purpose, *, retry_of: int | N
         digest=digest(canonical(body, "request")),
         key=plan.options.key,
         retry_of=retry_of,
+        continues=bool(window.rendered) and read(window.rendered[-1].item).is_output,
     )
     return event(said), body

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..history import History
 from ..log import Release
@@ -23,13 +23,14 @@ class Resumable(NamedTuple):
     response: int
     """The seq that names it."""
     provider_id: str
-    resume: Callable[[str], AsyncIterator[StreamEvent]]
+    resume: Callable[..., AsyncIterator[StreamEvent]]
+    transport: Mapping[str, Any]
     logged: int
     """How many of its items are in the log."""
 
     def resumed(self) -> Resumed:
         """Begin to ask for it."""
-        return Resumed(self.resume(self.provider_id), self.logged)
+        return Resumed(self.resume(self.provider_id, **self.transport), self.logged)
 
 
 def resumable(history: History, plan: Plan) -> Resumable | None:
@@ -43,7 +44,7 @@ def resumable(history: History, plan: Plan) -> Resumable | None:
         return None
     group = history.groups.get(response)
     made = [entry for entry in group.entries if not entry.reading.is_output] if group else []
-    return Resumable(response, history.provider[response], resume, len(made))
+    return Resumable(response, history.provider[response], resume, plan.transport, len(made))
 
 
 async def see_out(call: ModelCall) -> None:

@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-import msgspec
-
 from ..canonical import canonical
 from ..compaction import weight
 from ..errors import BudgetExceeded
@@ -59,7 +57,9 @@ def line_of(policy: Policy, budget: Budget, target: Target) -> str:
     How the server keeps state is no part of it: it changes what is sent, not what the model sees.
     """
     target = stateless(target)
-    parts = [policy.name, policy.version, budget.context, budget.reserve, *msgspec.structs.astuple(target)]
+    whom = [target.api, target.backend, target.model, target.state]
+    thoughts = [] if target.thoughts == "never" else [target.thoughts]
+    parts = [policy.name, policy.version, budget.context, budget.reserve, *whom, *thoughts]
     return hashlib.sha256(canonical(parts)).hexdigest()[:12]
 
 

@@ -1,6 +1,8 @@
 """Background responses: polled where their stream breaks, resumed by whoever comes after a crash, stopped when nobody
 waits."""
 
+import json
+
 import anyio
 import pytest
 
@@ -8,7 +10,7 @@ from turnlog import ResponseFailed, open_engine
 from turnlog.adapters.responses import Responses
 from turnlog.engine.errors import CallsOpen
 from turnlog.engine.replay import verify
-from turnlog.engine.testing.server import Call, Fail, Hang, Reason, Reply, Text
+from turnlog.engine.testing.server import Call, Fail, Hang, Raw, Reason, Reply, Text
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +127,22 @@ async def test_looking_for_it_may_fail_for_a_while(stage):
         c = await s.engine.create()
         assert (await c.respond(s.model("responses"), "Hi", params=BACKGROUND)).output_text == "Hello"
         assert len(s.server.visits) == 4
+
+
+async def test_a_server_that_streams_although_it_was_only_looked_at(stage):
+    done = {"id": "resp_0001", "status": "completed", "output": [{"role": "assistant", "content": "Hi."}]}
+    events = [{"type": "response.created", "response": done}, {"type": "response.completed", "response": done}]
+    streamed = Raw(b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events))
+    async with stage(Reply("Hello", cut_after=3), trouble=lambda _: streamed) as s:
+        c = await s.engine.create()
+        assert (await c.respond(s.model("responses"), "Hi", params=BACKGROUND)).output_text == "Hi."
+
+
+async def test_looks_travel_as_the_request_did(stage):
+    async with stage(Reply("Hello", cut_after=3)) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "Hi", params={**BACKGROUND, "extra_query": {"tenant": "7"}})
+        assert {visit.query.get("tenant") for visit in s.server.visits} == {"7"}
 
 
 async def test_it_is_not_looked_for_for_ever(stage):

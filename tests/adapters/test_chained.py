@@ -189,6 +189,7 @@ async def test_where_the_server_has_lost_it_the_whole_window_is_sent_once(stage,
         assert kinds[-6:-3] == ["response.requested", "response.failed", "response.requested"]
         *_, refused, again = await requests(c)
         assert again.data["retry_of"] == refused.seq
+        assert [call.retry_of async for call in c.responses()][-2:] == [None, refused.seq]
         failed = next(event for event in [e async for e in c.events()] if event.type == "response.failed")
         assert (failed.response, failed.data["code"]) == (refused.seq, "previous_response_not_found")
         assert (await c.respond(chained(s), "3", key="three")).replayed

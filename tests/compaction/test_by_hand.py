@@ -36,12 +36,17 @@ def answers(turns=3):
     return [Reply(Reason("Hm"), Text(f"answer {number}: {LONG}")) for number in range(turns)]
 
 
+async def seen(s, c):
+    """Return what a person sees of a conversation."""
+    (info,) = (await s.engine.list()).data
+    return [entry.item async for entry in c.items()], info.last_item, info.updated, info.busy
+
+
 async def test_a_summary(stage, api):
     async with stage(*answers(), "In short: much happened.", "Here we are.") as s:
         c = await told(s, api)
         before = await c.window(Budget(100_000), api=api)
-        transcript = [entry.item async for entry in c.items()]
-        head = (await s.engine.list()).data[0]
+        transcript = await seen(s, c)
         made = await c.compact(s.model(api, "gpt-4.1-mini"), method="summary")
         assert (made.method, made.covered[0], c.version) == ("summary", 1, made.seq)
         assert made.after < made.before // 2
@@ -49,9 +54,7 @@ async def test_a_summary(stage, api):
         assert spoken(s.bodies[3])[-1].startswith("Sum up the conversation above.")
         assert s.bodies[3]["model"] == "gpt-4.1-mini"
         # A person still sees every message, and nothing else.
-        assert [entry.item async for entry in c.items()] == transcript
-        after = (await s.engine.list()).data[0]
-        assert (after.last_item, after.updated, after.busy) == (head.last_item, head.updated, False)
+        assert await seen(s, c) == transcript
         window = await c.window(Budget(100_000), api=api)
         assert window.tokens.total < before.tokens.total
         await c.respond(s.model(api), "Where were we?")
@@ -94,7 +97,8 @@ async def test_an_extract(stage, api):
         sent = spoken(s.bodies[6])
         assert sent[0].startswith("[What was said up to here is left out, but for")
         assert "question 4" in sent
-        assert [text for text in sent if text != "reasoning"][-3:] == ["question 5", f"answer 5: {LONG}", "Where were we?"]
+        assert sent[-1] == "Where were we?"
+        assert sent.index("question 5") < sent.index(f"answer 5: {LONG}")
 
 
 async def test_what_cannot_be_asked_for(stage, api):

@@ -52,16 +52,14 @@ async def test_a_conversation_that_goes_on_and_on(stage, api, method):
         for number in range(20):
             await c.respond(s.model(api, budget=SMALL), f"question {number}", policy=policy)
         calls = [call async for call in c.responses(limit=100)]
-        assert all(call.manifest.cut <= call.manifest.base for call in calls if call.purpose == "answer")
-        assert all(call.manifest.tokens <= 1500 for call in calls)
-        events = [event async for event in c.events()]
-        compacted = [event.data for event in events if event.type == "context.compacted"]
-        assert len(compacted) >= 2
+        assert max(call.manifest.cut - call.manifest.base for call in calls if call.purpose == "answer") <= 0
+        assert max(call.manifest.tokens for call in calls) <= 1500
+        methods = [event.data["method"] async for event in c.events() if event.type == "context.compacted"]
         kind = {"auto": "remote" if api == "responses" else "summary"}.get(method, method)
-        assert {said["method"] for said in compacted} == {kind}
-        assert len([call for call in calls if call.purpose == "compaction"]) == (0 if kind == "extract" else len(compacted))
-        transcript = [entry.item async for entry in c.items() if entry.item.get("role") == "user"]
-        assert [item["content"] for item in transcript] == [f"question {number}" for number in range(20)]
+        assert methods == [kind] * max(len(methods), 2)
+        assert (await purposes(c)).count("compaction") == (0 if kind == "extract" else len(methods))
+        transcript = [entry.item["content"] async for entry in c.items() if entry.item.get("role") == "user"]
+        assert transcript == [f"question {number}" for number in range(20)]
         assert (await verify(s.engine.store, c.id)).diverged == []
 
 
@@ -72,11 +70,9 @@ async def test_the_input_is_there_before_and_the_stream_is_told(stage, api):
         c = await s.engine.create()
         for number in range(7):
             await c.respond(s.model(api, budget=SMALL), f"question {number}")
-        seen = []
         async with c.stream(s.model(api, budget=SMALL), "And now?", policy=policy) as stream:
             assert [entry.item.get("content") async for entry in c.items()][-1] == "And now?"
-            async for event in stream:
-                seen.append(event.type)
+            seen = [event.type async for event in stream]
             result = await stream.result()
         assert seen[0] == "turnlog.context.compacted"
         assert (result.usage.requests, await purposes(c)) == (2, ["answer"] * 7 + ["compaction", "answer"])
@@ -192,17 +188,15 @@ OPAQUE = {"type": "compaction", "id": "cmp_1", "encrypted_content": "opaque " * 
 
 async def test_by_the_server_within_a_request(stage):
     """The item that comes stands for all before its request: for its maker; others get what they can read."""
-    answers = [Text(f"answer 0: {LONG}"), Text(f"answer 1: {LONG}"), Reply(Item(OPAQUE), Text("Done.")), "More.", "Else."]
-    async with stage(*answers) as s:
+    answers = [Text(f"answer {number}: {LONG}") for number in range(2)]
+    async with stage(*answers, Reply(Item(OPAQUE), Text("Done.")), "More.", "Else.") as s:
         c = await s.engine.create()
         policy = Compacting("server", at=0.5)
         model = s.model("responses", budget=SMALL)
         for number in range(2):
             await c.respond(model, f"question {number}", policy=policy)
-        seen = []
         async with c.stream(model, "question 2", policy=policy) as stream:
-            async for event in stream:
-                seen.append(event.type)
+            seen = [event.type async for event in stream]
         assert seen[-1] == "turnlog.context.compacted"
         assert s.bodies[0]["context_management"] == [{"type": "compaction", "compact_threshold": 750}]
         await c.respond(model, "question 3", policy=policy)
@@ -213,11 +207,9 @@ async def test_by_the_server_within_a_request(stage):
         assert "context_management" not in s.bodies[4]
         assert spoken(s.bodies[4])[0].startswith("[What was said up to here is left out")
         assert spoken(s.bodies[4])[-5:] == ["question 2", "Done.", "question 3", "More.", "question 4"]
-        assert [entry.item.get("role") async for entry in c.items()].count("user") == 5
         assert (await verify(s.engine.store, c.id)).diverged == []
         await c.undo_compaction()
-        window = await c.window(model=model)
-        assert [item["role"] for item in window.items[:4]] == ["user", "assistant", "user", "assistant"]
+        assert spoken({"input": (await c.window(model=model)).items})[0] == "question 0"
 
 
 async def test_by_the_server_with_tools(stage):

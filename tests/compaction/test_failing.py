@@ -7,7 +7,7 @@ import sys
 import anyio
 import pytest
 
-from turnlog import Budget, BudgetExceeded, Conflict, ConversationBusy, ResponseFailed, open_engine
+from turnlog import Budget, BudgetExceeded, Conflict, ConversationBusy, ResponseFailed, StoreError, open_engine
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Fail, Hang, Raw, Reason, Refuse, Reply, Text
 
@@ -122,7 +122,10 @@ async def test_a_service_that_fails(stage, answer, code):
         await it_is_as_before(s, c, "responses", window, transcript)
 
 
-@pytest.mark.parametrize("answer", [Fail(404), Fail(405), Fail(501, headers={"x-should-retry": "false"}), Reply()], ids=str)
+MISSING = [Fail(404), Fail(405), Fail(501, headers={"x-should-retry": "false"}), Reply()]
+
+
+@pytest.mark.parametrize("answer", MISSING, ids=["404", "405", "501", "nothing"])
 async def test_where_there_is_no_such_service_a_summary_is_made(stage, answer):
     async with stage(*answers(), answer, "In short.", "Fine.") as s:
         c = await told(s, "responses")
@@ -248,12 +251,41 @@ async def test_what_is_erased_meanwhile_is_in_no_stand_in(stage, api):
         assert (await c.window(Budget(10_000), api=api)).manifest.base == 0
 
 
+async def test_the_engine_is_closed_meanwhile(stage_for, db):
+    asked = anyio.Event()
+
+    async def script(received):
+        if received.number == 4:
+            asked.set()
+            return Hang(30)
+        return [*answers(), None, "Fine."][received.number - 1]
+
+    async with open_engine(db, lease=5.0) as watching, stage_for(script, engine=watching) as s:
+        c = await told(s, "responses")
+        window, transcript = await c.window(Budget(100_000)), await items(c)
+        raised = []
+
+        async def compact(engine):
+            try:
+                await (await engine.get(c.id)).compact(s.model("responses"), method="summary")
+            except StoreError as error:
+                raised.append(error)
+
+        async with anyio.create_task_group() as group:
+            async with open_engine(db, lease=5.0) as engine:
+                group.start_soon(compact, engine)
+                await asked.wait()
+        assert len(raised) == 1
+        await it_is_as_before(s, c, "responses", window, transcript)
+
+
 WORKER = """
 import asyncio, json, sys
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-from turnlog import open_engine
+from turnlog import Budget, open_engine
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.responses import Responses
+from turnlog.engine.window.policies import Compacting
 
 async def main(order):
     transport = DefaultAsyncHttpxClient(trust_env=False, verify=False)
@@ -261,7 +293,11 @@ async def main(order):
         async with open_engine(order["db"], lease=0.4) as engine:
             model = (Responses if order["api"] == "responses" else ChatCompletions)(client, "gpt-4o-mini")
             c = await engine.get("c")
-            await c.compact(model, method=order["method"])
+            if order["method"] == "policy":
+                policy = Compacting("summary", at=0.1)
+                await c.respond(model, "Where were we?", policy=policy, key="k", budget=Budget(1500))
+            else:
+                await c.compact(model, method=order["method"])
 asyncio.run(main(json.loads(sys.argv[1])))
 """
 
@@ -294,6 +330,35 @@ async def test_killed_in_the_middle(stage_for, db, method):
         await it_is_as_before(s, c, "responses", window, transcript)
         assert [call.status async for call in c.responses()] == ["completed"] * 3 + ["interrupted", "completed"]
         assert (await c.compact(s.model("responses"), method="summary")).method == "summary"
+
+
+async def test_killed_in_the_middle_of_a_turns_compaction(stage_for, db):
+    """The input is there, and the same key goes on with it."""
+    asked = anyio.Event()
+
+    async def script(received):
+        if received.number == 5 and not asked.is_set():
+            asked.set()
+            return Hang(30)
+        return [*answers(4), None, "Fine."][received.number - 1]
+
+    async with open_engine(db, lease=0.4) as engine, stage_for(script, engine=engine) as s:
+        c = await engine.create(id="c")
+        for number in range(4):
+            await c.respond(s.model("responses"), f"question {number}")
+        order = {"url": s.server.base_url, "db": str(db), "api": "responses", "method": "policy"}
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, json.dumps(order))
+        await asked.wait()
+        process.kill()
+        await process.wait()
+        result = await c.respond(s.model("responses"), "Where were we?", key="k", when_busy="wait")
+        assert (result.output_text, result.replayed) == ("Fine.", False)
+        asked_ = [item.get("content") for item in await items(c)]
+        assert asked_.count("Where were we?") == 1
+        calls = [(call.purpose, call.status) async for call in c.responses()]
+        assert calls[-2:] == [("compaction", "interrupted"), ("answer", "completed")]
+        assert (await c.respond(s.model("responses"), "Where were we?", key="k")).replayed
+        assert (await verify(engine.store, c.id)).diverged == []
 
 
 async def test_a_compaction_takes_over_from_who_is_gone(stage_for, db):

@@ -133,30 +133,36 @@ def test_parts_are_as_large_as_fits():
 
 # -- extracts
 
-texts = st.builds(lambda size, word: " ".join([word] * size), st.integers(0, 120), st.sampled_from(["a", "bcd", "é", "…"]))
+words = st.sampled_from(["a", "bcd", "é", "…"])
+texts = st.builds(lambda size, word: " ".join([word] * size), st.integers(0, 120), words)
 
 
-@given(st.lists(st.tuples(st.booleans(), texts), max_size=12), st.lists(texts, max_size=3), st.integers(0, 400))
-def test_an_extract_always_fits(messages, before, room):
+def entries_of(messages):
     log = SmallLog()
     for number, (asked, text) in enumerate(messages):
         item = {"role": "user", "content": text} if asked else said(number, text)
         weight = measure(item, count).tokens
         log.say(item, tokens=weight) if asked else log.answer(item, tokens=weight)
-    entries = [entry for group in log.history() for entry in group.entries]
-    known = {entry.seq: entry for entry in entries}
+    return {entry.seq: entry for group in log.history() for entry in group.entries}
+
+
+@given(st.lists(st.tuples(st.booleans(), texts), max_size=12), st.lists(texts, max_size=3), st.integers(0, 400))
+def test_an_extract_always_fits(messages, before, room):
+    known = entries_of(messages)
     older = [{"role": "user", "content": text} for text in before]
-    made = extract(entries, older, room, count)
-    weighed = sum(
-        known[part.seq].tokens if part.seq is not None else measure(part.item, count).tokens for part in made.stand_in
-    )
-    assert weighed == made.tokens <= room
+    made = extract(list(known.values()), older, room, count)
+    weights = [known[one.seq].tokens if one.seq else measure(one.item, count).tokens for one in made.stand_in]
+    assert sum(weights) == made.tokens <= room
     quoted = [part.seq for part in made.stand_in if part.seq is not None]
     assert quoted == sorted(quoted)
     if made.stand_in:
         assert made.stand_in[0].item["content"].startswith("[What was said up to here is left out")
-    if room >= sum(entry.tokens for entry in entries) * 8 + 200:
-        assert set(known) <= set(quoted) | {0}
+
+
+def test_where_there_is_room_all_messages_stay():
+    known = entries_of([(True, "a b c"), (False, "d e f"), (True, "g")])
+    made = extract(list(known.values()), [], 1000, count)
+    assert [part.seq for part in made.stand_in[1:]] == list(known)
 
 
 # -- summaries

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from turnlog import Budget
+from turnlog import Budget, open_engine
 from turnlog.engine.compaction import stand_in_of
 from turnlog.engine.events import StandIn
+from turnlog.engine.portable import Package, dump, restore
 from turnlog.engine.replay import verify
 from turnlog.engine.summaries import HEADER
 from turnlog.engine.testing.server import Call, Reason, Reply, Text
@@ -206,8 +207,9 @@ def test_what_a_service_gives_back_with_fields_of_no_value():
 
 async def test_parameters_that_shape_answers_do_not_shape_a_summary(stage, api):
     """What is for the answers of the conversation is left out: a form, a choice of tools, the background."""
-    forms = {"responses": {"text": {"format": {"type": "json_object"}}}, "chat": {"response_format": {"type": "json_object"}}}
-    params = {**forms[api], "tool_choice": "none", "temperature": 0.5}
+    form = {"type": "json_object"}
+    forms = {"text": {"format": form}} if api == "responses" else {"response_format": form}
+    params = {**forms, "tool_choice": "none", "temperature": 0.5}
     async with stage(*answers(), "In short.", "what was said") as s:
         c = await told(s, api)
         await c.compact(s.model(api, params=params), method="summary")
@@ -233,3 +235,48 @@ async def test_tools_and_their_outputs_are_summed_up_in_pairs(stage, api):
         assert str(s.bodies[3]).count("left out to fit") == 2
         await c.respond(s.model(api), "And?")
         assert (await verify(s.engine.store, c.id)).diverged == []
+
+
+# -- elsewhere
+
+
+@pytest.mark.parametrize("state", ["chained", "conversation"])
+async def test_what_a_server_keeps_begins_anew(stage, state):
+    """What stands in is sent whole, once; then only what is new again."""
+    async with stage(*answers(), "what was said", "one", "two") as s:
+        c = await s.engine.create()
+        model = s.model("responses", state=state)
+        for number in range(3):
+            await c.respond(model, f"question {number}")
+        assert len(s.bodies[2]["input"]) == 1
+        await c.compact(model)
+        assert texts(s.bodies[3])[0] == "question 0"
+        await c.respond(model, "And?")
+        assert "compaction" in texts(s.bodies[4])
+        assert s.bodies[4].get("previous_response_id") is None
+        await c.respond(model, "Go on")
+        assert texts(s.bodies[5]) == ["Go on"]
+        assert (await verify(s.engine.store, c.id)).diverged == []
+
+
+async def test_it_travels(stage, tmp_path):
+    """An export has the stand-in, what it was made by, and what it stands for."""
+    async with stage(*answers(), "what was said", "Short.", "Fine.") as s:
+        c = await told(s, "responses")
+        await c.compact(s.model("responses"))
+        await c.compact(s.model("responses"), method="summary")
+        await c.undo_compaction()
+        await c.respond(s.model("responses"), "And?")
+        async with open_engine(tmp_path / "other.db") as other:
+            lines = [json.loads(line) async for line, _ in dump(s.engine.store, c.id)]
+            package = Package(lines[0])
+            for line in lines[1:]:
+                package.add(line)
+            await restore(other.store, package)
+            twin = await other.get(c.id)
+            for model in (s.model("responses"), s.model("chat")):
+                ours, theirs = await c.window(model=model), await twin.window(model=model)
+                assert (ours.items, ours.tokens) == (theirs.items, theirs.tokens)
+            assert (await verify(other.store, c.id)).verified == 6
+            (mine,), (theirs,) = (await s.engine.list()).data, (await other.list()).data
+            assert (mine.items, mine.last_item) == (theirs.items, theirs.last_item)

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from turnlog import Conflict, ConversationBusy, Invalid, NotFound, ToolContext, open_engine, tool
+from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound, ToolContext, open_engine, tool
 from turnlog.engine.errors import AlreadyAnswered, AlreadyDecided, CallsOpen, KeyReused
 from turnlog.engine.testing.server import Call, CustomCall, Item, Reply
 from turnlog.engine.turns.outcome import TOO_MANY, UNANSWERED
@@ -44,35 +44,34 @@ async def outputs(c):
 # -- decisions
 
 
+def named(calls):
+    return [(call.call_id, call.name, call.needs, call.state, call.arguments) for call in calls]
+
+
 async def test_days_later_in_another_process(stage_for, api, db):
     """The first engine is closed before anybody decides, and the tools are made anew."""
     calls = Reply(Call("look", id="call_l"), refund(), refund("B2", 7, "call_s"))
     shop, late = Shop(), Shop()
+    waiting = ("call_r", "refund", "approval", "waiting", '{"order":"A1","amount":200}')
     async with open_engine(db) as watching, stage_for(calls, "All done.", engine=watching) as s:
         async with open_engine(db) as engine:
             c = await engine.create(id="c")
             result = await c.run(s.model(api), "Refund them", tools=shop.tools)
             assert (result.status, result.output_text) == ("waiting", "")
-            assert [(call.call_id, call.needs, call.state) for call in result.open_calls] == [
-                ("call_r", "approval", "waiting")
-            ]
-            assert {done if isinstance(done, str) else done[0] for done in shop.done} == {"here", "B2"}
+            assert named(result.open_calls) == [waiting]
+            assert len(shop.done) == 2
             assert result.open_calls == await c.open_calls()
-            (info,) = [info async for info in engine.list()]
-            assert not info.busy
+            assert not (await engine.list()).data[0].busy
         async with open_engine(db) as engine:
             c = await engine.get("c")
-            assert [(call.name, call.needs, call.arguments) for call in await c.open_calls()] == [
-                ("refund", "approval", '{"order":"A1","amount":200}')
-            ]
+            assert named(await c.open_calls()) == [waiting]
             decided = await c.decide("call_r", approve=True, by="ada", reason="policy 7")
             assert (decided.last, decided.version, decided.replayed) == (c.version, c.version, False)
-            assert [(call.needs, call.state) for call in await c.open_calls()] == [("output", "waiting")]
+            assert named(await c.open_calls())[0][2:4] == ("output", "waiting")
             second = await c.run(s.model(api), tools=late.tools)
             assert (second.status, second.output_text, second.turn) == ("completed", "All done.", result.turn)
-            assert [(order, attempt) for order, attempt, _ in late.done] == [("A1", 1)]
-            assert (await outputs(c))["call_r"] == "A1 refunded"
-            assert [item.get("output") for item in second.items][0] == "A1 refunded"
+            assert late.done[0][:2] == ("A1", 1)
+            assert (await outputs(c))["call_r"] == second.items[0]["output"] == "A1 refunded"
             (said,) = [event.data async for event in c.events() if event.type == "call.decided"]
             assert said == {"call_id": "call_r", "approve": True, "by": "ada", "reason": "policy 7"}
 
@@ -153,6 +152,28 @@ async def test_nothing_runs_before_all_have_been_decided(stage, api):
         assert [order for order, *_ in shop.done] == ["A"]
 
 
+async def test_much_may_be_said_while_a_call_waits(stage, api):
+    """However much stands behind it: the call, its decision and its attempts are found."""
+    shop = Shop()
+    async with stage(refund(), "Title", "Done.") as s:
+        c = await s.engine.create()
+        small = s.model(api, budget=Budget(700))
+        await c.run(small, "Refund it", tools=shop.tools)
+        said = {"role": "assistant", "content": "By the way, " + "word " * 150}
+        for _ in range(6):
+            await c.append(said)
+        await c.respond(s.model(api), "A title?", aside=True)
+        await c.decide("call_r", approve=True, by="ada")
+        for _ in range(6):
+            await c.append(said)
+        # As another process does, which knows nothing of it yet.
+        s.engine.reader.forget(c.id)
+        assert [(call.call_id, call.needs) for call in await c.open_calls()] == [("call_r", "output")]
+        s.engine.reader.forget(c.id)
+        assert (await c.run(small, tools=shop.tools)).output_text == "Done."
+        assert len(shop.done) == 1
+
+
 async def test_who_has_not_the_tool_does_not_answer_for_it(stage, api):
     shop = Shop()
     async with stage(refund(), "Done.") as s:
@@ -188,10 +209,8 @@ async def test_a_stream_goes_on_after_a_decision(stage, api):
             waiting = await stream.result()
         assert [call.needs for call in waiting.open_calls] == ["approval"]
         await c.decide("call_r", approve=True, by="ada")
-        seen = []
         async with c.stream(s.model(api), tools=shop.tools) as stream:
-            async for event in stream:
-                seen.append((event.type, event.call_id, event.response))
+            seen = [(event.type, event.call_id, event.response) async for event in stream]
             assert (await stream.result()).output_text == "Done."
         assert seen[:2] == [
             ("turnlog.call.started", "call_r", waiting.turn + 1),

@@ -19,7 +19,6 @@ from turnlog.engine.erasing import Receipt
 from turnlog.engine.model import Model
 from turnlog.engine.turns.streams import Stream
 
-
 # 1. The seed: history by hand, by both APIs, kept by the server, and compacted
 
 
@@ -148,9 +147,7 @@ async def branch(c: Conversation, seq: int) -> str:
 
 
 async def forget(engine: Engine, user: str) -> list[Receipt]:
-    return [
-        await engine.delete(i.id, forks="keep", reason="GDPR 17") async for i in engine.list(where={"user": user})
-    ]
+    return [await engine.delete(i.id, forks="keep", reason="GDPR 17") async for i in engine.list(where={"user": user})]
 
 
 async def sidebar(engine: Engine, user: str, read: Mapping[str, int], cursor: str | None) -> Mapping[str, object]:

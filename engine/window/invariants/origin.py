@@ -25,6 +25,8 @@ def secrets_only_to_their_maker(unit: Unit, scene: Scene) -> None:
         if reading.maker in ("input", "output") or shape in _READABLE:
             continue
         if shape in ("reasoning", "compaction") or entry.flags & SECRET:
+            if not entry.flags & SECRET and scene.target.api == "chat":
+                continue  # it goes as text, where it goes
             if not entry.flags & SECRET:
                 unit.leave_out(entry, f"a stateless API keeps no {shape} without encrypted content")
             elif not scene.by_the_model(entry):
