@@ -70,7 +70,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str = "stateless"
     """How the API holds state: "stateless", "chained", "conversation"; "recorded": the request was made elsewhere."""
     thoughts: str = "never"
-    """Which of the model's reasoning goes back to it as text: "never", "always", "tool_turns": where it called tools."""
+    """What of its reasoning a model gets back as text: "never", "always", "tool_turns": where it called tools."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):

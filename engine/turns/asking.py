@@ -99,11 +99,12 @@ class Asking:
             return manifest, [], None
         try:
             # One that a lost race has left is empty still.
-            self._conversation = self._conversation or await opens(**self.plan.transport)
+            remote: str = self._conversation or await opens(**self.plan.transport)
         except ModelFailure as failure:
             return manifest, [], failure
-        attached = RemoteAttached(id=self._conversation, backend=self.plan.target.backend)
-        return msgspec.structs.replace(manifest, remote=self._conversation), [event(attached)], None
+        self._conversation = remote
+        attached = RemoteAttached(id=remote, backend=self.plan.target.backend)
+        return msgspec.structs.replace(manifest, remote=remote), [event(attached)], None
 
     def logged(self) -> None:
         """Learn that the request is in the log: what was made for it is used."""
@@ -118,11 +119,13 @@ class Asking:
         window = self.window
         if window is None or call.begun or call.broken:
             return None
-        way = next((way for way in self._ways(window, failure) if way not in self._tried), None)
-        if way is None:
-            return None
+        for way in self._ways(window, failure):
+            if way not in self._tried:
+                return self._made_again(way, window.manifest)
+        return None
+
+    def _made_again(self, way: Way, manifest: Manifest) -> Mending:
         self._tried.add(way)
-        manifest = window.manifest
         if way == "shorter":
             self.plan.refused = manifest.items + manifest.overhead
         elif way == "readable":
@@ -137,8 +140,8 @@ class Asking:
         if failure.code == _UNREADABLE:
             base = window.manifest.base
             secrets = [one.seq == base for one in window.news if one.item.get("encrypted_content")]
-            ways: list[tuple[bool, Way]] = [(False in secrets, "readable"), (True in secrets, "uncompacted")]
-            return [way for there, way in ways if there]
+            readable: list[Way] = ["readable"] if False in secrets else []
+            return [*readable, "uncompacted"] if True in secrets else readable
         return ["whole"] if window.manifest.follows and _is_of_the_state(failure) else []
 
 
