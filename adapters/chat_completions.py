@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from turnlog.adapters.wire import DONE, Said, check, drain, is_openai, label, of_cache, receive, said_error
-from turnlog.engine.canonical import encode as encoded
+from turnlog.adapters.chat_answers import Decoder
+from turnlog.adapters.chat_traits import named, traits_of, unwrapped, wrapped, written
+from turnlog.adapters.wire import check, drain, is_openai, label, of_cache, receive
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
-from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
+from turnlog.engine.model import JSON, StreamEvent, merged
 from turnlog.engine.replay.encoders import Piecewise
 from turnlog.engine.tokens import Counter
 from turnlog.engine.window.budget import Budget
@@ -24,22 +25,33 @@ __all__ = ("ENCODERS", "ChatCompletions", "Decoder", "encode")
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body; pure. Version 2.
+    """Return a request's body; pure. Version 3.
 
-    `settings["recorded"]` holds all but the messages of a request that was made elsewhere.
+    `settings["traits"]` is what its backend takes, as far as that is not OpenAI's own, and `settings["recorded"]` holds
+    all but the messages of a request that was made elsewhere.
 
     Raises:
         Invalid: a tool that Chat Completions cannot take.
     """
-    return _encoded(items, settings, apart=True)
-
-
-def _encode_1(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body as version 1 did: what several names said in a row was one message, of the last name."""
-    return _encoded(items, settings, apart=False)
+    body = _encoded(items, settings, apart=True)
+    if "recorded" in settings:
+        return body
+    traits = traits_of(settings)
+    body["messages"] = written(body["messages"], traits)
+    if "tools" in body and not traits.custom:
+        body["tools"] = [wrapped(tool) if tool["type"] == "custom" else tool for tool in body["tools"]]
+    if "tools" in body and traits.functions:
+        body["functions"] = [tool["function"] for tool in body.pop("tools")]
+    if not traits.usage and "stream_options" not in settings.get("params", {}):
+        del body["stream_options"]
+    return body
 
 
 def _encoded(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: bool) -> dict[str, Any]:
+    """Return a request's body as OpenAI takes it; pure. Version 2.
+
+    Version 1, where not *apart*: what several names said in a row was one message, of the last name.
+    """
     if "recorded" in settings:
         return {**settings["recorded"], "messages": to_messages(items, recorded=True, apart=apart)}
     messages = _pieces(items, settings, apart=apart)
@@ -63,9 +75,15 @@ def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any], *, apart: bo
     return messages
 
 
+def _written_pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:
+    """Return the same as the request's backend takes them."""
+    return written(_pieces(items, settings), traits_of(settings))
+
+
 ENCODERS: Final = {
-    1: Piecewise(_encode_1, "messages", partial(_pieces, apart=False)),
-    2: Piecewise(encode, "messages", _pieces),
+    1: Piecewise(partial(_encoded, apart=False), "messages", partial(_pieces, apart=False)),
+    2: Piecewise(partial(_encoded, apart=True), "messages", _pieces),
+    3: Piecewise(encode, "messages", _written_pieces),
 }
 
 
@@ -108,6 +126,9 @@ class ChatCompletions:
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
         backend: a label of where the model runs; default: the client's host and port.
+        traits: what its backend takes, by a name of `turnlog.adapters.chat_traits.TRAITS`; default: by the client's
+            host, else what OpenAI takes.
+        stall: seconds without any event after which an answer counts as lost; default: only the client's timeout.
 
     Raises:
         Invalid: an argument that is of another type, or a parameter that turnlog decides itself.
@@ -115,7 +136,7 @@ class ChatCompletions:
 
     api: Final = "chat"
     adapter: Final = "chat"
-    encoder: Final = 2
+    encoder: Final = 3
     state: Final = "stateless"
 
     def __init__(
@@ -127,8 +148,10 @@ class ChatCompletions:
         budget: Budget | None = None,
         count: Counter | None = None,
         backend: str | None = None,
+        traits: str | None = None,
+        stall: float | None = None,
     ) -> None:
-        check(model, budget, count, backend)
+        check(model, budget, count, backend, stall)
         merged(params, None)
         self.client = client
         self.name = model
@@ -137,13 +160,18 @@ class ChatCompletions:
         self.count = count
         self.backend = backend or label(client)
         self.takes_cache_key = is_openai(client)
+        self.stall = stall
+        self.traits = named(traits, getattr(getattr(client, "base_url", None), "host", None))
+        self.thoughts = self.traits.thoughts
+        other = msgspec.to_builtins(self.traits)
+        self.settings: Mapping[str, Any] = {"traits": other} if other else {}
 
     def __repr__(self) -> str:
         return f"ChatCompletions({self.name!r}, backend={self.backend!r})"
 
     def encode(self, window: Window, settings: JSON) -> dict[str, Any]:
         """Return the body of a request; see `encode`."""
-        return encode(window.rendered, settings)
+        return encode(window.rendered, {**self.settings, **settings})
 
     async def send(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
         """Send a body as it is and yield what comes back, under the Responses API's event names.
@@ -154,8 +182,8 @@ class ChatCompletions:
         opening = self.client.chat.completions.with_streaming_response.create(
             model=request["model"], messages=[], extra_body=dict(request), **transport
         )
-        decoder = Decoder()
-        async with aclosing(receive(opening)) as answer:
+        decoder = Decoder(unwrapped(request))
+        async with aclosing(receive(opening, stall=self.stall)) as answer:
             async for said in answer:
                 for event in decoder.feed(said):
                     yield event
@@ -164,361 +192,3 @@ class ChatCompletions:
                     break
             for event in decoder.finish():
                 yield event
-
-
-_REASONING: Final = ("reasoning_content", "reasoning")
-_KNOWN: Final = frozenset({"role", "content", "refusal", "tool_calls", *_REASONING})
-_CALL: Final = frozenset({"id", "type", "index", "function", "custom"})
-_GROWING: Final = frozenset({"arguments", "data", "transcript"})
-"""What comes in pieces inside of a field that no item has a place for."""
-_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
-_LIMITS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
-
-
-class _Part:
-    """An item on its way, at its place in the output."""
-
-    def __init__(self, index: int, item: dict[str, Any]) -> None:
-        self.index = index
-        self.item = item
-        self.text: list[str] = []
-        self.beside: dict[str, Any] = {}
-        """Fields of a call for which an item has no place."""
-
-
-class Decoder:
-    """Puts the fragments of a Chat answer together as items, and tells of them as the Responses API would. Sans I/O."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        """Whether nothing of meaning can follow."""
-        self._created = False
-        self._parts: dict[str, _Part] = {}
-        self._content = _Content()
-        self._extra: dict[str, Any] = {}
-        self._field = _REASONING[0]
-        self._finish: str | None = None
-        self._usage: Any = None
-        self._response: dict[str, Any] = {}
-        self._repaired: list[str] = []
-        self._retries = 0
-
-    def feed(self, said: Said) -> list[StreamEvent]:
-        """Return the events that one chunk stands for.
-
-        Raises:
-            ModelFailure: it says that something went wrong.
-        """
-        value = said.value
-        self._retries = said.retries
-        if value == DONE:
-            self.ended = True
-            return []
-        if not isinstance(value, dict):
-            raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
-        if value.get("error"):
-            raise said_error(value["error"], said.retries)
-        self._repaired += said.repaired
-        events = self._begin(value)
-        if isinstance(value.get("usage"), dict):
-            self._usage = value["usage"]
-        choices = value.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        if choice.get("index", 0) in (0, None):
-            message = choice.get("delta" if said.streamed else "message")
-            events += self._delta(message if isinstance(message, dict) else {}, whole=not said.streamed)
-            self._finish = choice.get("finish_reason") or self._finish
-        self.ended = self.ended or (not said.streamed and bool(choice))
-        return events
-
-    def _begin(self, value: Mapping[str, Any]) -> list[StreamEvent]:
-        self._response |= {key: value[key] for key in ("id", "model") if isinstance(value.get(key), str) and value[key]}
-        if self._created:
-            return []
-        self._created = True
-        return [
-            StreamEvent(type="response.created", raw={"type": "response.created", "response": dict(self._response)})
-        ]
-
-    def _delta(self, delta: Mapping[str, Any], *, whole: bool) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
-        field = next((name for name in _REASONING if isinstance(delta.get(name), str) and delta[name]), None)
-        if field is not None:
-            self._field = field
-            events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
-        content = delta.get("content")
-        for piece in content if isinstance(content, list) else [content]:
-            text, beside = _text_in(piece)
-            if text is None and piece not in _NOTHING:
-                events += self._part("message", _message())[0]
-                self._content.add_other(piece, whole=whole)
-            elif text:
-                events += self._add("message", _message, "response.output_text.delta", text)
-                self._content.add_text(text, beside, whole=whole)
-        if isinstance(delta.get("refusal"), str) and delta["refusal"]:
-            events += self._add("refusal", _message, "response.refusal.delta", delta["refusal"])
-        for position, call in enumerate(delta.get("tool_calls") or []):
-            if isinstance(call, dict):
-                events += self._call(call, position if whole else call.get("index", position))
-        self._keep(delta)
-        return events
-
-    def _keep(self, delta: Mapping[str, Any]) -> None:
-        """Keep what no item has a place for; lists and audio that come in pieces are joined."""
-        for key, value in delta.items():
-            if key in _KNOWN or value in _NOTHING:
-                continue
-            self._extra[key] = _joined(self._extra[key], value) if key in self._extra else value
-
-    def _add(self, name: str, make: Any, kind: str, text: str) -> list[StreamEvent]:
-        events, part = self._part(name, make())
-        part.text.append(text)
-        return [*events, _said(kind, part, delta=text)]
-
-    def _part(self, name: str, item: dict[str, Any]) -> tuple[list[StreamEvent], _Part]:
-        part = self._parts.get(name)
-        if part is not None:
-            return [], part
-        part = self._parts[name] = _Part(len(self._parts), item)
-        return [_said("response.output_item.added", part, item=dict(item))], part
-
-    def _call(self, call: Mapping[str, Any], index: Any) -> list[StreamEvent]:
-        custom = None if call.get("type") == "function" else call.get("custom")
-        told = custom if isinstance(custom, dict) else call.get("function")
-        told = told if isinstance(told, dict) else {}
-        name = f"call {index}"
-        known = self._parts.get(name)
-        if known is not None and told.get("name") and call.get("id") not in (None, "", known.item["call_id"]):
-            # Some backends number every call 0; a new id with a name is a new call.
-            name = f"call {index} {call['id']}"
-        item = {
-            "type": "custom_tool_call" if isinstance(custom, dict) else "function_call",
-            "call_id": call.get("id") or self._call_id(index),
-            "name": told.get("name") or "",
-        }
-        events, part = self._part(name, item)
-        if told.get("name") and not part.item["name"]:
-            part.item["name"] = told["name"]
-        part.beside |= {key: value for key, value in call.items() if key not in _CALL and value is not None}
-        return events + self._argued(part, told.get("input" if "input" in told else "arguments"))
-
-    def _argued(self, part: _Part, text: Any) -> list[StreamEvent]:
-        """Take in more of a call's arguments; some backends give them as an object."""
-        if text is not None and not isinstance(text, str):
-            text = encoded(text).decode()
-        if not text:
-            return []
-        part.text.append(text)
-        kind = "custom_tool_call_input" if part.item["type"] == "custom_tool_call" else "function_call_arguments"
-        return [_said(f"response.{kind}.delta", part, delta=text)]
-
-    def _call_id(self, index: Any) -> str:
-        """Return an id for a call that came without one: of this answer's own, so that the next one's is another."""
-        own = "".join(letter for letter in str(self._response.get("id", "")) if letter.isascii() and letter.isalnum())
-        return "_".join(filter(None, ("call", own[-40:], str(index))))
-
-    def finish(self) -> list[StreamEvent]:
-        """Return the finished items and the end.
-
-        Raises:
-            ModelFailure: there was no end: the stream broke off, or there never was one.
-        """
-        if self._finish is None and not self.ended:
-            what = "broke off before its end" if self._created else "is empty"
-            raise ModelFailure("stream", f"the answer {what}", retryable=True, retries=self._retries)
-        events = [
-            _said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()
-        ]
-        if self._repaired and events:
-            events[0] = msgspec.structs.replace(events[0], repaired=self._repaired)
-        reason = _LIMITS.get(self._finish or "")
-        status = "incomplete" if reason else "completed"
-        response = {
-            **self._response,
-            "status": status,
-            "incomplete_details": {"reason": reason} if reason else None,
-            "usage": _usage(self._usage),
-        }
-        kind = f"response.{status}"
-        return [
-            *events,
-            StreamEvent(type=kind, raw={"type": kind, "response": response}, extra={"retries": self._retries}),
-        ]
-
-    def _items(self) -> list[tuple[_Part, dict[str, Any], Any]]:
-        """Return the items in the order in which they began.
-
-        What no item has a place for is carried by the first one that may be sent again, which reasoning is not.
-        """
-        refusal = self._refusal()
-        made: list[tuple[_Part, dict[str, Any], dict[str, Any]]] = []
-        beside: list[Any] = [[[key], value] for key, value in self._extra.items()]
-        beside += self._content.beside()
-        calls = 0
-        for name, part in sorted(self._parts.items(), key=lambda entry: entry[1].index):
-            text = "".join(part.text)
-            extra: dict[str, Any] = {}
-            if name == "reasoning":
-                part.item["content"] = [{"type": "reasoning_text", "text": text}]
-                extra["field"] = self._field
-            elif name == "message":
-                part.item["content"] = _content(self._content.texts(), refusal)
-                extra |= self._others()
-            else:
-                part.item["input" if part.item["type"] == "custom_tool_call" else "arguments"] = text
-                beside += [[["tool_calls", calls, key], value] for key, value in part.beside.items()]
-                calls += 1
-            made.append((part, part.item, extra))
-        if made and beside:
-            first = next((one for one in made if one[1]["type"] != "reasoning"), made[0])
-            first[2]["set"] = beside
-        return [(part, item, extra or None) for part, item, extra in made]
-
-    def _refusal(self) -> str:
-        """Return what was refused; see to it that an answer which says that, or nothing at all, has its message."""
-        refusal = self._parts.pop("refusal", None)
-        if refusal is not None:
-            self._parts.setdefault("message", _Part(refusal.index, _message()))
-        if not self._parts and self._finish is not None:
-            self._parts["message"] = _Part(0, _message())
-        return "".join(refusal.text) if refusal else ""
-
-    def _others(self) -> dict[str, Any]:
-        others = self._content.others()
-        return {"parts": others} if others else {}
-
-
-def _joined(old: Any, new: Any) -> Any:
-    """Return what two pieces of one field make together."""
-    if isinstance(old, list) and isinstance(new, list):
-        return [*old, *new]
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return new
-    grown = {
-        key: old[key] + value
-        for key, value in new.items()
-        if key in _GROWING and isinstance(value, str) and isinstance(old.get(key), str)
-    }
-    return {**old, **new, **grown}
-
-
-def _thought() -> dict[str, Any]:
-    return {"type": "reasoning", "summary": []}
-
-
-def _message() -> dict[str, Any]:
-    return {"type": "message", "role": "assistant"}
-
-
-def _content(texts: Sequence[str], refusal: str) -> Any:
-    if len(texts) < 2 and not refusal:
-        return "".join(texts)
-    said = [{"type": "output_text", "text": text} for text in texts]
-    return [*said, {"type": "refusal", "refusal": refusal}] if refusal else said
-
-
-class _Text:
-    """A text among the parts of a content, as far as it came."""
-
-    def __init__(self, text: str, beside: dict[str, Any]) -> None:
-        self.pieces = [text]
-        self.beside = beside
-
-
-class _Content:
-    """An answer's content: texts, and what stands among them that an item has no place for."""
-
-    def __init__(self) -> None:
-        self._parts: list[Any] = []
-
-    def add_text(self, text: str, beside: dict[str, Any], *, whole: bool) -> None:
-        """Add a text, or more of the last one; *beside* are other fields of its part."""
-        last = self._parts[-1] if self._parts else None
-        if isinstance(last, _Text) and not (whole and (beside or last.beside)):
-            last.pieces.append(text)
-            for key, value in beside.items():
-                last.beside[key] = _joined(last.beside[key], value) if key in last.beside else value
-        else:
-            self._parts.append(_Text(text, beside))
-
-    def add_other(self, part: Any, *, whole: bool) -> None:
-        """Add another part, or in a stream more of the last one, which grows by the field of its own name."""
-        last = self._parts[-1] if self._parts else None
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not whole and isinstance(last, dict) and kind is not None and last.get("type") == kind:
-            old, new = last.get(kind), part.get(kind)
-            if isinstance(old, str) and isinstance(new, str):
-                self._parts[-1] = {**last, **part, kind: old + new}
-                return
-            if isinstance(old, list) and isinstance(new, list):
-                self._parts[-1] = {**last, **part, kind: _grown(old, new)}
-                return
-        self._parts.append(part)
-
-    def texts(self) -> list[str]:
-        """Return the texts."""
-        return ["".join(part.pieces) for part in self._parts if isinstance(part, _Text)]
-
-    def others(self) -> list[Any]:
-        """Return what an item has no place for, each with its index."""
-        return [[index, part] for index, part in enumerate(self._parts) if not isinstance(part, _Text)]
-
-    def beside(self) -> list[Any]:
-        """Return other fields of the texts' parts, by path."""
-        return [
-            [["content", index, key], value]
-            for index, part in enumerate(self._parts)
-            if isinstance(part, _Text)
-            for key, value in part.beside.items()
-        ]
-
-
-def _text_in(piece: Any) -> tuple[str | None, dict[str, Any]]:
-    """Return the text of a piece of content, and what its part has beside it; None where it is something else."""
-    if isinstance(piece, str):
-        return piece, {}
-    if not isinstance(piece, dict) or piece.get("type", "text") not in ("text", "output_text"):
-        return None, {}
-    text = piece.get("text")
-    beside = {key: value for key, value in piece.items() if key not in ("type", "text") and value not in _NOTHING}
-    return (text, beside) if isinstance(text, str) else (None, {})
-
-
-def _grown(old: list[Any], new: list[Any]) -> list[Any]:
-    """Return two pieces of a list of texts as one list; a text that goes on is one text."""
-    made = list(old)
-    for one in new:
-        last = made[-1] if made else None
-        if isinstance(last, dict) and isinstance(one, dict) and last.keys() == one.keys() == {"type", "text"}:
-            made[-1] = {**one, "text": str(last["text"]) + str(one["text"])}
-        else:
-            made.append(one)
-    return made
-
-
-def _said(
-    kind: str, part: _Part, *, delta: str = "", item: dict[str, Any] | None = None, extra: Any = None
-) -> StreamEvent:
-    raw: dict[str, Any] = {"type": kind, "output_index": part.index}
-    if delta:
-        raw["delta"] = delta
-    if item is not None:
-        raw["item"] = item
-    done = item if kind == "response.output_item.done" else None
-    return StreamEvent(type=kind, delta=delta, item=done, raw=raw, extra=extra)
-
-
-def _usage(usage: Any) -> dict[str, Any] | None:
-    """Return Chat's usage in the words of the Responses API."""
-    if not isinstance(usage, Mapping):
-        return None
-    prompt, answer = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return {
-        "input_tokens": usage.get("prompt_tokens"),
-        "input_tokens_details": {"cached_tokens": prompt.get("cached_tokens")} if isinstance(prompt, Mapping) else {},
-        "output_tokens": usage.get("completion_tokens"),
-        "output_tokens_details": {"reasoning_tokens": answer.get("reasoning_tokens")}
-        if isinstance(answer, Mapping)
-        else {},
-        "total_tokens": usage.get("total_tokens"),
-    }

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal
 
-from turnlog.adapters.wire import DONE, Said, check, drain, is_openai, label, of_cache, receive, said_error
+import anyio
+
+from turnlog.adapters.wire import (
+    DONE,
+    Said,
+    check,
+    drain,
+    failing,
+    is_openai,
+    label,
+    of_cache,
+    receive,
+    said_error,
+    short,
+)
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.replay.encoders import Piecewise
@@ -32,13 +46,39 @@ _COUNTED: Final = (
     "truncation",
 )
 """What of a request the endpoint takes that counts its tokens."""
+_LONGEST_ID: Final = 64
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body; pure. Version 2, which alone is given a `cache_key`; otherwise it is as version 1 was.
+    """Return a request's body; pure. Version 3.
 
+    `settings["state"]` is how the server keeps state, and `settings["remote"]` what the items follow there: the id of a
+    response, or of a conversation. What runs in the background is kept in any case: it has to be asked for later.
+    `settings["purpose"]` is "compaction" for `POST /responses/compact`, which takes few parameters.
     `settings["recorded"]` holds all but the input of a request that was made elsewhere.
     """
+    if settings.get("purpose") == "compaction":
+        params = {key: value for key, value in settings.get("params", {}).items() if key in _COMPACTING}
+        said = {"instructions": settings["instructions"]} if "instructions" in settings else {}
+        return {"model": settings["model"], "input": [one.item for one in items], **said, **params}
+    background = settings.get("params", {}).get("background") is True
+    state, remote = settings.get("state", "stateless"), settings.get("remote")
+    where = {_REMOTE[state]: remote} if remote else {}
+    body = _encode(items, settings)
+    if "recorded" in settings:
+        return body
+    body["input"] = [_with_short_id(item) for item in body["input"]]
+    return {**body, "store": state != "stateless" or background, **where}
+
+
+def _with_short_id(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a call or an output under an id that the API takes; other backends give longer ones."""
+    name = item.get("call_id")
+    return {**item, "call_id": short(name, _LONGEST_ID)} if isinstance(name, str) and len(name) > _LONGEST_ID else item
+
+
+def _encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stateless request's body; pure. Version 2, which alone is given a `cache_key`; else as version 1 was."""
     given = [one.item for one in items]
     if "recorded" in settings:
         whole = settings.get("input") == "text" and len(given) == 1
@@ -47,7 +87,7 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
             del body["input"]
         return body
     body = {"model": settings["model"], "input": given, "stream": True, "store": False, **of_cache(settings)}
-    for name in ("instructions", "tools"):
+    for name in ("instructions", "tools", "context_management"):
         if name in settings:
             body[name] = settings[name]
     params = settings.get("params", {})
@@ -57,26 +97,46 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     return {**body, **params, "include": include}
 
 
+_COMPACTING: Final = frozenset(
+    {"image", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "service_tier"}
+)
+"""The parameters that compacting takes."""
+_REMOTE: Final = {"chained": "previous_response_id", "conversation": "conversation"}
+"""The parameter that names what the input follows, by state."""
+
+
 def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:  # noqa: ARG001 - one signature
     return [one.item for one in items]
 
 
-_PIECEWISE: Final = Piecewise(encode, "input", _pieces)
-ENCODERS: Final = {1: _PIECEWISE, 2: _PIECEWISE}
+def _short_pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:
+    whole = settings.get("purpose") == "compaction" or "recorded" in settings
+    return [one.item if whole else _with_short_id(one.item) for one in items]
+
+
+_STATELESS: Final = Piecewise(_encode, "input", _pieces)
+ENCODERS: Final = {1: _STATELESS, 2: _STATELESS, 3: Piecewise(encode, "input", _short_pieces)}
 
 
 class Responses:
-    """An adapter for `POST /responses`, without state on the server: every request carries its window.
+    """An adapter for `POST /responses`. The log is the truth, whatever state the server keeps.
+
+    A request that follows what the server holds carries only what is new; when that is gone, locked, or something else
+    than the log has, turnlog sends the whole window once, by itself. See `turnlog.adapters.conversations` for writing
+    to a conversation of the server's, and reading from one.
 
     Args:
         client: an `openai.AsyncOpenAI`, or any client of that shape; its retries and timeout are its own.
         model: the model's name.
+        state: "stateless": every request carries its window, and nothing is stored; "chained": responses are stored,
+            and a request names the one before; "conversation": they belong to a conversation of the server's.
         params: go into every request as they are, in the API's own words. To OpenAI itself a `prompt_cache_key` goes
             too, unless one is here: the conversation's id, in a fork its parent's.
         budget: the model's context window; default: that of a known model.
         count: a tokenizer of the model's own, for models that are not OpenAI's.
         backend: a label of where the model runs, the only one that encrypted reasoning goes back to; default: the
             client's host and port.
+        stall: seconds without any event after which an answer counts as lost; default: only the client's timeout.
 
     Raises:
         Invalid: an argument that is of another type, or a parameter that turnlog decides itself.
@@ -84,22 +144,23 @@ class Responses:
 
     api: Final = "responses"
     adapter: Final = "responses"
-    encoder: Final = 2
+    encoder: Final = 3
 
     def __init__(
         self,
         client: Any,
         model: str,
         *,
-        state: Literal["stateless"] = "stateless",
+        state: Literal["stateless", "chained", "conversation"] = "stateless",
         params: JSON | None = None,
         budget: Budget | None = None,
         count: Counter | None = None,
         backend: str | None = None,
+        stall: float | None = None,
     ) -> None:
-        if state != "stateless":
-            raise Invalid(f"state={state!r}: stateless is the one there is")
-        check(model, budget, count, backend)
+        if state not in ("stateless", *_REMOTE):
+            raise Invalid(f"state={state!r:.100}: stateless, chained or conversation is needed")
+        check(model, budget, count, backend, stall)
         merged(params, None)
         self.client = client
         self.name = model
@@ -109,25 +170,64 @@ class Responses:
         self.count = count
         self.backend = backend or label(client)
         self.takes_cache_key = is_openai(client)
+        self.stall = stall
 
     def __repr__(self) -> str:
-        return f"Responses({self.name!r}, backend={self.backend!r})"
+        state = "" if self.state == "stateless" else f"state={self.state!r}, "
+        return f"Responses({self.name!r}, {state}backend={self.backend!r})"
 
     def encode(self, window: Window, settings: JSON) -> dict[str, Any]:
         """Return the body of a request; see `encode`."""
-        return encode(window.rendered, settings)
+        return encode(window.news, window.addressed(settings))
+
+    async def open_remote(self, **transport: Any) -> str:
+        """Make a conversation at the server; return its id.
+
+        Raises:
+            ModelFailure: it could not be made.
+        """
+        with failing():
+            made = await self.client.with_options(max_retries=0).conversations.create(**transport)
+        return str(made.id)
 
     async def send(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
-        """Send a body as it is and yield what comes back.
+        """Send a body as it is and yield what comes back; where the stream of a background response breaks, poll it.
 
         Raises:
             ModelFailure: the model did not answer.
         """
-        opening = self.client.responses.with_streaming_response.create(
+        decoder = Decoder()
+        client = self.client.with_options(max_retries=0) if _acts(request) else self.client
+        opening = client.responses.with_streaming_response.create(
             model=request["model"], extra_body=dict(request), **transport
         )
-        decoder = Decoder()
-        async with aclosing(receive(opening)) as answer:
+        try:
+            async with aclosing(self._received(opening, decoder, self.stall)) as events:
+                async for event in events:
+                    yield event
+        except ModelFailure as failure:
+            if request.get("background") is not True or decoder.response_id is None or failure.kind not in _BROKEN:
+                raise
+        if not decoder.ended and request.get("background") is True and decoder.response_id is not None:
+            async with aclosing(self._polled(decoder.response_id, decoder, transport)) as events:
+                async for event in events:
+                    yield event
+
+    async def compact(self, request: JSON, **transport: Any) -> AsyncIterator[StreamEvent]:
+        """Send a body to be compacted; yield the items of the result, as if they were an answer.
+
+        Raises:
+            ModelFailure: there is no result.
+        """
+        opening = self.client.responses.with_streaming_response.compact(
+            model=request["model"], extra_body=dict(request), **transport
+        )
+        async with aclosing(self._received(opening, Decoder(), self.stall)) as events:
+            async for event in events:
+                yield event
+
+    async def _received(self, opening: Any, decoder: Decoder, stall: float | None) -> AsyncGenerator[StreamEvent, None]:
+        async with aclosing(receive(opening, stall=stall)) as answer:
             async for said in answer:
                 events = decoder.feed(said)
                 if decoder.ended:
@@ -152,6 +252,48 @@ class Responses:
                     return tokens
         raise ModelFailure("answer", "the answer holds no count of input tokens")
 
+    # -- in the background
+
+    async def resume(self, response_id: str, **transport: Any) -> AsyncIterator[StreamEvent]:
+        """Wait for the end of a background response that somebody else has asked for; yield what came of it.
+
+        Raises:
+            ModelFailure: it failed, it was cancelled, or it is not there.
+        """
+        async with aclosing(self._polled(response_id, Decoder(), transport)) as events:
+            async for event in events:
+                yield event
+
+    async def _polled(
+        self, response_id: str, decoder: Decoder, transport: Mapping[str, Any]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        look = self.client.responses.with_streaming_response.retrieve
+        failures = 0
+        for pause in _pauses():
+            opening = look(response_id, include=[_ENCRYPTED], **transport)
+            try:
+                async with aclosing(self._received(opening, decoder, self.stall)) as events:
+                    async for event in events:
+                        yield event
+                failures = 0
+            except ModelFailure as failure:
+                # That it cannot be seen for a while does not stop it.
+                failures += 1
+                if failure.kind == "model" or not failure.retryable or failures == _BLIND:
+                    raise
+            if decoder.ended:
+                return
+            await anyio.sleep(pause)
+
+    async def cancel(self, response_id: str, **transport: Any) -> None:
+        """Stop a background response at its server.
+
+        Raises:
+            ModelFailure: that did not work.
+        """
+        with failing():
+            await self.client.responses.cancel(response_id, **transport)
+
 
 class Decoder:
     """Turns what the API says into stream events. Sans I/O."""
@@ -159,6 +301,7 @@ class Decoder:
     def __init__(self) -> None:
         self.ended = False
         """Whether nothing of meaning can follow."""
+        self.response_id: str | None = None
         self._done: set[int] = set()
 
     def feed(self, said: Said) -> list[StreamEvent]:
@@ -184,8 +327,14 @@ class Decoder:
             return [self._finished(value, said)]
         if kind in _ENDS:
             return self._end(kind, value, said)
+        if kind == "response.created":
+            self._name(value.get("response"))
         delta = value.get("delta")
         return [StreamEvent(type=kind, delta=delta if isinstance(delta, str) else "", raw=value)]
+
+    def _name(self, response: Any) -> None:
+        name = response.get("id") if isinstance(response, dict) else None
+        self.response_id = name if isinstance(name, str) else self.response_id
 
     def _finished(self, value: dict[str, Any], said: Said) -> StreamEvent:
         item, index = value.get("item"), value.get("output_index")
@@ -218,10 +367,37 @@ class Decoder:
             raise said_error(value["error"], said.retries)
         if not isinstance(value.get("output"), list) and status != "failed":
             raise ModelFailure("answer", "the answer is JSON, but no response", retryable=True, retries=said.retries)
+        self._name(value)
+        if status in _GOING:
+            return [StreamEvent(type=f"response.{status}", raw={"type": f"response.{status}", "response": value})]
+        if status == "cancelled":
+            raise ModelFailure("model", "the response was cancelled at its server", code="cancelled", retryable=True)
         kind = "response.completed" if status in ("completed", None) else f"response.{status}"
         created = StreamEvent(type="response.created", raw={"type": "response.created", "response": value})
         end = {"type": kind, "response": value}
         return [created, *self._end(kind if kind in _ENDS else "response.failed", end, said)]
 
 
+def _acts(request: JSON) -> bool:
+    """Return whether a request changes more than its own answer, so that a second one could act twice."""
+    tools = request.get("tools")
+    hosted = isinstance(tools, list) and any(isinstance(tool, dict) and tool.get("type") == "mcp" for tool in tools)
+    return hosted or request.get("background") is True or request.get("conversation") is not None
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the seconds between one look at a background response and the next."""
+    pause = _FIRST_LOOK
+    while True:
+        yield pause
+        pause = min(pause * 1.5, _LAST_LOOK)
+
+
+_FIRST_LOOK: Final = 0.1
+_LAST_LOOK: Final = 5.0
+_BLIND: Final = 6
+"""Looks in a row that may fail."""
+_BROKEN: Final = frozenset({"stream", "timeout", "connection"})
+"""Failures behind which a background response goes on."""
+_GOING: Final = frozenset({"queued", "in_progress"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 import openai
 
 from turnlog.engine.canonical import salvage
+from turnlog.engine.checks import seconds
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
 from turnlog.engine.window.budget import accepted
@@ -21,12 +24,14 @@ __all__ = (
     "ServerSentEvents",
     "check",
     "drain",
+    "failing",
     "failure",
     "is_openai",
     "label",
     "of_cache",
     "receive",
     "said_error",
+    "short",
 )
 
 DONE: Final = "[DONE]"
@@ -36,6 +41,8 @@ _LINGER: Final = 0.5
 _LONGEST: Final = 2000
 """Characters of an error's message: some servers answer with a whole page."""
 _MARK: Final = b"\xef\xbb\xbf"
+_TOO_LONG: Final = re.compile(r"context (length|window)|(prompt|input) is too long|too many tokens")
+_UNREADABLE: Final = re.compile(r"encrypted content .{0,200}could not be (verified|decrypted|decoded)", re.DOTALL)
 
 
 class Answer(Protocol):
@@ -108,21 +115,31 @@ class ServerSentEvents:
             self._data.append(value.removeprefix(b" "))
 
 
-async def receive(opening: AbstractAsyncContextManager[Any]) -> AsyncGenerator[Said, None]:
+async def receive(
+    opening: AbstractAsyncContextManager[Any], *, stall: float | None = None
+) -> AsyncGenerator[Said, None]:
     """Send a request; yield the JSON of its answer, event by event, or whole where the server does not stream.
 
-    `[DONE]` is yielded as the string that it is. Closing the iterator closes the connection.
+    `[DONE]` is yielded as the string that it is. Closing the iterator closes the connection. *stall* is how many
+    seconds may pass before the answer begins, and from one event to the next, whatever trickles in meanwhile.
 
     Raises:
         ModelFailure: there is no answer, it broke off, or it cannot be read.
     """
     begun = False
     try:
-        async with opening as answer:
+        async with AsyncExitStack() as stack:
+            with _limit(stall):
+                answer = await stack.enter_async_context(opening)
             begun = True
-            async with aclosing(_said(answer)) as told:
-                async for said in told:
-                    yield said
+            told = await stack.enter_async_context(aclosing(_said(answer)))
+            while True:
+                # No scope is open while the caller has what was said.
+                with _limit(stall):
+                    said = await anext(told, None)
+                if said is None:
+                    return
+                yield said
     except openai.OpenAIError as error:
         raise failure(error) from error
     except ModelFailure:
@@ -130,6 +147,23 @@ async def receive(opening: AbstractAsyncContextManager[Any]) -> AsyncGenerator[S
     except Exception as error:
         # The client hands bytes on as its HTTP library reads them, with that library's errors.
         raise _broken(error, begun=begun) from error
+
+
+@contextmanager
+def _limit(seconds: float | None) -> Iterator[None]:
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise ModelFailure("timeout", f"the answer stalled: nothing came for {seconds:g} s", retryable=True)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Raise what goes wrong with a client's call as a `ModelFailure`."""
+    try:
+        yield
+    except openai.OpenAIError as error:
+        raise failure(error) from error
 
 
 async def drain(answer: AsyncIterator[Said]) -> None:
@@ -186,7 +220,7 @@ def failure(error: openai.OpenAIError) -> ModelFailure:
         return ModelFailure(
             "http",
             message,
-            code=error.code or None,
+            code=_code(error.code, message),
             status_code=error.status_code,
             retryable=_again(error),
             retries=_retries(error.request),
@@ -196,6 +230,17 @@ def failure(error: openai.OpenAIError) -> ModelFailure:
     if isinstance(error, openai.APIConnectionError):
         return ModelFailure("connection", message, retryable=True, retries=_retries(error.request))
     return ModelFailure("client", message)
+
+
+def _code(said: object, message: str) -> str | None:
+    """Return an error's code; where a server gives none, or but a number, the one that its message stands for."""
+    code = str(said) if said else None
+    if code is None or code.isdigit():
+        if _TOO_LONG.search(message):
+            return "context_length_exceeded"
+        if _UNREADABLE.search(message):
+            return "invalid_encrypted_content"
+    return code
 
 
 def _again(error: openai.APIStatusError) -> bool:
@@ -217,18 +262,22 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
     """Return what an error inside an answer says: an object, nested or flat, or a mere text."""
     told = error if isinstance(error, Mapping) else {"message": error}
     kind = told.get("type")
-    code = told.get("code") or (kind if kind != "error" else None)
-    message = told.get("message") or "the server reported an error"
+    message = str(told.get("message") or "the server reported an error")
+    name = _code(told.get("code") or (kind if kind != "error" else None), message)
     status = next((told[key] for key in ("status", "status_code") if type(told.get(key)) is int), None)
-    name = None if code is None else str(code)
     return ModelFailure(
         "model",
-        str(message)[:_LONGEST],
+        message[:_LONGEST],
         code=name,
         status_code=status,
         retryable=helps(name),
         retries=retries,
     )
+
+
+def short(name: str, longest: int) -> str:
+    """Return an id of so many characters at most: the same for the same, and another for another."""
+    return name if len(name) <= longest else f"call_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def label(client: Any) -> str:
@@ -251,7 +300,7 @@ def of_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt_cache_key": settings["cache_key"]} if "cache_key" in settings else {}
 
 
-def check(model: object, budget: object, count: object, backend: object) -> None:
+def check(model: object, budget: object, count: object, backend: object, stall: object = None) -> None:
     """See to it that an adapter's arguments are what they should be.
 
     Raises:
@@ -262,5 +311,7 @@ def check(model: object, budget: object, count: object, backend: object) -> None
     accepted(budget)
     if count is not None and not callable(count):
         raise Invalid(f"count={count!r:.100}: a function from a text to its number of tokens is needed")
+    if stall is not None:
+        seconds("stall", stall, 0.001, 86_400.0)
     if backend is not None and not isinstance(backend, str):
         raise Invalid(f"backend={backend!r:.100}: a text is needed, such as 'eu-west'")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from .codec import REQUESTED
 from .errors import Invalid
 from .events import Record
-from .history import ENDS
+from .history import ENDS, is_answer
 from .items import KINDS, reading
 from .log import Query
 from .paths import Along, Paths, Reads, paths_of
@@ -31,7 +32,13 @@ class _Group:
     def feed(self, records: Iterable[Record]) -> bool:
         """Take events in; return whether all of the group has been read."""
         for record in records:
-            if record.seq != self.place and record.kind == "response.requested":
+            if record.kind == "call.decided":
+                continue  # it may be taken back, alone
+            if record.kind == REQUESTED and not is_answer(record):
+                if record.seq == self.place:
+                    return True  # what is beside the conversation may be torn
+                continue
+            if record.seq != self.place and record.kind == REQUESTED:
                 return True
             self._take(record)
         return self._ended and not self._owed
@@ -49,7 +56,7 @@ class _Group:
             mine = bool(self._owed)
         if mine:
             self.last = record.seq
-        self._begun |= record.kind == "response.requested"
+        self._begun |= record.kind == REQUESTED
         # What a caller appended as one response has no event for its end.
         self._ended |= (mine and record.kind in ENDS) or not (mine or self._begun)
 

@@ -92,7 +92,7 @@ def _data(said: EventBody, kind: str) -> bytes | None:
     if isinstance(said, events.Unknown):
         data = said.data
     else:
-        if isinstance(said, events.ResponseRequested):
+        if isinstance(said, events.ResponseRequested | events.RemoteAttached) and said.manifest is not None:
             said = msgspec.structs.replace(said, manifest=said.manifest.folded())
         data = msgspec.to_builtins(said)
         del data["type"]
@@ -109,28 +109,35 @@ def _refs(said: EventBody) -> tuple[str, ...]:
 def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
     """Name the events that must be found without a scan."""
     match said:
-        case events.ItemAppended():
+        case events.ItemAppended() if not flags & events.ASIDE:
             if flags & events.PINNED:
                 yield "pin"
             kind = form.kind if form else None
             if kind is not None and kind.positional:
                 yield f"effect:{kind.tag}"
-        case events.ResponseRequested(purpose="aside"):
-            yield "aside"
         case events.ResponseRequested():
-            yield "request"
-            if said.manifest.line:
-                yield f"line:{said.manifest.line}"
-            if said.key is not None:
-                yield f"key:{said.key}"
+            yield from _request_marks(said)
         case events.ContextCompacted() | events.CompactionUndone():
             yield "base"
         case events.HistoryRewound():
             yield "rewind"
         case events.RemoteAttached():
+            yield from ("remote", "attached")
+        case events.ResponseStarted(stored=True):
             yield "remote"
+        case events.CallDecided():
+            yield f"decided:{said.call_id}"
         case _:
             pass
+
+
+def _request_marks(said: events.ResponseRequested) -> Iterator[str]:
+    answer = said.purpose == "answer"
+    yield "request" if answer else "aside"
+    if answer and said.manifest.line:
+        yield f"line:{said.manifest.line}"
+    if said.key is not None:
+        yield f"key:{said.key}"
 
 
 def renewed(record: Record) -> NewEvent:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
+from .answering import decide, output_for
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
 from .checks import whole
 from .codec import event
+from .compaction import Compacted
 from .erasing import Receipt, erase
 from .errors import Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
-from .items import KINDS, Input, InputItem
+from .items import KINDS, Input, InputItem, Item
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
 from .log import Break, Fork, Head, Key, Snapshot, metadata_of
@@ -27,6 +30,7 @@ from .tools import Toolbox, Tools
 from .turns.counting import counted, counter_of
 from .turns.outcome import Options, Result, WhenBusy, open_call
 from .turns.plan import mapping, one_of, plan, preview, version_of
+from .turns.shortening import by_hand, undo
 from .turns.streams import Opening
 from .turns.turn import answers_to, check_answers
 from .window.budget import Budget
@@ -58,6 +62,11 @@ class Conversation:
     def id(self) -> str:
         """Its id: the caller's, or one of ours."""
         return self._head.conversation
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that it belongs to."""
+        return self._engine
 
     @property
     def version(self) -> int:
@@ -253,6 +262,47 @@ class Conversation:
         await self.refresh()
         return receipt
 
+    async def answer(self, call_id: str, output: str | Sequence[Item], *, key: str | None = None) -> Appended:
+        """Give the output of a call that the client executes; `run` without input goes on from there.
+
+        Args:
+            call_id: as `open_calls` and `Result.open_calls` have it.
+            output: a text, or content parts. Other kinds of outputs are appended as items.
+            key: an idempotency key: the same output under it again returns the first result.
+
+        Raises:
+            NotFound: there is no such call.
+            AlreadyAnswered: it has its output.
+            ConversationBusy: it is being run by a turn.
+            Invalid: it is a call of another kind, or asks for a person's decision.
+            VersionConflict, KeyReused, StoreError: nothing was written.
+        """
+        self._engine.check()
+        return await self.append(await output_for(self._engine, self.id, call_id, output), key=key)
+
+    async def decide(self, call_id: str, *, approve: bool, by: str, reason: str = "") -> Appended:
+        """Log a person's decision on a call: `run` then runs it; a refusal is an output that says so, with *reason*.
+
+        The same decision again changes nothing. It may come days later, and from another process.
+
+        Args:
+            call_id: as `open_calls` and `Result.open_calls` have it.
+            approve: whether it may be run.
+            by: who says so; in the log only.
+            reason: why. The model is told why a call was refused.
+
+        Raises:
+            NotFound: there is no such call.
+            AlreadyDecided: it was decided otherwise, or is running.
+            AlreadyAnswered: it has its output.
+            Invalid: it is of a kind that cannot be refused in words.
+            StoreError: nothing was written.
+        """
+        self._engine.check()
+        written = await decide(self._engine, self.id, call_id, approve=approve, by=by, reason=reason)
+        self.saw(written.version)
+        return Appended(written.first, written.last, written.version, written.replayed)
+
     # -- answering
 
     async def respond(
@@ -269,10 +319,16 @@ class Conversation:
         expected: Expected = ANY,
         when_busy: WhenBusy = "raise",
         open_calls: Literal["raise", "seal"] = "raise",
+        aside: bool = False,
     ) -> Result:
         """Call the model once. Tools are declared, never executed: open calls come back as `waiting`.
 
-        Args and errors are those of `run`.
+        With `aside` it is a call beside the conversation, such as for a title or a check: its input and output are
+        logged, with usage, and enter no later window, nor the transcript. It takes no lease and is refused by none, so
+        `when_busy` and `open_calls` mean nothing to it. The same key again gives the result of an attempt that was
+        answered; two attempts at once are both answered.
+
+        Other args and errors are those of `run`.
         """
         options = Options(
             instructions=instructions,
@@ -284,6 +340,7 @@ class Conversation:
             expected=expected,
             when_busy=when_busy,
             open_calls=open_calls,
+            aside=aside,
         )
         return await self._perform(model, input, options)
 
@@ -410,6 +467,60 @@ class Conversation:
                 break
         await self.refresh()
 
+    async def compact(
+        self,
+        model: Model | None = None,
+        *,
+        method: Literal["auto", "remote", "summary", "extract"] = "auto",
+        instructions: str | None = None,
+        budget: Budget | None = None,
+        expected: Expected = ANY,
+    ) -> Compacted:
+        """Let windows begin with something shorter than all that was said; the log keeps that, and the transcript.
+
+        The last turn stays word for word while it is short, and so does what nobody has answered yet. Where nothing new
+        has come since the last compaction, it is made again, from the events themselves. `undo_compaction` takes it
+        back, and so does a rewind to before it.
+
+        Args:
+            model: what makes it, not necessarily the one that is asked otherwise.
+            method: "remote": by the model's own service, which keeps the user's words and makes the rest opaque;
+                "summary": by any model, in parts where it takes several; "extract": by none, the newest messages;
+                "auto": the first of these that can be done with *model*.
+            instructions: go with its requests; for "remote", those of the conversation's other requests.
+            budget: the model's context window; default: as for `run`.
+            expected: the version that the conversation must have.
+
+        Raises:
+            Conflict: there is nothing to compact, or it would not get shorter; nothing has changed.
+            ResponseFailed: the model did not answer, or with nothing that could be used; nothing has changed.
+            BudgetExceeded: a part of it does not fit the model.
+            Invalid, UnknownModel: the arguments.
+            ConversationBusy, VersionConflict, NotFound, StoreError: nothing was written.
+        """
+        self._engine.check()
+        ways: dict[str, Any] = {"method": method, "instructions": instructions, "budget": budget, "expected": expected}
+        made = await self._engine.attend(partial(by_hand, self, self._engine, model, **ways))
+        self.saw(made.seq)
+        return made
+
+    async def undo_compaction(self, seq: int | None = None) -> Appended:
+        """Let the compaction that windows start from count no more; the one before it does again, if there is one.
+
+        *seq* names it, to be sure which one it is.
+
+        Raises:
+            Invalid: windows start from no compaction, or from another one.
+            ConversationBusy: a turn is running.
+            NotFound, StoreError: nothing was written.
+        """
+        self._engine.check()
+        if seq is not None:
+            whole("seq", seq, 1)
+        written = await undo(self._engine, self.id, seq)
+        self.saw(written.version)
+        return Appended(written.first, written.last, written.version, written.replayed)
+
     # -- reading: none of these ever writes
 
     async def window(
@@ -530,11 +641,11 @@ class Conversation:
         running = head.lease is not None and head.lease.remaining > 0
         found = []
         for call in history.unanswered():
-            begun = (call.entry.reading.link or "") in history.started
+            begun = history.attempts(call) > 0
             state: Literal["waiting", "running", "unknown"] = (
                 "running" if running and begun else "unknown" if begun else "waiting"
             )
-            found.append(open_call(call.entry.value(), call.entry.seq, state=state))
+            found.append(open_call(call.entry.value(), call.entry.seq, needs=history.needs(call), state=state))
         return found
 
     async def usage(self) -> Usage:

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -24,6 +25,7 @@ from .erasing import Receipt, delete, expire
 from .errors import Conflict, Invalid, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
+from .history import Call as Waiting
 from .history import History
 from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, micros, moment, system_clock, ulid
 from .intake import Intake
@@ -36,11 +38,12 @@ from .reader import Reader
 from .shield import finish
 from .stores.memory import MemoryStore
 from .tokens import Counter, overhead
-from .turns.call import interruption
+from .turns.aside import aside
 from .turns.crew import Crew
 from .turns.keys import known
 from .turns.outcome import Options, Result
 from .turns.plan import Plan, mapping, one_of, plan
+from .turns.sealing import interruption
 from .turns.streams import Channel
 from .turns.turn import KeyTaken, Turn
 from .window.budget import Budget, accepted
@@ -49,6 +52,7 @@ from .writer import Writer
 
 __all__ = ("Engine", "Info", "open_engine")
 
+T = TypeVar("T")
 _log = Log("turnlog.engine")
 _POLL: Final = (0.02, 0.5)
 """Seconds between looks at a turn that runs elsewhere: at first, and at most."""
@@ -299,14 +303,28 @@ class Engine:
         Raises:
             StoreError: the engine was closed meanwhile; what the turn had written is in the log, and that it ended.
         """
+
+        async def perform() -> Result:
+            if made.options.aside:
+                return await aside(made)
+            turn = await self._opened(made)
+            if isinstance(turn, Turn):
+                return await turn.work(lambda _: None)
+            return turn[0]
+
+        return await self.attend(perform)
+
+    async def attend(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what takes a while in the caller's own task; closing the engine cancels it, and waits until it is over.
+
+        Raises:
+            StoreError: the engine was closed meanwhile.
+        """
         scope, over = anyio.CancelScope(), anyio.Event()
         self._running[over] = scope
         try:
             with scope:
-                turn = await self._opened(made)
-                if isinstance(turn, Turn):
-                    return await turn.work(lambda _: None)
-                return turn[0]
+                return await work()
         finally:
             del self._running[over]
             over.set()
@@ -352,15 +370,24 @@ class Engine:
         raise AssertionError("unreachable")
 
     async def take_over(
-        self, name: str, head: Head, history: History, *, force: bool = False, quiet: bool = False
+        self,
+        name: str,
+        head: Head,
+        history: History,
+        *,
+        force: bool = False,
+        quiet: bool = False,
+        spare: Callable[[Waiting], bool] = lambda _: False,
     ) -> int:
         """End a turn whose worker is gone: the next generation, what became of its response, and seals, in one append.
+
+        Calls that are to be spared get no seal: whoever takes over runs them.
 
         Raises:
             ConversationBusy: its lease has not run out, and it is not forced.
         """
         response = history.open or history.last_request
-        events = [] if response is None else await interruption(self, history, response, "crashed")
+        events = [] if response is None else await interruption(self, history, response, "crashed", spare=spare)
         appended = await self.writer.append(name, events, expected=head.version, lease=Break(force=force), quiet=quiet)
         _log.warning("turnlog.turn.taken_over", conversation=name, response=response, generation=appended.generation)
         return appended.version
@@ -595,9 +622,10 @@ def _postgres() -> Callable[..., Awaitable[Store]]:
 async def _store(path: Path | None, *, durability: Literal["full", "normal"], migrate: bool, clock: Clock) -> Store:
     if path is None:
         return MemoryStore(clock)
-    from .stores.sqlite import SqliteStore  # noqa: PLC0415 - a log in memory needs no database driver
-
-    return await SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+    # A log in memory needs no driver. The first time, importing it reads files, so not on the event loop.
+    stores = await anyio.to_thread.run_sync(import_module, f"{__package__}.stores.sqlite")
+    store: Store = await stores.SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+    return store
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """Erasing and deleting: what has to go, where else it stands, and what is left of it.
 
 An erased event keeps its place, its kind and what pairs it; its content is overwritten, here and for every fork that
-shares it. Compactions that cover it are void, since they may quote it: windows start before them again.
+shares it. Compactions that cover it are void, since they may quote it: windows start before them again. What models
+were asked and said to make them goes too, and so does that of attempts that came to nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from .canonical import encode, loads
 from .codec import ITEM, body, event
+from .derived import derived
 from .errors import Conflict, Invalid, NotFound, VersionConflict
 from .events import (
     ERASED,
@@ -24,6 +26,7 @@ from .events import (
     NewEvent,
     Record,
     RemoteAttached,
+    ResponseStarted,
     checksum,
 )
 from .log import Append, Erased, Erasure, Query, Scalar, Store
@@ -64,7 +67,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int = 0
     """Bodies that went, because nothing refers to them any more."""
     derived: Sequence[str] = ()
-    """What was made from it and went too: compactions, as conversation/seq."""
+    """What was made from it and went too, as conversation/seq: compactions, and what models said to make them."""
     remote: Sequence[str] = ()
     """Ids of what providers still hold."""
     left: Sequence[str] = ()
@@ -157,6 +160,7 @@ async def _append(
         and record.seq not in seqs
         and any(said.first <= seq <= said.last for seq in seqs)
     ]
+    void += [one for one in await derived(store, name, set(seqs), void, records) if one.seq not in seqs]
     known = set(work.derived)
     work.derived += [place for record in void if (place := f"{name}/{record.seq}") not in known]
     events = [event(ItemErased(seq=seq, reason=reason)) for seq in [*seqs, *(record.seq for record in void)]]
@@ -184,10 +188,16 @@ async def _sharers(store: Store, name: str) -> list[str]:
 
 
 async def _remote(store: Store, name: str) -> list[str]:
-    """Return the ids of server-side conversations that mirror one."""
+    """Return the ids of what servers keep of one: conversations that mirror it, and stored responses."""
     snapshot = await store.read(name, Query(mark="remote"))
-    said = (body(record) for record in (snapshot.records[0] if snapshot else ()))
-    return [one.id for one in said if isinstance(one, RemoteAttached)]
+    there: dict[str, None] = {}
+    for record in snapshot.records[0] if snapshot else ():
+        said = body(record)
+        if isinstance(said, RemoteAttached) and said.detached:
+            there.pop(said.id, None)
+        elif isinstance(said, RemoteAttached | ResponseStarted) and said.id is not None:
+            there[said.id] = None
+    return list(there)
 
 
 async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "delete"], reason: str) -> Receipt:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "AlreadyAnswered",
+    "AlreadyDecided",
     "BudgetExceeded",
     "CallsOpen",
     "Conflict",
@@ -143,8 +144,8 @@ class CallsOpen(Conflict):
     def __init__(self, conversation: str, calls: Sequence[OpenCall]) -> None:
         named = ", ".join(f"{call.name} ({call.call_id})" for call in calls)
         super().__init__(
-            f"{conversation}: waiting for the output of {named}. "
-            'Append it as a function_call_output, or pass open_calls="seal".',
+            f"{conversation}: waiting for {named}. Give the output with answer(call_id, …), a person's decision with "
+            'decide(call_id, …), or pass open_calls="seal".',
         )
         self.conversation = conversation
         self.calls = calls
@@ -155,6 +156,16 @@ class AlreadyAnswered(Conflict):
 
     def __init__(self, conversation: str, call_id: str, seq: int) -> None:
         super().__init__(f"{conversation}: call {call_id} was answered at {seq}; the first output stands.")
+        self.conversation = conversation
+        self.call_id = call_id
+        self.seq = seq
+
+
+class AlreadyDecided(Conflict):
+    """A person has decided otherwise on a call, or it is too late to decide; what was decided stands."""
+
+    def __init__(self, conversation: str, call_id: str, seq: int, why: str) -> None:
+        super().__init__(f"{conversation}: call {call_id} {why} at {seq}; that stands.")
         self.conversation = conversation
         self.call_id = call_id
         self.seq = seq

@@ -70,7 +70,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backend: str = ""
     model: str = ""
     state: str = "stateless"
-    """How the API holds state: "stateless", or "recorded" for requests that were made elsewhere."""
+    """How the API holds state: "stateless", "chained", "conversation"; "recorded": the request was made elsewhere."""
+    thoughts: str = "never"
+    """What of its reasoning a model gets back as text: "never", "always", "tool_turns": where it called tools."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,6 +150,8 @@ class ResponseRequested(_Body, frozen=True, kw_only=True, tag="response.requeste
     parent's. Beside the settings, which many conversations share."""
     key: str | None = None
     retry_of: int | None = None
+    continues: bool = False
+    """Whether it goes on with a turn: what it answers is the output of a call."""
 
 
 class ResponseStarted(_Body, frozen=True, kw_only=True, tag="response.started"):
@@ -155,6 +159,10 @@ class ResponseStarted(_Body, frozen=True, kw_only=True, tag="response.started"):
 
     id: str | None = None
     model: str | None = None
+    background: bool = False
+    """Whether it goes on at its server without anybody listening."""
+    stored: bool = False
+    """Whether its server keeps it."""
 
 
 class ResponseCompleted(_Body, frozen=True, kw_only=True, tag="response.completed"):
@@ -167,6 +175,8 @@ class ResponseCompleted(_Body, frozen=True, kw_only=True, tag="response.complete
     """How often the client tried again before it was answered."""
     removed: Any = None
     """What the server said it left out of the input."""
+    approvals: list[str] = []
+    """The calls, by link, that are not run before a person has agreed."""
 
 
 class ResponseFailed(_Body, frozen=True, kw_only=True, tag="response.failed"):
@@ -218,11 +228,18 @@ class ContextCompacted(_Body, frozen=True, kw_only=True, tag="context.compacted"
     first: int
     last: int
     digest: str = ""
-    """SHA-256 over the covered items."""
+    """SHA-256 over the covered items; over its digest, where an earlier compaction covers the first of them."""
     stand_in: list[StandIn]
+    """Its tokens are the event's."""
+    readable: list[StandIn] = []
+    """What those get who did not make the stand-in, where part of that is opaque."""
+    readable_tokens: int = 0
     method: str
+    """remote, server, summary or extract."""
     origin: Origin | None = None
     usage: Usage | None = None
+    responses: list[int] = []
+    """The model calls by which it was made: what they said is in the log too."""
 
 
 class CompactionUndone(_Body, frozen=True, kw_only=True, tag="compaction.undone"):
@@ -251,9 +268,16 @@ class MetadataUpdated(_Body, frozen=True, kw_only=True, tag="metadata.updated"):
 
 
 class RemoteAttached(_Body, frozen=True, kw_only=True, tag="remote.attached"):
-    """A server-side conversation that mirrors this one."""
+    """A server-side conversation that mirrors this one. Forks do not share it."""
 
     id: str
+    backend: str = ""
+    model: str = ""
+    """Whose encrypted content went along."""
+    manifest: Manifest | None = None
+    """What it holds as of now, as the window that was written to it; None: that is for the responses behind to say."""
+    detached: bool = False
+    """Whether it mirrors this one no longer."""
 
 
 class ConversationDeleted(_Body, frozen=True, kw_only=True, tag="conversation.deleted"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -24,19 +24,25 @@ from .events import (
     PINNED,
     SEAL,
     Blob,
+    CallDecided,
+    CallStarted,
     ContextCompacted,
     ItemAppended,
     Origin,
     Record,
     ResponseCompleted,
     ResponseRequested,
+    ResponseStarted,
     Target,
     Usage,
 )
 from .items import KINDS, ROLES, Reading, reading
+from .kept import Kept
 from .manifest import Manifest, Span
 
-__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "segments", "turn_starts")
+__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "is_answer", "segments", "turn_starts")
+
+Place: TypeAlias = tuple[int | None, str]
 
 _PLAIN: Final = ESTIMATED | PICTURED | PINNED
 """Flags of a message that make no difference to how it is sent."""
@@ -96,6 +102,11 @@ class Call:
         self.entry = entry
         self.at = at
         self.output = output
+
+    @property
+    def place(self) -> Place:
+        """What names it: the response that it is part of, and its link; links alone may come back."""
+        return self.at, self.entry.reading.link or ""
 
 
 class Group:
@@ -180,6 +191,7 @@ class Asked(msgspec.Struct, frozen=True):
     target: Target
     purpose: str = "answer"
     key: str | None = None
+    continues: bool = False
     manifest: _Figures = _Figures()
 
 
@@ -197,6 +209,11 @@ def _asked(request: Record) -> Asked:
         return _asks.decode(request.data or b"{}")
     except msgspec.MsgspecError as error:
         raise unreadable(request, error) from error
+
+
+def is_answer(request: Record) -> bool:
+    """Return whether a request is part of the conversation, rather than made beside it."""
+    return request.kind == REQUESTED and _asked(request).purpose == "answer"
 
 
 def segments(rewinds: Iterable[tuple[int, int]], head: int) -> list[Span]:
@@ -278,12 +295,22 @@ class History:
         """Lines of whose last window everything is here, from below the floor too."""
         self.reported: dict[int, Usage] = {}
         """What the API reported, by request; not of answers that its own tools were part of, whose usage is a sum."""
-        self.started: set[str] = set()
-        """Links of calls whose tools were started."""
+        self.started: dict[Place, int] = {}
+        """How often the tools of calls were started."""
+        self.decided: dict[Place, bool] = {}
+        """What a person has said of calls."""
+        self.held: set[Place] = set()
+        """The calls that are not run before a person has agreed."""
         self.open: int | None = None
         """The response that has no end yet."""
         self.last_request: int | None = None
+        self.compacting: int | None = None
+        """The last request to compact, whatever came of it."""
         self.provider: dict[int, str] = {}
+        self.background: set[int] = set()
+        """The responses that go on at their server without anybody listening."""
+        self.kept = Kept()
+        """What servers have kept of it."""
         self.asides: list[int] = []
         self.forked = 0
         """Of a fork: the seq up to which its events are its parent's."""
@@ -320,6 +347,12 @@ class History:
             twin.__dict__[name] = value.copy() if isinstance(value, dict | list | set) else value
         return twin
 
+    def ahead(self, records: Iterable[Record]) -> History:
+        """Return a copy with *records* at its end."""
+        twin = self.copy()
+        twin.extend(records)
+        return twin
+
     def _fold(self, record: Record) -> None:
         kind = record.kind
         if kind == ITEM:
@@ -332,20 +365,41 @@ class History:
             self._end(record)
         elif kind == "response.started":
             if record.response is not None:
-                provider = getattr(body(record), "id", None)
-                if provider:
-                    self.provider[record.response] = provider
-        elif kind == "call.started":
-            self.started.add(getattr(body(record), "call_id", ""))
+                self._start(record, record.response)
+        elif kind in ("call.started", "call.decided"):
+            self._told(record)
+        elif kind == "remote.attached":
+            self.kept = self.kept.attached(record)
         elif kind in _structural:
             self.stale = True
+
+    def _told(self, record: Record) -> None:
+        said = body(record)
+        if isinstance(said, CallStarted):
+            place = record.response, said.call_id
+            self.started[place] = self.started.get(place, 0) + 1
+        elif isinstance(said, CallDecided):
+            self.decided[record.response, said.call_id] = said.approve
+
+    def _start(self, record: Record, response: int) -> None:
+        said = body(record)
+        if isinstance(said, ResponseStarted):
+            if said.id:
+                self.provider[response] = said.id
+            if said.background:
+                self.background.add(response)
 
     def _request(self, record: Record) -> None:
         asked = _asked(record)
         self.requests[record.seq] = asked
         if asked.purpose == "aside":
             return
-        self.last_request = self.open = record.seq
+        self.open = record.seq
+        if asked.purpose == "compaction":
+            self.compacting = record.seq
+            return
+        self.last_request = record.seq
+        self.kept = self.kept.requested(record, asked.target)
         if asked.manifest.line:
             self.lines[asked.manifest.line] = record
 
@@ -355,9 +409,12 @@ class History:
             return
         if response == self.open:
             self.open = None
+            self.kept = self.kept.ended(record, self.requests[response].target)
         if record.kind == _COMPLETED:
             said = body(record)
-            if isinstance(said, ResponseCompleted) and said.usage is not None and not self._hosted(response):
+            assert isinstance(said, ResponseCompleted)
+            self.held.update((response, link) for link in said.approvals)
+            if said.usage is not None and not self._hosted(response):
                 self.reported[response] = said.usage
         elif record.kind == "response.failed":
             group = self.groups.get(response)
@@ -377,7 +434,7 @@ class History:
 
     def _entry(self, record: Record) -> Entry | None:
         asked = self.requests.get(record.response) if record.response is not None else None
-        if record.flags & ASIDE or (asked is not None and asked.purpose == "aside"):
+        if record.flags & ASIDE or (asked is not None and asked.purpose != "answer"):
             self.asides.append(record.seq)
             return None
         said = body(record) if record.data is not None and record.kind == ITEM else None
@@ -459,6 +516,19 @@ class History:
             if call.output is None and call.at in self.groups and not call.entry.flags & ERASED
         ]
 
+    def attempts(self, call: Call) -> int:
+        """Return how often a call's tool was started."""
+        return self.started.get(call.place, 0)
+
+    def is_approved(self, call: Call) -> bool:
+        """Return whether a person has agreed to a call."""
+        return self.decided.get(call.place, False)
+
+    def needs(self, call: Call) -> Literal["output", "approval"]:
+        """Return what a call without an output waits for: its output, or a person's decision first."""
+        undecided = call.place in self.held and call.place not in self.decided
+        return "approval" if undecided or call.entry.reading.shape == "mcp_approval_request" else "output"
+
     def is_alive(self, seq: int) -> bool:
         """Return whether an event lies on the path."""
         return alive(self.path, seq)
@@ -475,9 +545,19 @@ class History:
         said = body(record) if record is not None else None
         return said.cache_key if isinstance(said, ResponseRequested) else None
 
+    def anchor(self, target: Target) -> Record | None:
+        """Return the event up to which a target's server has kept this history, None where it has not.
+
+        A conversation at the server is not a fork's, and knows of no rewinding.
+        """
+        record = self.kept.anchor(target)
+        if record is None or target.state != "conversation":
+            return record
+        return record if record.seq > self.forked and self.path[0][0] <= record.seq else None
+
     def last_target(self) -> Target | None:
-        """Return whom the latest request was for."""
-        asked = self.requests.get(self.last_request) if self.last_request else None
+        """Return whom the latest request was for; where nothing but compactions was asked for, the latest of them."""
+        asked = self.requests.get(self.last_request or self.compacting or 0)
         return asked.target if asked else None
 
     def last_asked(self) -> tuple[Asked, Usage | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from .checks import whole
 from .codec import REQUESTED, RESTORE, body, item_of
 from .errors import CorruptLog, NotFound
 from .events import (
+    ASIDE,
     ERASED,
     ItemAppended,
     Record,
@@ -26,6 +27,7 @@ from .events import (
     ResponseStarted,
     Usage,
 )
+from .history import is_answer
 from .ids import Position, moment
 from .items import Item
 from .log import Query
@@ -110,6 +112,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     digest: str
     error: str | None
+    retry_of: int | None = None
+    """The request, by its seq, that was refused and is made again here in another way."""
     _engine: Engine
     _record: Record
 
@@ -217,7 +221,8 @@ class Listing:
             found: list[Record] = []
             async with aclosing(self.records(query, store if abandoned else Along(store, paths.alive))) as records:
                 async for record in records:
-                    if record.kind in _SHOWN and (record.item is not None or record.flags & ERASED):
+                    spoken = record.kind in _SHOWN and not record.flags & ASIDE
+                    if spoken and (record.item is not None or record.flags & ERASED):
                         found.append(record)
                     if len(found) > limit:
                         break
@@ -278,11 +283,12 @@ class Listing:
             if turn is not None:
                 along = Along(self._engine.store, paths.to(paths.left(turn)))
                 bounds = Query(after=turn - 1, before=await turn_end(along, self._name, turn))
-            query = msgspec.structs.replace(bounds, mark="request", limit=limit + 1, reverse=down)
-            snapshot = await self._engine.store.read(self._name, _from(cursor, query))
+            query = _from(cursor, msgspec.structs.replace(bounds, limit=limit + 1, reverse=down))
+            queries = [msgspec.structs.replace(query, mark=mark) for mark in ("request", "aside")]
+            snapshot = await self._engine.store.read(self._name, *queries)
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")
-            found = list(snapshot.records[0])
+            found = sorted(chain(*snapshot.records), key=_seq, reverse=down)[: limit + 1]
             calls = await self._calls(found[:limit], paths)
             more = len(found) > limit
             return Page(
@@ -317,8 +323,10 @@ class Listing:
         if not requests:
             return []
         ends: dict[int, list[Record]] = {record.seq: [] for record in requests}
-        following = await self._engine.store.read(self._name, Query(mark="request", after=max(ends), limit=1))
-        before = following.records[0][0].seq if following and following.records[0] else None
+        before: int | None = None
+        if all(map(is_answer, requests)):  # what is beside the conversation may end behind the next request
+            following = await self._engine.store.read(self._name, Query(mark="request", after=max(ends), limit=1))
+            before = following.records[0][0].seq if following and following.records[0] else None
         going = set(ends)
         async with aclosing(self.records(Query(after=min(ends), before=before))) as records:
             async for record in records:
@@ -359,6 +367,7 @@ class Listing:
             manifest=said.manifest.along(paths.to(said.manifest.as_of)),
             digest=said.digest,
             error=error,
+            retry_of=said.retry_of,
             _engine=self._engine,
             _record=record,
         )

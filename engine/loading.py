@@ -9,6 +9,7 @@ send of older events, where there is such.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from .codec import body
@@ -45,12 +46,12 @@ class _Outline:
         self.line: Record | None = None
         self.pinned: list[Record] = []
 
-    async def settle(self, store: Store, marks: Sequence[str]) -> None:
+    async def settle(self, store: Store, marks: Sequence[str], without: AbstractSet[int]) -> None:
         """Find what the first hop did not show, because what it showed lies on a branch that was left."""
-        self.base = _base(self.bases, self.path)
+        self.base = _base(self.bases, self.path, without)
         if self.base is None and len(self.bases) == _BASES:
             more = await store.read(self.name, Query(mark="base", before=self.version + 1, reverse=True))
-            self.base = _base(more.records[0] if more else (), self.path)
+            self.base = _base(more.records[0] if more else (), self.path, without)
         found = [
             record if record is None or alive(self.path, record.seq) else await _last(store, self.name, mark, self.path)
             for mark, record in zip(marks, (records[0] if records else None for records in self.latest), strict=True)
@@ -89,11 +90,18 @@ async def _last(store: Store, name: str, mark: str, path: Sequence[Span]) -> Rec
 
 
 async def load(
-    store: Store, name: str, *, line: str | None, tokens: int, at: int | None = None
+    store: Store,
+    name: str,
+    *,
+    line: str | None,
+    tokens: int,
+    at: int | None = None,
+    without: AbstractSet[int] = frozenset(),
 ) -> tuple[Head, History]:
     """Return a conversation's head and the end of its path: from the line's last cut, else at least *tokens*.
 
-    It knows the last request in any case, with all that came of it. With *at*, as it was at that version.
+    It knows the last request in any case, with all that came of it. With *at*, as it was at that version; the
+    compactions at the seqs *without* are passed over.
 
     Raises:
         NotFound: there is no such conversation.
@@ -111,10 +119,9 @@ async def load(
     if snapshot is None or snapshot.head.deleted:
         raise NotFound(f"conversation {name}", deleted=snapshot is not None)
     outline = _Outline(name, snapshot, at)
-    await outline.settle(store, marks)
+    await outline.settle(store, marks, without)
     history = await _filled(store, outline, tokens)
     history.depth = tokens
-    history.forked = outline.head.parent[1] if outline.head.parent else 0
     if line is not None:
         history.lines[line] = outline.line
         history.reaches.add(line)
@@ -141,13 +148,16 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     history.extend([*below[len(early) :], *tail])
     history.version = outline.version
     history.path = list(outline.path)
+    history.forked = outline.head.parent[1] if outline.head.parent else 0
     history.stale = False
     return history
 
 
-def _base(records: Sequence[Record], path: Sequence[Span]) -> tuple[Record, ContextCompacted] | None:
+def _base(
+    records: Sequence[Record], path: Sequence[Span], without: AbstractSet[int]
+) -> tuple[Record, ContextCompacted] | None:
     """Return the latest compaction on the path that was not undone. *records* come newest first."""
-    undone: set[int] = set()
+    undone = set(without)
     for record in records:
         if not alive(path, record.seq):
             continue
@@ -195,12 +205,17 @@ async def _latest(store: Store, outline: _Outline, floor: int) -> list[Record]:
     if request is None or request.seq > floor:
         return []
     found, ended = [request], False
+    owed: set[str | None] = set()
     async for record in _following(store, outline.name, request.seq, floor):
         mine = record.response == request.seq
-        if ended and not mine and not _is_output(record):
+        # What is said of a call that waits may come late, behind much else.
+        if ended and not mine and not _is_output(record) and not owed:
             break
         if mine and outline.alive(record):
             found.append(record)
+            owed |= {record.link} if _is_call(record) else set()
+        elif _is_output(record):
+            owed.discard(record.link)
         ended |= mine and record.kind in ENDS
     return found
 

@@ -34,7 +34,7 @@ import msgspec
 
 from .canonical import canonical, loads
 from .errors import ConversationBusy, CorruptLog, Fenced, Invalid, KeyReused, NotFound, VersionConflict
-from .events import NewEvent, Record
+from .events import ASIDE, NewEvent, Record
 from .ids import ANY, NO_STREAM, Expected, Position, check_key
 
 __all__ = (
@@ -60,6 +60,7 @@ __all__ = (
     "Trunk",
     "brought",
     "decide",
+    "is_counted",
     "limited",
     "merge_patch",
     "ordering",
@@ -144,7 +145,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     updated: int
     """When the last item came."""
     last_item: int
-    """The seq of the last item, 0 when there is none."""
+    """The seq of the last item, 0 when there is none; asides are not counted."""
     items: int
     metadata: bytes = b"{}"
     generation: int = 0
@@ -556,6 +557,11 @@ def _leased(append: Append, head: Head) -> Head:
             return msgspec.structs.replace(head, lease=None)
 
 
+def is_counted(event: NewEvent | Record) -> bool:
+    """Return whether a head counts an event among its items: what was said beside the conversation is none."""
+    return event.kind == _ITEM and not event.flags & ASIDE
+
+
 def _advanced(head: Head, events: Sequence[NewEvent], now: int) -> Head:
     items, last_item, updated = head.items, head.last_item, head.updated
     seq = head.version
@@ -563,7 +569,8 @@ def _advanced(head: Head, events: Sequence[NewEvent], now: int) -> Head:
         seq += 1
         time = now if event.time is None else event.time
         if event.kind == _ITEM:
-            items, last_item, updated = items + 1, seq, time
+            if not event.flags & ASIDE:
+                items, last_item, updated = items + 1, seq, time
         elif event.kind == _CREATED:
             updated = time
             head = msgspec.structs.replace(head, metadata=canonical(_object(event, "metadata")), created=time)

@@ -122,6 +122,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the model reads before the items (instructions, tools, response format), as the beginning of its digest."""
     forked: int = 0
     """Of a fork: the seq up to which its events are its parent's."""
+    follows: int = 0
+    """The response that the request follows at the server, by its seq, or the last seq that was written to the server's
+    conversation: what the window has up to there, and the response's answer, was not sent again; 0: all of it was."""
+    remote: str = ""
+    """What the server calls that response, or the conversation that it keeps."""
+    refused: int = 0
+    """Counted tokens that the server has found too many: windows of the line stay below; 0: none that is known."""
+    unread: int = 0
+    """Encrypted content up to this seq is not sent: its maker has refused to read it."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
     """Tokens of each item, in memory only: a stored manifest comes back without them."""
 

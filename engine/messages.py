@@ -280,7 +280,7 @@ def _assistant(group: Sequence[Rendered], recorded: bool) -> dict[str, Any]:
                 message |= _name(item)
             case "function_call" | "custom_tool_call":
                 calls.append(_call_out(item))
-            case "reasoning" if recorded and one.extra and "field" in one.extra:
+            case "reasoning" if one.extra and "field" in one.extra and (recorded or one.home):
                 message[one.extra["field"]] = "".join(str(part.get("text", "")) for part in parts(item))
             case _:
                 pass

@@ -26,6 +26,7 @@ __all__ = (
     "JSON",
     "OWNED",
     "TRANSPORT",
+    "Compacts",
     "Counts",
     "Ending",
     "Model",
@@ -120,8 +121,11 @@ class Model(Protocol):
     """What answers a conversation: an adapter around a client, cheap to make, without I/O until it sends.
 
     Beside these a model may have: `api` ("responses", the default, or "chat"), `adapter` and `encoder` (name and
-    version of how it encodes), `state`, `params`, `count` (a tokenizer of its own), and `takes_cache_key` (whether its
-    backend wants to be told whose requests share a prompt cache: then the settings have a `cache_key`).
+    version of how it encodes), `state` ("stateless", "chained" or "conversation"), `params`, `count` (a tokenizer of
+    its own), `takes_cache_key` (whether its backend wants to be told whose requests share a prompt cache: then the
+    settings have a `cache_key`), `settings` (JSON that its encoder needs besides), `thoughts` (which of its reasoning
+    goes back as text: "never", "tool_turns" or "always"); and, where its server keeps state, `open_remote()`, which
+    makes a conversation there and returns its id, and `resume(id)` and `cancel(id)` for responses in the background.
     """
 
     name: str
@@ -155,6 +159,21 @@ class Counts(Protocol):
         ...
 
 
+class Compacts(Protocol):
+    """What a model may have beside: a service that makes something shorter of a window.
+
+    `encode` writes its bodies too, for settings with the purpose "compaction".
+    """
+
+    def compact(self, request: Item) -> AsyncIterator[StreamEvent]:
+        """Send a body and yield the items that stand for its input, one of them opaque, ending as `send` does.
+
+        Raises:
+            ModelFailure: there was no such end.
+        """
+        ...
+
+
 class Shape(msgspec.Struct, frozen=True):
     """What a model says of itself, with the defaults filled in."""
 
@@ -164,7 +183,9 @@ class Shape(msgspec.Struct, frozen=True):
     state: str
     params: Mapping[str, Any]
     count: Counter | None
-    takes_cache_key: bool = False
+    takes_cache_key: bool
+    settings: Mapping[str, Any]
+    thoughts: str
 
 
 def shape_of(model: Model) -> Shape:
@@ -188,13 +209,15 @@ def shape_of(model: Model) -> Shape:
         params=getattr(model, "params", None) or {},
         count=getattr(model, "count", None),
         takes_cache_key=bool(getattr(model, "takes_cache_key", False)),
+        settings=getattr(model, "settings", None) or {},
+        thoughts=getattr(model, "thoughts", "never"),
     )
 
 
 def target_of(model: Model) -> Target:
     """Return whom a window for *model* is for."""
     shape = shape_of(model)
-    return Target(api=shape.api, backend=model.backend, model=model.name, state=shape.state)
+    return Target(api=shape.api, backend=model.backend, model=model.name, state=shape.state, thoughts=shape.thoughts)
 
 
 def merged(base: Mapping[str, Any] | None, over: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -233,7 +256,8 @@ def settings_of(
     model: Model, params: Mapping[str, Any], instructions: str | None, tools: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return a request's settings as they are logged: everything of it but its items."""
-    settings: dict[str, Any] = {"model": model.name, "state": shape_of(model).state}
+    shape = shape_of(model)
+    settings: dict[str, Any] = {**shape.settings, "model": model.name, "state": shape.state}
     if instructions is not None:
         settings["instructions"] = instructions
     if tools:

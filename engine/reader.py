@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from msgspec.structs import astuple
+
 from .blobs import filled, whole
 from .canonical import encode
 from .codec import item_in, item_of
-from .compaction import references, stand_in
-from .errors import NotFound, TurnlogError
+from .compaction import named, references
+from .errors import BudgetExceeded, NotFound, TurnlogError
 from .events import ERASED, PICTURED, ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
@@ -166,25 +168,34 @@ class Reader:
     async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
         """Return the manifest of the history with *pending* at its end, and the history that it was chosen from.
 
+        A compaction whose stand-in leaves no room for what must be sent is passed over: its events stand in.
+
         Raises:
             BudgetExceeded: what must be sent does not fit.
         """
         tokens = aim.budget.context
         name, version = history.conversation, history.version
+        passed: set[int] = set()
+        refused: BudgetExceeded | None = None
         while True:
             if history.stale:
-                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
+                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
             # A copy: while items are weighed, other tasks go on appending.
-            ahead = history.copy()
-            ahead.extend(pending)
+            ahead = history.ahead(pending)
             try:
                 with _naming_damage(ahead):
                     return ahead, choose(ahead, await aim.request(ahead), aim.policy)
+            except BudgetExceeded as error:
+                refused = error if refused is None or error.needed < refused.needed else refused
+                if ahead.base is None:
+                    raise refused from None
+                passed.add(ahead.base[0].seq)
+                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
             except Deeper:
                 tokens = max(tokens, history.depth * 4)
-                head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version)
+                head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
                 known = self._known(name)
-                if head.version == version and (known is None or known.floor > history.floor):
+                if head.version == version and not passed and (known is None or known.floor > history.floor):
                     self._keep(history)
 
     async def rendered(
@@ -202,11 +213,19 @@ class Reader:
 
     async def stand_in(self, name: str, said: ContextCompacted, target: Target) -> list[dict[str, Any]]:
         """Return what is sent for compacted events."""
-        records = await logged(self._store, name, references(said))
-        items = {record.seq: item_of(await whole(self._store, record)) for record in records}
-        return stand_in(said, items, target)
+        return [item for _, item in await self.quoted(name, said, target)]
 
-    async def weights(self, history: History, counter: Counter, blobs: Mapping[str, bytes] = _NONE) -> Weights:
+    async def quoted(
+        self, name: str, said: ContextCompacted, target: Target
+    ) -> list[tuple[int | None, dict[str, Any]]]:
+        """Return the same, each item with its seq, where it is in the log."""
+        records = await logged(self._store, name, references(said, target))
+        items = {record.seq: item_of(await whole(self._store, record)) for record in records}
+        return named(said, items, target)
+
+    async def weights(
+        self, history: History, counter: Counter, target: Target, blobs: Mapping[str, bytes] = _NONE
+    ) -> Weights:
         """Return what the loaded items weigh by another counter than the log's; each item is counted once."""
         place = history.conversation, counter
         known = self._weights.setdefault(place, _Weighed())
@@ -227,19 +246,18 @@ class Reader:
         if known.seal is None:
             call = {"call_id": "call_" + "0" * 24}
             known.seal = (await self._intake.count(seal(call, "function_call", SEALED), 0, counter)).tokens
-        await self._weigh_base(known, history.base, counter)
-        return Weights(known.items, known.seal, known.bases[history.base[0].seq] if history.base else None)
+        base = await self._base_weight(known, history.base, target, counter) if history.base else None
+        return Weights(known.items, known.seal, base)
 
-    async def _weigh_base(
-        self, known: _Weighed, base: tuple[Record, ContextCompacted] | None, counter: Counter
-    ) -> None:
-        """Count what stands for compacted events, once."""
-        if base is not None and base[0].seq not in known.bases:
-            said = [encode(part.item) for part in base[1].stand_in if part.item is not None]
-            said += [
-                record.item or b"{}" for record in await logged(self._store, base[0].conversation, references(base[1]))
-            ]
-            known.bases[base[0].seq] = sum(count.tokens for count in await self._intake.counts(said, counter))
+    async def _base_weight(
+        self, known: _Weighed, base: tuple[Record, ContextCompacted], target: Target, counter: Counter
+    ) -> int:
+        """Return what stands for compacted events weighs, counted once for each target."""
+        place = base[0].seq, astuple(target)
+        if place not in known.bases:
+            said = [encode(item) for item in await self.stand_in(base[0].conversation, base[1], target)]
+            known.bases[place] = sum(count.tokens for count in await self._intake.counts(said, counter))
+        return known.bases[place]
 
 
 @contextmanager
@@ -261,7 +279,7 @@ class _Weighed:
     def __init__(self) -> None:
         self.items: dict[int, tuple[int, int | None]] = {}
         self.seal: int | None = None
-        self.bases: dict[int, int] = {}
+        self.bases: dict[tuple[int, tuple[str, ...]], int] = {}
 
 
 async def logged(store: Reads, name: str, seqs: Iterable[int]) -> list[Record]:

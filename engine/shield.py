@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ("finish",)
+__all__ = ("bounded", "finish")
 
 T = TypeVar("T")
 
@@ -31,3 +31,13 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # seen, so that asyncio does not report it as lost
         raise cancelled
     return task.result()
+
+
+async def bounded(seconds: float, work: Callable[[], Awaitable[object]]) -> str | None:
+    """Do *work* for so long at most; return the name of what went wrong, if something did."""
+    try:
+        with anyio.fail_after(seconds):
+            await work()
+    except Exception as error:  # noqa: BLE001 - what made it necessary is told to the caller, not this
+        return type(error).__name__
+    return None

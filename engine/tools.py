@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NotRequired, Protocol, TypeAlias, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 import msgspec
 
-from .canonical import encode, parse, plain
+from .canonical import encode, plain
 from .checks import seconds
 from .errors import Invalid, InvalidItem
 from .items import Item
 from .logs import Log
+from .signatures import Arguments, Function, brief
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-__all__ = ("Runs", "Tool", "ToolContext", "Toolbox", "Tools", "tool")
+__all__ = ("Approval", "Runs", "Tool", "ToolContext", "Toolbox", "Tools", "tool")
 
 _log = Log("turnlog.tools")
 _TIMEOUT: Final = 60.0
@@ -47,38 +44,63 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """The same for every attempt at this call, and of no other call: for what the tool does elsewhere."""
 
 
-Function: TypeAlias = Callable[..., Awaitable[object]]
+Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
+"""Whether a person must agree to a call first, or a function of its arguments that tells."""
 
 
 class Tool:
     """An async function that a model may call."""
 
-    __slots__ = ("_arguments", "_context", "function", "name", "schema", "timeout")
+    __slots__ = ("_approval", "_arguments", "function", "name", "rerun_safe", "schema", "timeout")
 
-    def __init__(self, function: Function, *, name: str | None = None, timeout: float | None = _TIMEOUT) -> None:
+    def __init__(
+        self,
+        function: Function,
+        *,
+        name: str | None = None,
+        approval: Approval = False,
+        timeout: float | None = _TIMEOUT,
+        rerun_safe: bool = False,
+    ) -> None:
         self.function = function
         self.name: str = name or str(getattr(function, "__name__", "tool"))
         self.timeout = timeout
+        self.rerun_safe = rerun_safe
         if not inspect.iscoroutinefunction(function):
             raise Invalid(f"tool {self.name}: an async function is needed (async def {self.name}(…))")
         if not _NAME.fullmatch(self.name):
             raise Invalid(f"tool {self.name!r}: a name has 1 to 64 of A-Z a-z 0-9 _ -; pass one: tool(name=…)")
         if timeout is not None:
             seconds(f"tool {self.name}: timeout", timeout, *_LIMITS)
-        self._context, self._arguments = _arguments(function, self.name)
-        parameters = _untitled(self._arguments.json_schema())
-        for key, default in _defaults(function):
-            if key in parameters.get("properties", {}):
-                parameters["properties"][key].setdefault("default", default)
+        _check(self.name, approval, rerun_safe)
+        self._approval = approval
+        self._arguments = Arguments(function, self.name, ToolContext)
         self.schema: dict[str, Any] = plain(
             {
                 "type": "function",
                 "name": self.name,
                 "description": inspect.cleandoc(function.__doc__ or ""),
-                "parameters": parameters,
+                "parameters": self._arguments.schema,
                 "strict": False,
             }
         )
+
+    def needs_approval(self, arguments: str) -> bool:
+        """Return whether a person must agree to a call with these arguments first; in doubt, one must.
+
+        Arguments that cannot be used need nobody: nothing will be done with them.
+        """
+        if isinstance(self._approval, bool):
+            return self._approval
+        try:
+            values = self._arguments.completed(self._arguments.read(arguments))
+        except ValueError:
+            return False
+        try:
+            return bool(self._approval(values))
+        except Exception as error:  # noqa: BLE001 - it could not tell
+            _log.warning("turnlog.tool.approval", tool=self.name, error=type(error).__name__)
+            return True
 
     async def __call__(self, *args: Any, **kwargs: Any) -> object:
         """Call the function itself."""
@@ -90,11 +112,11 @@ class Tool:
         A string is the output as it is; anything else goes as JSON.
         """
         try:
-            values = dict(self._arguments.validate_python(parse(arguments.strip() or "{}", "arguments")))
+            values = self._arguments.read(arguments)
         except ValueError as error:
-            return f"error: the arguments of {self.name} cannot be used: {_brief(error)}"
-        if self._context is not None:
-            values[self._context] = context
+            return f"error: the arguments of {self.name} cannot be used: {brief(error)}"
+        if self._arguments.context is not None:
+            values[self._arguments.context] = context
         with anyio.move_on_after(self.timeout) as patience:
             return _text(await self._result(values, context))
         assert patience.cancelled_caught
@@ -131,12 +153,25 @@ class tool:  # noqa: N801 - it is used as a decorator
 
     Args:
         name: what the model calls it, by default the function's name.
+        approval: whether a person must agree to each call first (`Conversation.decide`), or a plain function of the
+            call's arguments that tells.
         timeout: seconds after which the model is told that it did not finish; None: no limit.
+        rerun_safe: whether a call may be run again when the worker that ran it is gone, and nobody knows whether it
+            took effect. Otherwise the model is told so.
     """
 
-    def __init__(self, *, name: str | None = None, timeout: float | None = _TIMEOUT) -> None:
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        approval: Approval = False,
+        timeout: float | None = _TIMEOUT,
+        rerun_safe: bool = False,
+    ) -> None:
         self._name = name
+        self._approval: Approval = approval
         self._timeout = timeout
+        self._rerun_safe = rerun_safe
 
     def __call__(self, fn: Function) -> Tool:
         """Return *fn* as a tool.
@@ -144,11 +179,30 @@ class tool:  # noqa: N801 - it is used as a decorator
         Raises:
             Invalid: it is no async function, or a parameter has a type that makes no schema.
         """
-        return Tool(fn, name=self._name, timeout=self._timeout)
+        return Tool(
+            fn,
+            name=self._name,
+            approval=self._approval,
+            timeout=self._timeout,
+            rerun_safe=self._rerun_safe,
+        )
+
+
+def _check(name: str, approval: object, rerun_safe: object) -> None:
+    if not isinstance(approval, bool) and (not callable(approval) or inspect.iscoroutinefunction(approval)):
+        raise Invalid(f"tool {name}: approval={approval!r:.100}: True, False or a plain function of the arguments")
+    if not isinstance(rerun_safe, bool):
+        raise Invalid(f"tool {name}: rerun_safe={rerun_safe!r:.100}: True or False is needed")
 
 
 class Runs(Protocol):
     """What answers a call."""
+
+    rerun_safe: bool
+
+    def needs_approval(self, arguments: str) -> bool:
+        """Return whether a person must agree first."""
+        ...
 
     async def run(self, arguments: str, context: ToolContext) -> str:
         """Return the call's output."""
@@ -158,9 +212,14 @@ class Runs(Protocol):
 class _Absent:
     """Answers calls of a tool that nobody declared: models invent names, and must be told."""
 
+    rerun_safe = True
+
     def __init__(self, name: str, names: Iterable[str]) -> None:
         self._name = name
         self._names = ", ".join(sorted(names)) or "none"
+
+    def needs_approval(self, arguments: str) -> bool:  # noqa: ARG002 - one signature for all
+        return False
 
     async def run(self, arguments: str, context: ToolContext) -> str:  # noqa: ARG002 - one signature for all
         return _text(f"error: there is no tool {self._name}; there are: {self._names}")
@@ -212,60 +271,6 @@ def _declared(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema
 
 
-def _arguments(function: Function, name: str) -> tuple[str | None, TypeAdapter[dict[str, Any]]]:
-    """Return the name of the context's parameter, if there is one, and what checks and describes the others."""
-    import pydantic  # noqa: PLC0415 - only who uses tools pays for it
-    from typing_extensions import TypedDict  # noqa: PLC0415 - before Python 3.12 pydantic takes no other
-
-    try:
-        hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-    except NameError as error:
-        raise Invalid(f"tool {name}: {error}; annotate its parameters with types of its module") from error
-    except TypeError as error:
-        raise Invalid(f"tool {name}: its parameters have no names to read; wrap it in an async def") from error
-    context: str | None = None
-    fields: dict[str, Any] = {}
-    for key, parameter in inspect.signature(function).parameters.items():
-        hint = hints.get(key, Any)
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise Invalid(f"tool {name}: parameter {key} cannot be passed by name")
-        if hint is ToolContext or ToolContext in get_args(hint):
-            context = key
-        else:
-            fields[key] = hint if parameter.default is parameter.empty else NotRequired[hint]
-    # A TypedDict rather than a model, so that a parameter may have any name ("copy", "schema").
-    make: Any = TypedDict
-    shape = make(name, fields)
-    shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
-    try:
-        adapter: TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
-        adapter.json_schema()
-    except pydantic.errors.PydanticUserError as error:
-        raise Invalid(f"tool {name}: a parameter's type makes no JSON schema: {_brief(error)}") from error
-    return context, adapter
-
-
-def _defaults(function: Function) -> Iterator[tuple[str, Any]]:
-    """Yield the defaults of parameters that JSON can say, by name: the model is told what it may leave out."""
-    import pydantic_core  # noqa: PLC0415 - it came with pydantic
-
-    for key, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is not parameter.empty:
-            with suppress(ValueError, UnicodeError):
-                yield key, plain(pydantic_core.to_jsonable_python(parameter.default))
-
-
-def _untitled(schema: Any) -> Any:
-    """Take the titles out that pydantic makes of names: they cost tokens and say nothing."""
-    if isinstance(schema, dict):
-        return {
-            key: value if key in ("default", "enum", "const", "examples") else _untitled(value)
-            for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str))
-        }
-    return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
-
-
 def _output(result: object) -> str:
     if isinstance(result, str):
         return result
@@ -274,7 +279,7 @@ def _output(result: object) -> str:
     try:
         return encode(plain(pydantic_core.to_jsonable_python(result))).decode()
     except (InvalidItem, pydantic_core.PydanticSerializationError, UnicodeError) as error:
-        return f"error: the result is no JSON: {_brief(error)}"
+        return f"error: the result is no JSON: {brief(error)}"
 
 
 def _text(output: str) -> str:
@@ -286,12 +291,3 @@ def _cancelling() -> bool:
     """Return whether the running task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _brief(error: Exception) -> str:
-    """Return an error in one line; of pydantic's, each place and what is wrong there."""
-    errors: Any = getattr(error, "errors", None)
-    if callable(errors):
-        found: Any = errors(include_url=False, include_context=False, include_input=False)
-        return "; ".join(f"{'.'.join(str(part) for part in one['loc']) or 'all'}: {one['msg']}" for one in found)[:500]
-    return " ".join(str(error).split())[:500]

@@ -55,10 +55,10 @@ def engine_imports(path: Path) -> set[str]:
 LAYERS = (
     ("errors", "shield", "logs"),
     ("checks", "ids", "canonical", "pages", "families", "media", "schemas"),
-    ("items", "manifest", "extras"),
+    ("items", "manifest", "extras", "signatures"),
     ("events",),
     ("codec", "prices"),
-    ("log", "blobs"),
+    ("log", "blobs", "kept"),
     ("stores.batching", "stores.statements", "history", "compaction"),
     ("stores.memory", "stores.sqlite_connection", "stores.sqlite_facets", "window.excerpts", "window.kinds"),
     ("stores.sqlite_reading", "stores.sqlite_rows", "stores.sqlite_schema", "stores.sqlite_sweeping"),
@@ -69,11 +69,11 @@ LAYERS = (
     ("stores.postgres_reading", "stores.postgres_writing", "stores.postgres_news"),
     ("stores.postgres_erasing",),
     ("stores.postgres",),
-    ("tokens", "paths"),
+    ("tokens", "paths", "summaries"),
     ("turns.places", "branching"),
     ("turns.listed",),
-    ("window.budget", "window.units", "window.render", "vocabulary"),
-    ("window.cutting", "window.ledger", "window.invariants", "messages"),
+    ("window.budget", "window.units", "window.render", "window.extracts", "vocabulary"),
+    ("window.cutting", "window.ledger", "window.invariants", "window.remote", "messages"),
     ("window.parts", "window.invariants.identity", "window.invariants.pairing"),
     (
         "window.policies",
@@ -81,10 +81,11 @@ LAYERS = (
         "window.invariants.uniqueness",
         "window.account",
         "window.window",
+        "window.coverage",
         "intake",
     ),
     ("window.choose",),
-    ("loading", "model", "portable", "tools"),
+    ("loading", "model", "portable", "tools", "derived"),
     ("reader", "turns.outcome", "turns.recorder"),
     ("writer", "turns.plan", "replay.differing", "replay.encoders", "turns.streams", "erasing"),
     ("replay.rebuilding",),
@@ -93,9 +94,15 @@ LAYERS = (
     ("replay.rechoosing", "replay.tape", "totals", "redacting", "transcribing"),
     ("replay.recorded",),
     ("replay",),
-    ("turns.call", "turns.keys", "turns.counting", "listing", "turns.crew"),
+    ("turns.sealing", "turns.requests", "turns.material"),
+    ("turns.call", "turns.keys", "turns.counting", "listing", "turns.crew", "turns.jobs", "answering"),
+    ("turns.asking", "turns.resuming", "turns.side"),
+    ("turns.aside", "turns.errands"),
+    ("turns.compacting",),
+    ("turns.shortening",),
     ("turns.turn",),
     ("conversation", "followers", "replay.stepping", "replay.whatif"),
+    ("remotes",),
     ("engine",),
     ("testing",),
 )
@@ -107,6 +114,8 @@ PURE = (
     "families",
     "media",
     "schemas",
+    "summaries",
+    "kept",
     "tokens",
     "messages",
     "manifest",
@@ -177,7 +186,7 @@ def test_stores_do_not_import_each_other():
 
 
 def test_adapters_do_not_import_one_another():
-    names = {path.stem for path in ADAPTERS.glob("*.py")} - {"__init__", "wire"}
+    names = {path.stem for path in ADAPTERS.glob("*.py")} - {"__init__", "wire", "chat_traits", "chat_answers"}
     for name in names:
         for module, _ in imports(ADAPTERS / f"{name}.py"):
             assert module.removeprefix("turnlog.adapters.") not in names - {name}, f"{name} imports {module}"

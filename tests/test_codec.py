@@ -10,7 +10,10 @@ from turnlog.engine.canonical import canonical
 from turnlog.engine.codec import body, event, item_of, kind_of, renewed
 from turnlog.engine.errors import CorruptLog, InvalidItem, StoreError
 from turnlog.engine.events import (
+    ASIDE,
+    ESTIMATED,
     PINNED,
+    CallDecided,
     CompactionUndone,
     ContextCompacted,
     ConversationCreated,
@@ -195,20 +198,27 @@ def test_what_a_newer_version_added_to_is_read():
         (ItemAppended(), {"form": Reading("additional_tools", "input", None)}, ("effect:additional_tools",)),
         (
             ItemAppended(),
-            {"form": Reading("configuration_update", "input", None), "flags": PINNED | 4},
+            {"form": Reading("configuration_update", "input", None), "flags": PINNED | ESTIMATED},
             ("pin", "effect:configuration_update"),
         ),
+        (ItemAppended(), {"form": Reading("configuration_update", "input", None), "flags": PINNED | ASIDE}, ()),
+        (CallDecided(call_id="c1", approve=True, by="ada"), {}, ("decided:c1",)),
+        (
+            requested(key="k", manifest=Manifest(policy="p", renderer=1, as_of=0, line="l")),
+            {},
+            ("request", "line:l", "key:k"),
+        ),
         (requested(), {}, ("request",)),
-        (requested(purpose="aside", key="k"), {}, ("aside",)),
+        (requested(purpose="aside", key="k"), {}, ("aside", "key:k")),
         (
             requested(purpose="compaction", key="k", manifest=Manifest(policy="p", renderer=1, as_of=0, line="l")),
             {},
-            ("request", "line:l", "key:k"),
+            ("aside", "key:k"),
         ),
         (ContextCompacted(first=1, last=2, stand_in=[], method="m"), {}, ("base",)),
         (CompactionUndone(seq=1), {}, ("base",)),
         (HistoryRewound(to=1), {}, ("rewind",)),
-        (RemoteAttached(id="conv_1"), {}, ("remote",)),
+        (RemoteAttached(id="conv_1"), {}, ("remote", "attached")),
         (Unknown("weather.changed", {}), {}, ()),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from turnlog.engine import errors
 from turnlog.engine.errors import (
     AlreadyAnswered,
+    AlreadyDecided,
     BudgetExceeded,
     CallsOpen,
     Conflict,
@@ -47,9 +48,11 @@ EVERY = {
     ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 12 s, or pass when_busy="wait".',
     KeyReused("c", "k"): "c: key 'k' was used for other input. A key names one input: choose a new one.",
     CallsOpen("c", []): (
-        'c: waiting for the output of . Append it as a function_call_output, or pass open_calls="seal".'
+        "c: waiting for . Give the output with answer(call_id, …), a person's decision with decide(call_id, …), "
+        'or pass open_calls="seal".'
     ),
     AlreadyAnswered("c", "call_1", 9): "c: call call_1 was answered at 9; the first output stands.",
+    AlreadyDecided("c", "call_1", 9, "was refused"): "c: call call_1 was refused at 9; that stands.",
     Fenced("c", 1, 2): "c: this worker's lease (generation 1) was taken over (now 2); the turn goes on elsewhere.",
     StoreError("log.db: the disk is full", retryable=True): "log.db: the disk is full",
     CorruptLog("c/3: changed"): "c/3: changed",

@@ -313,7 +313,7 @@ def test_what_goes_home_to_its_backend():
     thought = {"reasoning_content": "Hm.", "name": "bot", "reasoning_details": [{"text": "Hm."}], "x": 1}
     said = assistant("Yes.", **thought)
     (home,) = to_messages(rendered([said], home=True))
-    assert home == assistant("Yes.", name="bot", reasoning_details=[{"text": "Hm."}])
+    assert home == assistant("Yes.", reasoning_content="Hm.", name="bot", reasoning_details=[{"text": "Hm."}])
     assert to_messages(rendered([said])) == [assistant("Yes.", name="bot")]
     assert to_messages(rendered([said]), recorded=True) == [said]
 

@@ -22,6 +22,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def answer(request: Received) -> Reply:
+    if request.body.get("tools") and request.api == "responses":
+        outputs = [item["output"] for item in request.body["input"] if item.get("type") == "function_call_output"]
+        refund = Call("refund", {"order": "A1", "amount": 200})
+        return Reply(Text(f"It is {outputs[-1].split()[0]}.") if outputs else refund)
     if request.api == "responses":
         asked = [item["content"] for item in request.body["input"] if item.get("role") == "user"]
         return Reply(Text(f"You have asked {len(asked)} times."))
@@ -57,8 +61,15 @@ async def test_the_second_example_streams_and_explains(tmp_path):
 
 
 @pytest.mark.anyio
-async def test_the_third_example_branches_and_forgets(tmp_path):
-    told = (await run(BLOCKS[2], "http://127.0.0.1:9", tmp_path)).splitlines()
+async def test_the_third_example_waits_for_a_person(tmp_path):
+    async with scripted_server(answer) as server:
+        assert await run(BLOCKS[2], server.base_url, tmp_path) == "It is done.\n"
+    assert not server.refused
+
+
+@pytest.mark.anyio
+async def test_the_fourth_example_branches_and_forgets(tmp_path):
+    told = (await run(BLOCKS[3], "http://127.0.0.1:9", tmp_path)).splitlines()
     assert sorted(line.split()[1] for line in told[:2]) == ["3", "4"]
     assert told[-1].startswith("Receipt(")
     assert len(told) == 3

@@ -345,6 +345,47 @@ async def test_a_cancelled_tool_is_cancelled():
         await task
 
 
+# -- approval
+
+
+async def refund(order: str, amount: float = 500.0) -> str:
+    return f"{order} {amount}"
+
+
+@pytest.mark.parametrize(
+    ("approval", "arguments", "needed"),
+    [
+        (False, {"order": "a"}, False),
+        (True, {"order": "a"}, True),
+        (True, "no JSON", True),
+        (lambda args: args["amount"] > 100, {"order": "a", "amount": 100.5}, True),
+        (lambda args: args["amount"] > 100, {"order": "a", "amount": "7"}, False),
+        (lambda args: args["amount"] > 100, {"order": "a"}, True),  # by its default
+        (lambda args: 1 / 0, {"order": "a"}, True),
+        (lambda args: args["gone"], {"order": "a"}, True),
+        (lambda args: [], {"order": "a"}, False),
+        (lambda args: True, "no JSON", False),  # nothing will be done with it
+        (lambda args: True, {"order": 7}, False),
+    ],
+)
+def test_whether_a_person_must_agree_first(approval, arguments, needed):
+    given = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    assert tool(approval=approval)(refund).needs_approval(given) is needed
+
+
+def test_options_that_make_no_tool():
+    async def asks(args):
+        return True
+
+    for approval in (None, 1, "yes", asks):
+        with pytest.raises(Invalid, match="tool refund: approval="):
+            tool(approval=approval)(refund)
+    for safe in (None, 1, "yes"):
+        with pytest.raises(Invalid, match="tool refund: rerun_safe="):
+            tool(rerun_safe=safe)(refund)
+    assert (Tool(refund).rerun_safe, tool(rerun_safe=True)(refund).rerun_safe) == (False, True)
+
+
 # -- boxes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -13,14 +13,15 @@ from ..canonical import canonical, digest, loads
 from ..codec import ITEM, RESTORE, body, item_of
 from ..compaction import references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
-from ..events import ERASED, ContextCompacted, Record, ResponseRequested, checksum
+from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested, checksum
 from ..history import Group, History
 from ..items import Item
 from ..log import Query
-from ..manifest import Manifest
+from ..manifest import Manifest, Span
 from ..model import keyed
 from ..paths import Reads
 from ..reader import logged
+from ..window.remote import addressed, news
 from ..window.render import Rendered, render
 from .differing import at
 from .encoders import Encoders, encoders
@@ -82,7 +83,7 @@ async def rebuild(store: Shelf, request: Record, known: Encoders | None = None, 
     changed: set[int] = set()
     try:
         rendered = (await gathered(store, request.conversation, said, near, changed)).rendered
-        made = encode(rendered, keyed(loads(raw), said.cache_key))
+        made = encode(rendered, addressed(keyed(loads(raw), said.cache_key), said.manifest))
         found = digest(canonical(made))
     except StoreError:
         raise
@@ -130,8 +131,8 @@ class Gathered:
 
     @property
     def rendered(self) -> list[Rendered]:
-        """The window's items, in order."""
-        return self.part(self.history)
+        """What of the window was sent, in order."""
+        return news(self.part(self.history), self.manifest)
 
     def part(self, groups: Iterable[Group]) -> list[Rendered]:
         """Return the window's beginning, as if there were only some of its groups behind it."""
@@ -144,22 +145,25 @@ async def gathered(
 ) -> Gathered:
     """Return what a request's window is made of; the seqs of items that are not what was written go to *changed*.
 
+    What it follows at the server was sent before: all that counts of it is which calls the answer made.
+
     Raises:
         NotFound: something of it was erased since.
         CorruptLog: something of it is missing.
     """
     manifest = said.manifest
     records = await _sent(store, name, manifest, near)
-    _still_there(name, records)
+    sent = [record for record in records if not manifest.follows or record.response != manifest.follows]
+    _still_there(name, [*sent, *(record for record in records if record.link is not None)])
     if changed is not None:
-        changed |= {record.seq for record in records if _is_changed(record)}
-    records = [record for record in records if record.item is not None]
+        changed |= {record.seq for record in sent if _is_changed(record)}
+    records = [_in_the_window(record) for record in records if record.item is not None]
     base: list[dict[str, Any]] = []
-    if manifest.base:
+    if manifest.base and not manifest.follows:
         stood = await logged(store, name, [manifest.base])
         compaction = body(stood[0])
         assert isinstance(compaction, ContextCompacted)
-        parts = await logged(store, name, references(compaction))
+        parts = await logged(store, name, references(compaction, said.target))
         _still_there(name, [*stood, *parts])
         if changed is not None:
             changed |= {record.seq for record in parts if _is_changed(record)}
@@ -169,6 +173,11 @@ async def gathered(
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
     return Gathered(history, base, said, await whole_items(store, records))
+
+
+def _in_the_window(record: Record) -> Record:
+    """Return a record as its request saw it: what was sent was no aside there."""
+    return msgspec.structs.replace(record, flags=record.flags & ~ASIDE) if record.flags & ASIDE else record
 
 
 def _is_changed(record: Record) -> bool:
@@ -184,7 +193,7 @@ async def _sent(store: Shelf, name: str, manifest: Manifest, near: Near | None) 
     queries: list[Query] = []
     found: list[Record] = []
     wanted = 0
-    for first, last in manifest.sent():
+    for first, last in _sent_spans(manifest):
         wanted += last - first + 1
         at_hand = near.span(first, last) if near is not None else None
         if at_hand is None:
@@ -196,9 +205,16 @@ async def _sent(store: Shelf, name: str, manifest: Manifest, near: Near | None) 
         found += [record for records in (snapshot.records if snapshot else ()) for record in records]
     if len(found) < wanted:
         there = {record.seq for record in found}
-        gone = next(seq for first, last in manifest.sent() for seq in range(first, last + 1) if seq not in there)
+        gone = next(seq for first, last in _sent_spans(manifest) for seq in range(first, last + 1) if seq not in there)
         raise CorruptLog(f"{name}/{gone}: the event is missing; {RESTORE}")
     return sorted(found, key=_seq)
+
+
+def _sent_spans(manifest: Manifest) -> Iterator[Span]:
+    """Yield the spans of what a request sent, and of the answer that it follows."""
+    for first, last in manifest.sent():
+        if last > manifest.follows:
+            yield max(first, manifest.follows + 1), last
 
 
 def _still_there(name: str, records: Sequence[Record]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from ..canonical import loads
 from ..codec import REQUESTED, body
 from ..errors import BudgetExceeded, TurnlogError
-from ..events import Record, ResponseRequested
+from ..events import Record, ResponseRequested, Target
 from ..families import family_of
 from ..history import History
 from ..loading import load
@@ -132,7 +132,7 @@ class Rechooser:
         overhead = manifest.overhead - manifest.hidden
         shown = seen(history, place, target, overhead, own=family_of(target.model) is not None)
         shown = shown._replace(forgets=await is_forgotten(self._engine.store, said))
-        weights = await weights_of(self._engine, history, counter)
+        weights = await weights_of(self._engine, history, counter, target)
         return Request(target, budget, budget.reserve, overhead + shown.hidden, weights, manifest.front, shown)
 
 
@@ -146,11 +146,11 @@ async def counter_of(model: str) -> Counter | None:
     return scale_of(model, (await load_vocabulary(name)).count, alike=name == DEFAULT)
 
 
-async def weights_of(engine: Engine, history: History, counter: Counter | None) -> Weights | None:
+async def weights_of(engine: Engine, history: History, counter: Counter | None, target: Target) -> Weights | None:
     """Return what a history's items weigh by a counter, None where that is what the log says."""
     if counter is None or not differs(counter, history):
         return None
-    return await engine.reader.weights(history, counter)
+    return await engine.reader.weights(history, counter, target)
 
 
 async def is_forgotten(store: Store, said: ResponseRequested) -> bool:

@@ -26,6 +26,7 @@ from ..history import Group
 from ..items import reading
 from ..manifest import SENT, Manifest, Run, Span
 from ..model import keyed
+from ..window.remote import addressed
 from ..window.render import render
 from .encoders import Encoders, Frame, Piecewise
 from .rebuilding import Gathered, Shelf, gathered
@@ -84,7 +85,7 @@ class Frames:
     def __init__(self, store: Shelf, known: Encoders) -> None:
         self._store = store
         self._known = known
-        self._frames: OrderedDict[tuple[str, int, str, str | None], tuple[Frame, Any] | None] = OrderedDict()
+        self._frames: OrderedDict[tuple[str, int, str, str | None, str], tuple[Frame, Any] | None] = OrderedDict()
 
     def encoder(self, said: ResponseRequested) -> Piecewise | None:
         """Return a request's encoder, if it writes piece by piece."""
@@ -93,7 +94,7 @@ class Frames:
 
     async def around(self, said: ResponseRequested) -> tuple[Frame, Any] | None:
         """Return the frame of a request and its settings, None if it has to be rebuilt to know what is wrong."""
-        place = said.adapter, said.encoder, said.settings, said.cache_key
+        place = said.adapter, said.encoder, said.settings, said.cache_key, said.manifest.remote
         if place not in self._frames:
             self._frames[place] = await self._made(said)
             if len(self._frames) > _FRAMES:
@@ -105,7 +106,7 @@ class Frames:
         if encoder is None or raw is None or hashlib.sha256(raw).hexdigest() != said.settings:
             return None
         try:
-            settings = keyed(loads(raw), said.cache_key)
+            settings = addressed(keyed(loads(raw), said.cache_key), said.manifest)
             return encoder.frame(settings), settings
         except Exception:  # noqa: BLE001 - whatever is wrong with it, rebuilding tells
             return None
@@ -203,6 +204,8 @@ class Running:
         encoder = self._frames.encoder(said)
         if encoder is None or said.target.state == "recorded":
             return False
+        if said.manifest.follows or said.purpose != "answer":
+            return False  # what it sent is no part of a window that grows
         place = _place(said)
         try:
             around = await self._frames.around(said)

@@ -265,7 +265,7 @@ class WhatIf:
         while True:
             place = line_of(policy, budget, target)
             history.lines[place] = None if last is None else _request(said, target, place, last)
-            weights = await weights_of(self._engine, history, counter)
+            weights = await weights_of(self._engine, history, counter, target)
             was = said.manifest
             request = Request(target, budget, budget.reserve, was.overhead, weights, was.front, shown)
             try:

@@ -37,6 +37,7 @@ from ..log import (
     Trunk,
     brought,
     decide,
+    is_counted,
     limited,
     ordering,
     record,
@@ -45,7 +46,6 @@ from ..log import (
 __all__ = ("MemoryStore",)
 
 _seq = attrgetter("seq")
-_ITEM = "item.appended"
 
 
 class _Stream:
@@ -176,7 +176,7 @@ class MemoryStore:
         head = self._heads.get(fork.parent)
         if head is None or head.deleted:
             return None
-        items = [entry.seq for entry in self._all(fork.parent) if entry.kind == _ITEM and entry.seq <= fork.at]
+        items = [entry.seq for entry in self._all(fork.parent) if is_counted(entry) and entry.seq <= fork.at]
         return Trunk(head.version, len(items), items[-1] if items else 0, head.metadata)
 
     def _all(self, name: str) -> Iterator[Record]:

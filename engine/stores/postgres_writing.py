@@ -15,7 +15,7 @@ from typing import Any, Final
 import psycopg
 
 from ..errors import Invalid, StoreError, TurnlogError
-from ..log import Append, Appended, Head, KeyUse, Trunk, brought, decide, place
+from ..log import Append, Appended, Head, KeyUse, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
 from .postgres_errors import of_one, translated
 from .postgres_link import Link, Session
@@ -355,7 +355,7 @@ class _Added:
 
     def _events(self, result: Appended, feed: int) -> Iterator[tuple[Any, ...]]:
         for seq, event in enumerate(self._append.events, result.first):
-            self._items += event.kind == ITEM
+            self._items += is_counted(event)
             row = (
                 _storable(self._append.conversation),
                 seq,

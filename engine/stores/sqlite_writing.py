@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import Invalid, StoreError, TurnlogError
 from ..ids import Position
-from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, place
+from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
 from .sqlite_connection import SQL, Database, file_of, transaction, translated
 from .sqlite_facets import facets
@@ -191,7 +191,7 @@ class Writing:
         key, first = found.key, result.first
         items, last_item = found.head.items, found.head.last_item
         for seq, event in enumerate(append.events, first):
-            if event.kind == ITEM:
+            if is_counted(event):
                 items, last_item = items + 1, seq
             if seq % _COUNTED == 0:
                 self._counts.append((key, seq, items, last_item))

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from ..errors import ConversationBusy, Fenced, Invalid, KeyReused, NotFound, VersionConflict
-from ..events import NewEvent
+from ..events import ASIDE, NewEvent
 from ..ids import ANY, NO_STREAM
 from ..log import Appended, Fork, Key, KeyUse, Query, Release, Store, Take
 from .contract_kit import (
@@ -78,6 +78,21 @@ async def the_head_counts_what_is_shared(place: Place) -> None:
                 nested = await head_of(store, f"e{at}.{further}")
                 own = further == at + 3
                 assert (nested.items, nested.last_item) == (items + own, further if own else last_item)
+
+
+async def what_is_beside_the_conversation_is_not_counted(place: Place) -> None:
+    """Asides count neither for `items`, `last_item` and `updated`, nor for what a fork begins with."""
+    async with place.open() as store:
+        events = [item("a", time=5), item("title?", flags=ASIDE, time=6), item("Title", flags=ASIDE, time=7)]
+        await store.append("c", [created(), *events])
+        await store.append("c", [item(f"aside {number}", flags=ASIDE) for number in range(80)])
+        head = await head_of(store, "c")
+        assert (head.version, head.items, head.last_item, head.updated) == (84, 1, 2, 5)
+        for at in (3, 4, 70, 84):
+            await forked(store, f"d{at}", "c", at)
+            twin = await head_of(store, f"d{at}")
+            assert (twin.items, twin.last_item) == (1, 2)
+        assert len(await texts_of(store, "c")) == 83
 
 
 # -- reading across seams
@@ -438,6 +453,7 @@ FORKING = (
     a_fork_begins_behind_what_it_shares,
     shared_events_read_as_the_forks_own,
     the_head_counts_what_is_shared,
+    what_is_beside_the_conversation_is_not_counted,
     a_query_cuts_across_forks_both_ways,
     marks_and_links_are_found_across_forks,
     tokens_are_counted_across_forks,

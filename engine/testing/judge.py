@@ -142,6 +142,7 @@ def judge(
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 _LONGEST_ID = 64
+_LONGEST_CHAT_ID = 40
 _ID = re.compile(r"[A-Za-z0-9_-]+")
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _VENDOR = re.compile(r"[^\s:]+:[^\s:]+")
@@ -238,6 +239,9 @@ def _parameters(api: Api, body: _Json) -> Iterator[Refusal]:
     unnamed = api == "responses" and "model" not in body and not body.get("prompt")  # a template may name the model
     if unnamed or body.get("model") == "":
         yield _missing("model")
+    if api == "responses" and body.get("background") is True and body.get("store") is False:
+        message = "Background mode requires 'store' to be true."
+        yield Refusal("background-not-stored", message, param="store", code="invalid_value")
     options = body.get("stream_options")
     if api == "responses" and isinstance(options, dict) and "include_usage" in options:
         yield _unknown("stream_options.include_usage")
@@ -353,6 +357,7 @@ def _item(where: str, kind: str, item: _Json, *, last: bool, stored: bool) -> It
     yield from _checked(where, item, ITEMS[kind], strict=True)
     if kind != "local_shell_call_output":  # its id is the call's
         yield from _identity(f"{where}.id", item.get("id"))
+    yield from _length(f"{where}.call_id", item.get("call_id"), _LONGEST_ID)
     said = kind == "message" and item.get("role") == "assistant"
     for name, allowed in ({"content": FROM_MODEL} if said else HOLDS.get(kind, {})).items():
         yield from _parts(f"{where}.{name}", item.get(name), allowed, PARTS)
@@ -378,11 +383,16 @@ def _identity(param: str, value: object) -> Iterator[Refusal]:
     if not isinstance(value, str):
         return
     if len(value) > _LONGEST_ID:
-        message = f"Invalid '{param}': string too long. At most {_LONGEST_ID} characters are allowed, got {len(value)}."
-        yield Refusal("id-length", message, param=param, code="string_above_max_length")
+        yield from _length(param, value, _LONGEST_ID)
     elif not _ID.fullmatch(value):
         message = f"Invalid '{param}': '{value}'. Expected an ID of letters, numbers, underscores or dashes only."
         yield Refusal("id-characters", message, param=param, code="invalid_value")
+
+
+def _length(param: str, value: object, longest: int) -> Iterator[Refusal]:
+    if isinstance(value, str) and len(value) > longest:
+        message = f"Invalid '{param}': string too long. At most {longest} characters are allowed, got {len(value)}."
+        yield Refusal("id-length", message, param=param, code="string_above_max_length")
 
 
 def _duplicates(items: Iterable[_Typed]) -> Iterator[Refusal]:
@@ -519,6 +529,7 @@ def _message(where: str, message: _Json, i: int) -> Iterator[Refusal]:
         yield _unsupported(f"{where}.role", role, CHAT_ROLES, "role")
         return
     yield from _checked(where, message, CHAT_ROLES[role], strict=False)
+    yield from _length(f"{where}.tool_call_id", message.get("tool_call_id"), _LONGEST_CHAT_ID)
     content = message.get("content")
     yield from _parts(f"{where}.content", content, CHAT_HOLDS.get(role, ("text",)), CHAT_PARTS)
     calls = message.get("tool_calls")
@@ -540,6 +551,7 @@ def _tool_call(where: str, call: object) -> Iterator[Refusal]:
         yield _wrong_type(where, call, ["obj"])
         return
     yield from _checked(where, call, CHAT_CALL, strict=False)
+    yield from _length(f"{where}.id", call.get("id"), _LONGEST_CHAT_ID)
     kind = call.get("type")
     if not isinstance(kind, str) or kind not in CHAT_CALLS:
         return

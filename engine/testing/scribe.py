@@ -17,6 +17,7 @@ from ..errors import BudgetExceeded
 from ..events import (
     ASIDE,
     ERASED,
+    PINNED,
     CallStarted,
     CompactionUndone,
     ContextCompacted,
@@ -37,7 +38,7 @@ from ..events import (
     Target,
     Usage,
 )
-from ..history import History, alive
+from ..history import Entry, History, alive
 from ..intake import Intake, as_responses
 from ..items import KINDS, Item, read
 from ..log import Appended, Query, Store
@@ -48,6 +49,7 @@ from ..reader import Reader
 from ..replay import Encoders, Piecewise
 from ..window.budget import Budget
 from ..window.choose import Request, line_of
+from ..window.extracts import Extract, extract
 from ..window.policies import OldestTurns, Policy
 from ..window.render import RENDERER, Rendered
 from ..window.units import Weights
@@ -385,16 +387,19 @@ class Scribe:
         places = [place for place in self.places if alive(history.path, place)]
         last = places[-1 - step.place % len(places)] if places else 1
         covered = [one for one in await self.records() if one.seq <= last and one.item and history.is_alive(one.seq)]
-        quoted = [one for one in covered if one.shape == "user"]
-        stand_in = [StandIn(seq=one.seq) for one in quoted]
+        quoted = [one for one in covered if one.shape == "user" and not one.flags & (ERASED | PINNED)]
         self._number += 1
-        if step.opaque:
-            opaque = {"type": "compaction", "id": f"cmp_{self._number}", "encrypted_content": "x" * 800}
-            stand_in.append(StandIn(item=opaque))
+        own, other = await self._stand_ins(step, quoted)
         said = ContextCompacted(
-            first=1, last=last, stand_in=stand_in, method="remote", origin=Origin("responses", "a", "m")
+            first=1,
+            last=last,
+            stand_in=own.stand_in,
+            readable=other.stand_in,
+            readable_tokens=other.tokens,
+            method=step.method,
+            origin=Origin("responses", "a", "m"),
         )
-        await self._append([event(said, tokens=sum(one.tokens for one in quoted) + 40)])
+        await self._append([event(said, tokens=own.tokens)])
         self._compactions.append(self.version)
 
     async def _fork(self, at: int) -> None:
@@ -414,6 +419,31 @@ class Scribe:
             self.version = erased.versions[self.name]
             for name in erased.versions:
                 self.reader.forget(name)
+
+    async def _stand_ins(self, step: Compact, quoted: Sequence[Record]) -> tuple[Extract, Extract]:
+        """Return what stands for compacted events: for its maker, and for others where that is something else."""
+        weight = sum(one.tokens for one in quoted)
+        count = (await self.intake.vocabulary()).count
+        short = extract([Entry(one) for one in quoted], [], weight // 2 + 30, count)
+        if step.method == "extract":
+            return short, Extract([], 0)
+        opaque = step.method != "summary"
+        made = await self._made(opaque=opaque)
+        parts = [StandIn(seq=made.seq)]
+        tokens = made.tokens + 20
+        if step.method == "remote":
+            parts, tokens = [*(StandIn(seq=one.seq) for one in quoted), *parts], tokens + weight
+        elif not opaque:
+            parts = [StandIn(item={"role": "user", "content": "a summary follows"}), *parts]
+        return Extract(parts, tokens), short if opaque and step.readable else Extract([], 0)
+
+    async def _made(self, *, opaque: bool) -> Record:
+        """Log what a model makes of the events before, as an item beside the conversation."""
+        item: dict[str, Any] = {"type": "message", "role": "assistant", "content": words(6)}
+        if opaque:
+            item = {"type": "compaction", "id": f"cmp_{self._number}", "encrypted_content": "x" * 800}
+        await self._append([await self.intake.item(item, flags=ASIDE)])
+        return (await self.records(self.version - 1))[0]
 
 
 async def _chosen(reader: Reader, sight: Sight, history: History) -> tuple[History, Manifest, list[Rendered]]:

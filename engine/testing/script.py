@@ -32,7 +32,7 @@ __all__ = (
     "as_answer",
 )
 
-Api: TypeAlias = Literal["responses", "chat"]
+Api: TypeAlias = Literal["responses", "chat", "compact"]
 Status: TypeAlias = Literal["completed", "incomplete", "failed"]
 
 
@@ -41,7 +41,8 @@ class Received:
     """One request that reached an endpoint of the server, whatever was answered to it.
 
     *headers* are found in any case. *body* is the decoded JSON, or None where *content* is not JSON. *number* counts
-    the requests to the endpoints in the order of their arrival; ids of the answer are made from it.
+    the requests to the endpoints in the order of their arrival; ids of the answer are made from it. *context* are the
+    items that the server itself has put before the input: those of a previous response, or of a conversation.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Received:
     content: bytes
     body: Any
     number: int
+    context: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

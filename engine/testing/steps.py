@@ -151,8 +151,9 @@ class Compact:
     """A compaction up to the n-th place from the end at which no group is cut."""
 
     place: int = 0
-    opaque: bool = True
-    """Whether it holds an item that only its maker can read."""
+    method: Literal["remote", "server", "summary", "extract"] = "remote"
+    readable: bool = True
+    """Whether there is something for those who cannot read an opaque item of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
     if not settled:
         rare += [
             st.builds(Rewind, st.integers(0, 12)),
-            st.builds(Compact, _few(6), st.booleans()),
+            st.builds(Compact, _few(6), st.sampled_from(["remote", "server", "summary", "extract"]), st.booleans()),
             st.builds(Undo, _few(2)),
             st.builds(Fork, st.integers(0, 12)),
             st.builds(Erase, st.integers(0, 12)),

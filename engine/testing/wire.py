@@ -23,7 +23,9 @@ __all__ = (
     "births_of",
     "body_of",
     "encoded",
+    "events_of",
     "frames_of",
+    "named_frame",
     "rough",
 )
 
@@ -72,6 +74,8 @@ def body_of(answer: Reply, received: Received, *, count: Count = rough) -> JSON:
     """
     if received.api == "responses":
         return _response(answer, received, count)
+    if received.api == "compact":
+        return _compacted(answer, received, count)
     completion = _completion(answer, received, count)
     return {"error": _error(answer)} if answer.status == "failed" else completion
 
@@ -83,10 +87,15 @@ def frames_of(answer: Reply, received: Received, *, count: Count = rough) -> lis
         ValueError: the reply has an `Item`, and the request came by Chat Completions.
     """
     if received.api == "responses":
-        events = _response_events(answer, _response(answer, received, count))
-        return [_named_frame({**event, "sequence_number": number}) for number, event in enumerate(events)]
+        events = events_of(answer, received, count=count)
+        return [named_frame({**event, "sequence_number": number}) for number, event in enumerate(events)]
     chunks = _chunks(answer, received, _completion(answer, received, count))
     return [*map(_frame, chunks), b"data: [DONE]\n\n"]
+
+
+def events_of(answer: Reply, received: Received, *, count: Count = rough) -> Iterator[JSON]:
+    """The events of the Responses API that answer *received*, without their numbers in the sequence."""
+    return _response_events(answer, _response(answer, received, count))
 
 
 def births_of(answer: Reply, received: Received) -> dict[str, str]:
@@ -111,7 +120,8 @@ def _frame(body: JSON) -> bytes:
     return b"data: " + encoded(body) + b"\n\n"
 
 
-def _named_frame(event: JSON) -> bytes:
+def named_frame(event: JSON) -> bytes:
+    """An event of the Responses API as a server-sent event, which bears its name."""
     return f"event: {event['type']}\n".encode() + _frame(event)
 
 
@@ -140,6 +150,8 @@ class _Usage:
 
 def _usage(answer: Reply, received: Received, count: Count) -> _Usage:
     prompt = {key: received.body[key] for key in ("instructions", "input", "messages", "tools") if key in received.body}
+    if received.context:
+        prompt["context"] = list(received.context)
     return _Usage(
         read=count(json.dumps(prompt, ensure_ascii=False)),
         written=sum(count(part.text) for part in answer.parts),
@@ -242,7 +254,12 @@ def _reasoning(part: Reason, item_id: str) -> JSON:
 def _response_events(answer: Reply, response: JSON) -> Iterator[JSON]:
     unfinished = {"completed_at": None, "status": "in_progress", "error": None, "incomplete_details": None}
     opened = {**response, **unfinished, "output": [], "usage": None}
-    yield {"type": "response.created", "response": opened}
+    if response["background"] is True:
+        queued = {**opened, "status": "queued"}
+        yield {"type": "response.created", "response": queued}
+        yield {"type": "response.queued", "response": queued}
+    else:
+        yield {"type": "response.created", "response": opened}
     yield {"type": "response.in_progress", "response": opened}
     for index, (part, item) in enumerate(zip(answer.parts, response["output"], strict=True)):
         yield {"type": "response.output_item.added", "output_index": index, "item": _begun(part, item)}
@@ -310,6 +327,38 @@ def _call_events(name: str, key: str, item: JSON, at: JSON, size: int) -> Iterat
     for delta in _pieces(item[key], size):
         yield {"type": f"{name}.delta", **at, "delta": delta}
     yield {"type": f"{name}.done", **at, key: item[key]}
+
+
+# Compaction
+
+
+def _compacted(answer: Reply, received: Received, count: Count) -> JSON:
+    """The user messages, word for word, then what the reply has: a text is what a compaction item encrypts."""
+    given = received.body.get("input")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given or ())
+    users = [item for item in [*received.context, *items] if isinstance(item, dict) and item.get("role") == "user"]
+    users = [_listed(user, _id("msg", received.number, 900 + at)) for at, user in enumerate(users)]
+    return {
+        "id": f"resp_{received.number:04d}",
+        "object": "response.compaction",
+        "created_at": _MIDNIGHT + received.number,
+        "output": [*users, *(_compaction(part, received.number, at) for at, part in enumerate(answer.parts))],
+        "usage": _response_usage(answer, received, count),
+    }
+
+
+def _listed(user: JSON, item_id: str) -> JSON:
+    """A user's message as the API gives it back: with an id, and its content as a list."""
+    content = user.get("content")
+    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+    return {"id": item_id, **user, "type": "message", "status": "completed", "content": parts}
+
+
+def _compaction(part: Part, number: int, index: int) -> JSON:
+    if isinstance(part, Text):
+        opaque = base64.urlsafe_b64encode(part.text.encode()).decode()
+        return {"id": _id("cmp", number, index), "type": "compaction", "encrypted_content": opaque}
+    return _item(part, number, index, "completed")
 
 
 # Chat Completions

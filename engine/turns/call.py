@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-import msgspec
+import anyio
 
 from ..codec import event
 from ..errors import Fenced
 from ..events import (
+    ASIDE,
     ItemAppended,
     NewEvent,
     ResponseCompleted,
@@ -19,27 +21,27 @@ from ..events import (
     ResponseStarted,
     Usage,
 )
-from ..history import Call, History
 from ..items import read
 from ..log import Appended, LeaseChange, Release
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent, helps
 from ..shield import finish
 from ..tokens import settled
-from .outcome import NEVER_RAN, UNKNOWN
 from .recorder import Finished, Recorder
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from .plan import Plan
 
-__all__ = ("Emit", "Hold", "ModelCall", "interruption", "seals")
+__all__ = ("Emit", "Hold", "ModelCall", "Resumed")
 
 _log = Log("turnlog.turn")
 
 Emit: TypeAlias = Callable[[StreamEvent], None]
 
 _BROKEN: Final = "the answer broke off before its end"
+_STOPPING: Final = 3.0
+"""Seconds that a server has to stop."""
 _LONGEST: Final = 2000
 """Characters of a failure's message that are logged."""
 
@@ -96,15 +98,36 @@ class Hold:
         await finish(work())
 
 
+class Resumed(NamedTuple):
+    """A response that another worker has asked for, in the background."""
+
+    events: AsyncIterator[StreamEvent]
+    """What comes of it, from its beginning."""
+    logged: int
+    """How many of its items are in the log."""
+
+
 class ModelCall:
     """One response, from its request to its end. Its items are durable before they are passed on."""
 
-    def __init__(self, hold: Hold, plan: Plan, seq: int, body: Any) -> None:
+    def __init__(
+        self,
+        hold: Hold,
+        plan: Plan,
+        seq: int,
+        body: Any,
+        *,
+        broken: ModelFailure | None = None,
+        resumed: Resumed | None = None,
+    ) -> None:
         self.hold = hold
         self.plan = plan
         self.seq = seq
         """The seq of its `response.requested`, which names it."""
         self.body = body
+        self.broken = broken
+        """Why it cannot be sent."""
+        self._resumed = resumed
         self.ended = False
         self.items: dict[int, dict[str, Any]] = {}
         """What is logged of the answer, by seq."""
@@ -113,9 +136,19 @@ class ModelCall:
         self.recorder = Recorder()
         self._due: list[Finished] = []
         """What the recorder has let go of and is not in the log yet."""
-        self._announced = False
+        self._announced = resumed is not None
         self._last: StreamEvent | None = None
         self._began = time.monotonic()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of an answer."""
+        return bool(self.items) or self.recorder.begun
+
+    @property
+    def background(self) -> bool:
+        """Whether it goes on at its server without anybody listening."""
+        return self._resumed is not None or (isinstance(self.body, Mapping) and self.body.get("background") is True)
 
     # -- receiving
 
@@ -129,7 +162,9 @@ class ModelCall:
         try:
             async for said in stream:
                 self._due += self.recorder.feed(said)
-                if self._due:
+                if self._resumed is not None:
+                    self._due = [one for one in self._due if one.place >= self._resumed.logged]
+                if self._due or (self.background and not self._announced and self.recorder.provider_id):
                     await self._log(emit)
                 if self.recorder.ending is not None:
                     self._last = said
@@ -148,7 +183,9 @@ class ModelCall:
 
     async def _said(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield what the model says; whatever goes wrong in its adapter is its failure, not the turn's."""
-        stream: Any = self.plan.send(self.body)
+        if self.broken is not None:
+            raise self.broken
+        stream: Any = self._resumed.events if self._resumed is not None else self.plan.send(self.body)
         try:
             async for said in stream:
                 yield said
@@ -170,14 +207,21 @@ class ModelCall:
         """Return the response's start, unless it is logged: it shares an append with what comes first."""
         if self._announced:
             return []
-        said = ResponseStarted(id=self.recorder.provider_id, model=self.recorder.provider_model)
+        said = ResponseStarted(
+            id=self.recorder.provider_id,
+            model=self.recorder.provider_model,
+            background=self.background,
+            stored=isinstance(self.body, Mapping) and self.body.get("store") is True,
+        )
         return [event(said, response=self.seq)]
 
     async def event(self, finished: Finished) -> NewEvent:
         """Return a finished item as an event."""
         origin = self.plan.origin if finished.extra is not None else None
         said = ItemAppended(repaired=finished.repaired, extra=finished.extra, origin=origin)
-        return await self.plan.engine.intake.item(finished.item, said=said, response=self.seq)
+        # What a server has made of the events before it is their stand-in, and no item among them.
+        flags = ASIDE if read(finished.item).shape == "compaction" else 0
+        return await self.plan.engine.intake.item(finished.item, said=said, flags=flags, response=self.seq)
 
     def _logged(self, finished: Sequence[Finished], first: int, emit: Emit) -> None:
         self._announced = True
@@ -202,8 +246,14 @@ class ModelCall:
 
     def rest(self) -> list[Finished]:
         """Return what is finished and not in the log."""
-        self._due += self.recorder.rest()
+        known = self._resumed.logged if self._resumed is not None else 0
+        self._due += [one for one in self.recorder.rest() if one.place >= known]
         return list(self._due)
+
+    def compacts(self) -> bool:
+        """Return whether the server has compacted, in this answer, what it was sent."""
+        rest = [one.item for one in self.rest()]
+        return any(read(item).shape == "compaction" for item in (*self.items.values(), *rest))
 
     def owed(self) -> dict[str, dict[str, Any]]:
         """Return the calls of the whole answer, logged or about to be, by link."""
@@ -211,11 +261,19 @@ class ModelCall:
         return {**{link: item for link, (item, _) in self.calls.items()}, **rest}
 
     async def complete(
-        self, end: Ending, more: Sequence[NewEvent], lease: LeaseChange | None, emit: Emit, *, reason: str | None
+        self,
+        end: Ending,
+        more: Sequence[NewEvent],
+        lease: LeaseChange | None,
+        emit: Emit,
+        *,
+        reason: str | None,
+        approvals: Sequence[str] = (),
     ) -> None:
         """Log the last items, the response's end, and what follows from it, in one append.
 
-        *reason* says why the turn ends with it, where the model was not done.
+        *reason* says why the turn ends with it, where the model was not done; *approvals* name the calls that a person
+        has to decide on.
         """
         rest = self.rest()
         events = [*self.started(), *[await self.event(one) for one in rest]]
@@ -227,6 +285,7 @@ class ModelCall:
             usage=end.usage,
             retries=end.retries,
             removed=end.removed,
+            approvals=list(approvals),
         )
 
         def logged(appended: Appended) -> None:
@@ -250,6 +309,12 @@ class ModelCall:
 
     async def fail(self, failure: ModelFailure) -> None:
         """Log that the model did not answer, and give the lease up."""
+        await self.hold.append(self.failed(failure), Release(), then=lambda _: self.over(failure))
+        if failure.kind != "model":
+            await self.stop()
+
+    def failed(self, failure: ModelFailure) -> list[NewEvent]:
+        """Return what is to be logged of a failure."""
         said = ResponseFailed(
             kind=failure.kind,
             code=failure.code,
@@ -258,13 +323,13 @@ class ModelCall:
             retryable=failure.retryable,
             retries=failure.retries,
         )
-
-        def logged(_: Appended) -> None:
-            self.ended = True
-
         # The provider's id of what failed is what its support asks for.
         events = self.started() if self.recorder.provider_id is not None else []
-        await self.hold.append([*events, event(said, response=self.seq)], Release(), then=logged)
+        return [*events, event(said, response=self.seq)]
+
+    def over(self, failure: ModelFailure) -> None:
+        """Learn that its failure is in the log."""
+        self.ended = True
         _log.warning(
             "turnlog.response.failed",
             conversation=self.hold.name,
@@ -275,6 +340,15 @@ class ModelCall:
             retries=failure.retries,
             seconds=round(time.monotonic() - self._began, 3),
         )
+
+    async def stop(self) -> None:
+        """Have the server stop what would go on there although nobody waits for it."""
+        cancel: Callable[..., Awaitable[None]] | None = getattr(self.plan.model, "cancel", None)
+        name = self.recorder.provider_id
+        if cancel is None or name is None or not self.background or self.recorder.ending is not None:
+            return
+        with suppress(ModelFailure), anyio.move_on_after(_STOPPING):
+            await cancel(name, **self.plan.transport)
 
     async def cut(self) -> tuple[list[NewEvent], ResponseInterrupted, dict[str, Any] | None]:
         """Return what is to be logged of an answer that goes no further.
@@ -291,54 +365,3 @@ class ModelCall:
         if events or self.recorder.provider_id is not None:
             events = [*self.started(), *events]
         return events, ResponseInterrupted(cause="cancelled", items=items), partial
-
-
-async def seals(engine: Engine, calls: Iterable[tuple[Mapping[str, Any], str]]) -> list[NewEvent]:
-    """Return outputs that say what became of calls, in words; of those calls that such an output can answer."""
-    readings = [(item, read(item), words) for item, words in calls]
-    return await engine.intake.seals(
-        [
-            (item, form.shape, words)
-            for item, form, words in readings
-            if form.kind is not None and form.kind.sealed_by is not None
-        ]
-    )
-
-
-async def interruption(
-    engine: Engine,
-    history: History,
-    response: int,
-    cause: Literal["cancelled", "left", "crashed"],
-    call: ModelCall | None = None,
-) -> list[NewEvent]:
-    """Return the events that end a response, or the tools that it called: what came of it, and seals for its calls.
-
-    Once a response has ended, only its started calls were its worker's to answer; others wait for the client.
-    """
-    events: list[NewEvent] = []
-    said, partial = ResponseInterrupted(cause=cause), None
-    if call is not None and not call.ended:
-        events, said, partial = await call.cut()
-    unfinished = history.open == response
-    left = [
-        one
-        for one in history.unanswered()
-        if one.at == response and (unfinished or _link(one) in history.started) and _sealable(one)
-    ]
-    said = msgspec.structs.replace(said, cause=cause, sealed=[_link(one) for one in left])
-    if partial is None:
-        events.append(event(said, response=response))
-    else:
-        events.append(await engine.intake.partial(said, partial, response))
-    words = [UNKNOWN if _link(one) in history.started else NEVER_RAN for one in left]
-    return [*events, *await seals(engine, zip((one.entry.value() for one in left), words, strict=True))]
-
-
-def _link(call: Call) -> str:
-    return call.entry.reading.link or ""
-
-
-def _sealable(call: Call) -> bool:
-    kind = call.entry.reading.kind
-    return kind is not None and kind.sealed_by is not None

@@ -6,7 +6,7 @@ that a caller may come back with other tools or another model and still gets wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from ..blobs import whole
 from ..codec import ITEM, body, item_of
 from ..errors import KeyReused, NotFound
-from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseStarted, Usage
+from ..events import SEAL, CallStarted, Record, ResponseCompleted, ResponseRequested, ResponseStarted, Usage
 from ..items import read, reading
 from ..log import Head, KeyUse, Query, Store
 from ..model import StreamEvent
@@ -60,8 +60,12 @@ async def known(engine: Engine, plan: Plan) -> Known | None:
     snapshot = await engine.store.read(
         name, Query(mark=mark, reverse=True, limit=1), Query(mark="request", reverse=True, limit=1)
     )
-    if snapshot is None or not snapshot.records[0]:
+    if snapshot is None:
         return Known("again")
+    if not snapshot.records[0]:
+        # Its turn may be running the calls that an earlier one has left, before it asks.
+        going = await _is_held(engine.store, snapshot.head, use.last)
+        return Known("running" if going else "again")
     last, latest = (records[0].seq for records in snapshot.records)
     if await _is_running(engine.store, snapshot.head, last, latest):
         return Known("running", last)
@@ -77,7 +81,13 @@ async def _is_running(store: Store, head: Head, last: int, latest: int) -> bool:
     lease = head.lease
     if lease is None or lease.remaining <= 0:
         return False
-    return last == latest or lease.turn == await turn_at(store, head.conversation, last)
+    return last == latest or await _is_held(store, head, last)
+
+
+async def _is_held(store: Store, head: Head, seq: int) -> bool:
+    """Return whether the turn in which an event stands holds the lease."""
+    lease = head.lease
+    return lease is not None and lease.remaining > 0 and lease.turn == await turn_at(store, head.conversation, seq)
 
 
 async def _attempt(store: Store, name: str, use: KeyUse, mark: str, last: int) -> tuple[_Attempt, int]:
@@ -121,14 +131,14 @@ class _Attempt:
         self.last = requests[-1]
         ends = {record.response: record for record in records if record.kind in _ENDS}
         self.end = ends.get(self.last)
-        # An attempt has one request a round; an earlier one ended with a round that did not complete.
-        begin = max((seq for seq in requests[:-1] if seq not in ends or ends[seq].kind != _COMPLETED), default=0)
+        begin = _begin(records, requests, ends)
         self.rounds = [seq for seq in requests if seq > begin]
         self._rounds = set(self.rounds)
-        said = [record for record in records if record.response in self._rounds]
-        self.tools = {told.call_id for record in said if isinstance(told := body(record), CallStarted)}
+        since = ends[begin].seq if begin in ends else begin
+        self.tools = _started(records, since)
         """Links of the calls that the turn itself answered; later outputs came from the client."""
-        self.owed = {record.link: record for record in said if record.response == self.last and _is_call(record)}
+        self.owed = {record.link: record for record in records if record.response == self.last and _is_call(record)}
+        self._held = _held_by(self.end)
         self.records = [record for record in records if record.seq > begin and self._is_own(record)]
         self.sealed = {
             record.link: record.seq for record in records if record.link in self.owed and _is_own_seal(record)
@@ -169,7 +179,11 @@ class _Attempt:
             elif isinstance(said, ResponseStarted) and record.response == self.last:
                 provider = said.id
         answered = self.answered | self.sealed.keys()
-        waiting = [(_item(call), call.seq) for link, call in self.owed.items() if link not in answered]
+        waiting = [
+            open_call(_item(call), call.seq, needs="approval" if link in self._held else "output")
+            for link, call in self.owed.items()
+            if link not in answered
+        ]
         return Result(
             status=status,
             output_text=text_of(last),
@@ -179,7 +193,7 @@ class _Attempt:
             version=max(self.records[-1].seq, *self.sealed.values(), 0),
             reason=reason,
             response_id=provider,
-            open_calls=[open_call(item, seq) for item, seq in waiting],
+            open_calls=waiting,
             replayed=True,
             conversation=plan.conversation,
         )
@@ -199,6 +213,28 @@ class _Attempt:
                     yield StreamEvent(type="response.output_text.delta", delta=text, response=response)
                 kind = "turnlog.call.output" if _is_output(record) else "response.output_item.done"
                 yield StreamEvent(type=kind, item=item, seq=record.seq, call_id=read(item).link, response=response)
+
+
+def _begin(records: Sequence[Record], requests: Sequence[int], ends: Mapping[int | None, Record]) -> int:
+    """Return the request behind which the latest attempt begins, 0 for the first attempt.
+
+    An attempt has one request a round; an earlier one ended with a round that did not complete. A request that was made
+    again, in another way, by the same attempt ended nothing.
+    """
+    again = {asked.retry_of for one in records if isinstance(asked := body(one), ResponseRequested)}
+    done = again | {seq for seq, end in ends.items() if end.kind == _COMPLETED}
+    return max((seq for seq in requests[:-1] if seq not in done), default=0)
+
+
+def _started(records: Sequence[Record], since: int) -> set[str]:
+    """Return the calls that were run behind a seq: an attempt may begin with those that another one has left."""
+    return {told.call_id for one in records if one.seq > since and isinstance(told := body(one), CallStarted)}
+
+
+def _held_by(end: Record | None) -> set[str]:
+    """Return the calls that a person has to decide on."""
+    said = body(end) if end is not None else None
+    return set(said.approvals) if isinstance(said, ResponseCompleted) else set()
 
 
 def _is_call(record: Record) -> bool:

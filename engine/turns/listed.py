@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ..events import Record
-from ..history import ENDS, alive
+from ..history import ENDS, alive, is_answer
 from ..log import Query
 from ..paths import Along, Paths, Reads
 from .places import Groups, turn_at, turn_end
@@ -48,7 +48,7 @@ class _Stretch:
         records = list(records)
         self._groups.feed(records)
         for record in records:
-            if record.kind == "response.requested":
+            if is_answer(record):
                 self._marks.append((record.seq, record.seq, "open"))
             elif record.kind in ENDS:
                 self._marks.append((record.seq, record.response, record.kind.removeprefix("response.")))

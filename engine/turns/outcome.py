@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from ..errors import ResponseFailed
 from ..events import Usage
 from ..history import OpenCall
 from ..ids import ANY, Expected
 from ..items import Item, parts, read
+from ..model import ModelFailure
 from ..tools import Tools
 from ..window.budget import Budget
 from ..window.policies import Policy
@@ -28,6 +30,7 @@ __all__ = (
     "Result",
     "Status",
     "WhenBusy",
+    "failed",
     "open_call",
     "text_of",
 )
@@ -59,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int | None = None
     """Model calls at most; None: one, and tools are declared but not executed."""
     deps: object = None
+    aside: bool = False
+    """Whether it is a call beside the conversation."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +101,23 @@ def text_of(items: Sequence[Item]) -> str:
     )
 
 
+def failed(model: str, failure: ModelFailure, result: Result) -> ResponseFailed:
+    """Return what to raise where a model did not answer."""
+    return ResponseFailed(
+        f"{model}: {failure.message}",
+        result,
+        code=failure.code,
+        status_code=failure.status_code,
+        retryable=failure.retryable,
+    )
+
+
 def open_call(
-    item: Mapping[str, Any], seq: int, *, state: Literal["waiting", "running", "unknown"] = "waiting"
+    item: Mapping[str, Any],
+    seq: int,
+    *,
+    needs: Literal["output", "approval"] = "output",
+    state: Literal["waiting", "running", "unknown"] = "waiting",
 ) -> OpenCall:
     """Return a call whose output is owed."""
     shape = read(item)
@@ -107,5 +127,6 @@ def open_call(
         name=str(item.get("name") or shape.shape),
         arguments=arguments if isinstance(arguments, str) else "",
         seq=seq,
+        needs="approval" if shape.shape == "mcp_approval_request" else needs,
         state=state,
     )

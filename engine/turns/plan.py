@@ -17,6 +17,7 @@ from ..history import History
 from ..ids import ANY, NO_STREAM, Expected, check_key
 from ..intake import content_digest, inputs
 from ..items import Input, Item
+from ..kept import stateless
 from ..log import Key
 from ..model import Model, Shape, StreamEvent, front_of, merged, settings_of, shape_of, target_of
 from ..tokens import Counter, scale_of
@@ -25,7 +26,7 @@ from ..vocabulary import DEFAULT, load, vocabulary_of
 from ..window.budget import Budget, accepted, known, reserve_of
 from ..window.choose import Request, line_of
 from ..window.ledger import Seen, differs, forgets, seen
-from ..window.policies import Policy, check_policy
+from ..window.policies import Compacting, Policy, check_policy
 from .outcome import Options
 
 if TYPE_CHECKING:
@@ -68,18 +69,30 @@ class View:
         self.engine = engine
         self.blobs: Mapping[str, bytes] = {}
         """Bodies of what is about to be appended."""
+        self.refused = 0
+        """Counted tokens that the server has just found too many."""
+        self.unread = 0
+        """Up to which seq encrypted content has just been refused by its maker."""
 
     async def request(self, history: History) -> Request:
         """Return what choosing needs to know; with another counter than the log's, items are counted anew."""
         weights = None
         if self._counter is not None and differs(self._counter, history):
-            weights = await self.engine.reader.weights(history, self._counter, self.blobs)
+            weights = await self.engine.reader.weights(history, self._counter, self.target, self.blobs)
         shown = Seen()
         if self.own is not None:
             shown = seen(history, self.line, self.target, self.overhead, own=self.own)
-        overhead = self.overhead + shown.hidden
-        shown = shown._replace(forgets=self.forgets)
-        return Request(self.target, self.budget, self.reserve, overhead, weights, self.front, shown)
+        return Request(
+            self.target,
+            self.budget,
+            self.reserve,
+            self.overhead + shown.hidden,
+            weights,
+            self.front,
+            shown._replace(forgets=self.forgets),
+            refused=self.refused,
+            unread=self.unread,
+        )
 
 
 class Plan(View):
@@ -110,7 +123,7 @@ class Plan(View):
         data = canonical(settings, "settings")
         self.settings_digest = digest(data)
         self.bodies: Mapping[str, bytes] = {self.settings_digest: data}
-        self._transport = transport
+        self.transport = transport
 
     @property
     def expected(self) -> int | None:
@@ -130,10 +143,16 @@ class Plan(View):
         # In a namespace a name is another tool's, which only a schema can have declared.
         return None if item.get("namespace") else self.toolbox.get(str(item.get("name")))
 
+    def own_tool(self, item: Mapping[str, Any]) -> Runs | None:
+        """Return the tool that runs a call which another turn has left: only one that is given now."""
+        if self.options.rounds is None or item.get("type") != "function_call" or item.get("namespace"):
+            return None
+        return self.toolbox.runnable.get(str(item.get("name")))
+
     def send(self, body: Item) -> AsyncIterator[StreamEvent]:
         """Send a body to the model."""
-        if self._transport:
-            return self.model.send(body, **self._transport)
+        if self.transport:
+            return self.model.send(body, **self.transport)
         return self.model.send(body)
 
 
@@ -148,8 +167,13 @@ async def plan(engine: Engine, conversation: Conversation, model: Model, value: 
     params, transport = merged(shape.params, options.params)
     toolbox = Toolbox(options.tools)
     settings = settings_of(model, params, options.instructions, toolbox.schemas)
+    settings |= _managed(engine, model, shape, options)
+    if options.aside:  # what is beside the conversation is no part of what its server keeps
+        settings["state"] = "stateless"
     items = await engine.intake.caller(inputs(value), path="input")
     common = await view(engine, model, options.budget, options.policy, settings, shape)
+    if options.aside:
+        common["target"] = stateless(common["target"])
     return Plan(
         conversation=conversation,
         model=model,
@@ -160,6 +184,16 @@ async def plan(engine: Engine, conversation: Conversation, model: Model, value: 
         transport=transport,
         **common,
     )
+
+
+def _managed(engine: Engine, model: Model, shape: Shape, options: Options) -> dict[str, Any]:
+    """Return how the server is to compact by itself, where a policy leaves it to that."""
+    policy = options.policy or engine.policy
+    if not isinstance(policy, Compacting) or policy.method != "server" or options.aside or shape.api != "responses":
+        return {}
+    budget = budget_for(engine, model, options.budget)
+    threshold = policy.threshold(budget.context - budget.reserve)
+    return {"context_management": [{"type": "compaction", "compact_threshold": threshold}]}
 
 
 async def view(

@@ -70,6 +70,11 @@ class Recorder:
         self.ending: Ending | None = None
         self._drafts: dict[int, Draft] = {}
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of an answer."""
+        return bool(self.held) or any(draft.parts for draft in self._drafts.values())
+
     def feed(self, event: StreamEvent) -> Sequence[Finished]:
         """Take an event in; return the finished items that must be in the log before it is passed on."""
         self.ending = ending(event)

@@ -7,13 +7,11 @@ left behind is sealed by whoever responds next; reading never seals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-import anyio
-
-from ..canonical import canonical, digest, encode
 from ..codec import event
 from ..errors import (
     AlreadyAnswered,
@@ -24,21 +22,26 @@ from ..errors import (
     ResponseFailed,
     VersionConflict,
 )
-from ..events import SEAL, CallStarted, NewEvent, Record, ResponseRequested, Usage
+from ..events import SEAL, CallStarted, NewEvent, Record, Usage
 from ..history import History
-from ..ids import Position, ulid
+from ..ids import ulid
 from ..intake import leading
-from ..items import Item, reading
-from ..log import Appended, Head, Query, Release, Snapshot, Store, Take, record
+from ..items import reading
+from ..log import Appended, Head, Query, Release, Snapshot, Store, Take
 from ..logs import Log
-from ..model import Ending, ModelFailure, StreamEvent, keyed
-from ..shield import finish
-from ..tools import Runs, ToolContext
-from ..window.window import Window
+from ..model import Ending, ModelFailure, StreamEvent
+from ..shield import bounded, finish
+from ..tools import Runs
 from ..writer import HASTY
-from .call import Emit, Hold, ModelCall, interruption, seals
-from .outcome import CUT_OFF, TOO_MANY, UNANSWERED, Result, Status, open_call, text_of
+from .asking import Asking
+from .call import Emit, Hold, ModelCall
+from .jobs import Job, Worked, arguments_of, owed, run, starts, will_run
+from .outcome import CUT_OFF, TOO_MANY, Result, Status, failed, open_call, text_of
 from .places import turn_at
+from .requests import Asked, ahead_of
+from .resuming import resumable, see_out
+from .sealing import interruption, seals
+from .shortening import is_due, shorten, take_in
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -121,6 +124,20 @@ class _Next(NamedTuple):
     """Why its calls will get no output, where the turn ends without them."""
     tools: Mapping[str, Runs] = MappingProxyType({})
     """What answers its calls here, by link."""
+    held: frozenset[str] = frozenset()
+    """Its calls that a person has to decide on first."""
+
+
+class _Opening(NamedTuple):
+    """What a turn begins with."""
+
+    events: Sequence[NewEvent]
+    turn: int
+    """The seq that names it."""
+    jobs: Mapping[str, Job]
+    """Calls that are run before the model is asked."""
+    asked: Asked | None = None
+    """Its first request; None: something comes before that."""
 
 
 class Turn:
@@ -136,8 +153,12 @@ class Turn:
         """The seq that names the turn."""
         self.cause: Literal["cancelled", "left", "crashed"] = "cancelled"
         """What an interruption will be put down to."""
-        self.window: Window | None = None
+        self.asking = Asking(engine, plan)
         self._call: ModelCall | None = None
+        self._jobs: Mapping[str, Job] = MappingProxyType({})
+        """Calls that an earlier turn has left and this one runs first."""
+        self._held: frozenset[str] = frozenset()
+        """Calls of the last response that a person has to decide on."""
         self._items: dict[int, dict[str, Any]] = {}
         """What the model made and its tools returned, by seq: appends at the same time may return in any order."""
         self._usage = Usage()
@@ -185,8 +206,11 @@ class Turn:
             raise VersionConflict(self.name, expected, head.version)
         if head.lease is not None and head.lease.remaining > 0:
             raise ConversationBusy(self.name, head.lease.turn, head.lease.remaining)
+        if await self._resumed(head, history, attempt):
+            return None if expected is None else self.hold.version
         if head.lease is not None or history.open is not None:
-            version = await self.engine.take_over(self.name, head, history, quiet=quiet)
+            spare = partial(will_run, history, self.plan)
+            version = await self.engine.take_over(self.name, head, history, quiet=quiet, spare=spare)
             return None if expected is None else version
         await self._begin(head, history, attempt, quiet=quiet)
         return expected
@@ -194,30 +218,24 @@ class Turn:
     async def _begin(self, head: Head, history: History, attempt: int | None, *, quiet: bool) -> None:
         if attempt is not None and await self._last_attempt() != attempt:
             raise KeyTaken
-        sealing = await self._seals(history)
-        items = self.plan.items if attempt is None else []
-        if any(map(_is_output, items)):
-            check_answers(self.name, items, await answers_to(self.engine.store, self.name, items))
-        if history.leading and head.items == sum(1 for _ in history.entries()):
-            items = leading(items)
-        events = [*sealing, *items]
-        requested, body, turn = await self._request(history, events)
+        opening = await self._opening(head, history, attempt)
 
         async def begin() -> None:
             appended = await self.engine.writer.append(
                 self.name,
-                [*events, requested],
+                opening.events,
                 expected=head.version,
                 key=self.plan.key if attempt is None else None,
-                lease=Take(owner=self.owner, seconds=self.engine.lease, turn=turn),
+                lease=Take(owner=self.owner, seconds=self.engine.lease, turn=opening.turn),
                 bodies=self.plan.bodies,
                 quiet=quiet,
             )
             if appended.replayed:
                 raise KeyTaken
-            self.turn = turn
+            self.turn, self._jobs = opening.turn, opening.jobs
             self.hold.taken(appended)
-            self._call = ModelCall(self.hold, self.plan, appended.last, body)
+            if opening.asked:
+                self._asked(opening.asked, appended)
 
         try:
             await finish(begin())
@@ -227,6 +245,24 @@ class Turn:
                 self.hold.dropped()
             raise
 
+    async def _opening(self, head: Head, history: History, attempt: int | None) -> _Opening:
+        """Return what the turn begins with: the input, and its first request, unless something comes before that."""
+        items = self.plan.items if attempt is None else []
+        jobs, sealing = await self._owed(history)
+        if any(map(_is_output, items)):
+            check_answers(self.name, items, await answers_to(self.engine.store, self.name, items))
+        if history.leading and head.items == sum(1 for _ in history.entries()):
+            items = leading(items)
+        events = [*sealing, *items, *starts(jobs)]
+        ahead = ahead_of(history, events)
+        chosen = None if jobs else await self.asking.choose(history, ahead)
+        if chosen is None or is_due(self.plan, chosen):
+            turn = await self._turn(history.ahead(ahead), history.version + 1)
+            return _Opening(events, turn, jobs)
+        asked = await self.asking.request(chosen)
+        turn = await self._turn(asked.history, history.version + 1)
+        return _Opening([*events, *asked.attached, asked.event], turn, jobs, asked)
+
     async def _last_attempt(self) -> int:
         """Return the seq of the last request that was made for the plan's key, 0 for none."""
         snapshot = await self.engine.store.read(
@@ -235,55 +271,44 @@ class Turn:
         records = snapshot.records[0] if snapshot else ()
         return records[0].seq if records else 0
 
-    async def _seals(self, history: History) -> Sequence[NewEvent]:
-        """Return seals for calls that wait for an output which the input does not bring.
+    async def _owed(self, history: History) -> tuple[Mapping[str, Job], Sequence[NewEvent]]:
+        """Return the open calls that this turn runs, and seals for those that get no output.
 
         Raises:
-            CallsOpen: there are such calls, and they are not to be sealed.
+            CallsOpen: some wait for somebody else, and they are not to be sealed.
         """
-        brought = {one.link for one in self.plan.items if one.link is not None}
-        waiting = [call for call in history.unanswered() if call.entry.reading.link not in brought]
-        if waiting and self.plan.options.open_calls == "raise":
-            raise CallsOpen(self.name, [open_call(call.entry.value(), call.entry.seq) for call in waiting])
-        return await seals(self.engine, ((call.entry.value(), UNANSWERED) for call in waiting))
+        found = owed(history, self.plan, (one.link for one in self.plan.items if one.link is not None))
+        if found.waiting and self.plan.options.open_calls == "raise":
+            raise CallsOpen(self.name, found.waiting)
+        return found.jobs, await seals(self.engine, found.sealed)
 
-    async def _request(self, history: History, events: Sequence[NewEvent]) -> tuple[NewEvent, Item, int]:
-        """Choose the window with *events* at its end and encode it.
+    async def _turn(self, history: History, first: int) -> int:
+        """Return the seq that names the turn at the end of a history, in which what begins at *first* stands."""
+        return history.last_turn() or await turn_at(self.engine.store, self.name, first) or history.version
 
-        Return the event that says so, the body, and the seq that names the turn.
+    def _asked(self, asked: Asked, appended: Appended) -> None:
+        """Learn that a request is in the log."""
+        self.asking.logged()
+        self._call = ModelCall(self.hold, self.plan, appended.last, asked.body, broken=asked.broken)
+
+    async def _resumed(self, head: Head, history: History, attempt: int | None) -> bool:
+        """See to a background response that a worker which is gone has left; return whether there was one.
+
+        Where nothing is to be appended, the turn goes on as this one; else it has to end first.
         """
-        plan = self.plan
-        first = history.version + 1
-        pending = [record(self.name, seq, Position(""), 0, one, first) for seq, one in enumerate(events, first)]
-        history, manifest = await self.engine.reader.chosen(plan, history, pending)
-        rendered = await self.engine.reader.rendered(history, manifest, plan.target, plan.blobs)
-        if not rendered:
-            raise Invalid(f"{self.name}: there is nothing to send yet; pass an input, or append one first")
-        self.window = Window(rendered, manifest, plan.target, plan.budget)
-        cache_key = self._cache_key(history)
-        body = plan.model.encode(self.window, keyed(plan.settings, cache_key))
-        said = ResponseRequested(
-            adapter=plan.shape.adapter,
-            encoder=plan.shape.encoder,
-            target=plan.target,
-            settings=plan.settings_digest,
-            manifest=manifest,
-            digest=digest(canonical(body, "request")),
-            cache_key=cache_key,
-            key=plan.options.key,
-        )
-        turn = history.last_turn() or await turn_at(self.engine.store, self.name, first)
-        return event(said), body, turn or history.version
-
-    def _cache_key(self, history: History) -> str | None:
-        """Return whose requests share a prompt cache with the next one; None where nobody wants to know.
-
-        It is the one of the line's last request, for its beginning is what may be cached: so a fork goes on with its
-        parent's.
-        """
-        if not self.plan.shape.takes_cache_key or "prompt_cache_key" in self.plan.settings.get("params", {}):
-            return None
-        return history.cache_key(self.plan.line) or self.name
+        found = resumable(history, self.plan)
+        if found is None:
+            return False
+        goes_on = not self.plan.items if attempt is None else attempt == found.response
+        turn = await self._turn(history, found.response)
+        lease = Take(owner=self.owner, seconds=self.engine.lease, turn=turn)
+        self.hold.taken(await self.engine.writer.append(self.name, [], expected=head.version, lease=lease))
+        self._call = ModelCall(self.hold, self.plan, found.response, None, resumed=found.resumed())
+        self.turn = turn
+        if not goes_on:
+            await see_out(self._call)
+            self._call = None
+        return True
 
     # -- working
 
@@ -305,6 +330,9 @@ class Turn:
             self.hold.dropped()
 
     async def _rounds(self, emit: Emit) -> Result:
+        if self._call is None:
+            await self._run(self._jobs, emit, release=False)
+            await self._again(emit)
         number = 0
         while True:
             number += 1
@@ -313,24 +341,35 @@ class Turn:
             try:
                 end = await call.receive(emit)
             except ModelFailure as failure:
+                if await self._mended(call, failure, emit):
+                    number -= 1
+                    continue
                 raise await self._failed(call, failure) from (failure.__cause__ or failure)
+            self.asking.answered()
             then = await self._complete(call, end, emit, number)
             if not then.tools:
                 return self._result(then.status, then.reason)
             waiting = len(then.tools) < len(call.calls)
-            await self._run(call, then.tools, emit, release=waiting)
+            jobs = {link: Job(*call.calls[link], call.seq, tool) for link, tool in then.tools.items()}
+            await self._run(jobs, emit, release=waiting)
             if waiting:
                 return self._result("waiting", None)
-            await self._again()
+            await self._again(emit)
 
     async def _complete(self, call: ModelCall, end: Ending, emit: Emit, number: int) -> _Next:
         """Log how the response ended, with what follows from it."""
-        owed = call.owed()
-        then = self._next(end, owed, number)
+        calls = call.owed()
+        then = self._next(end, calls, number)
         more = [event(CallStarted(call_id=link), response=call.seq) for link in then.tools]
         if then.sealing:
-            more = await seals(self.engine, ((item, then.sealing) for item in owed.values()))
-        await call.complete(end, more, None if then.tools else Release(), emit, reason=then.reason)
+            more = await seals(self.engine, ((item, then.sealing) for item in calls.values()))
+        last = None if then.tools else Release()
+        compacted = call.compacts()
+        lease = None if compacted else last
+        await call.complete(end, more, lease, emit, reason=then.reason, approvals=sorted(then.held))
+        if compacted:
+            await take_in(self.plan, self.hold, call, last, emit)
+        self._held = then.held
         self._usage += end.usage or Usage(requests=1)
         self._items |= call.items
         for one in more:
@@ -338,114 +377,109 @@ class Turn:
                 del call.calls[one.link]
         return then
 
-    def _next(self, end: Ending, owed: Mapping[str, Mapping[str, Any]], number: int) -> _Next:
-        """Return what follows from the end of the turn's response *number*, which owes outputs for some calls."""
+    def _next(self, end: Ending, calls: Mapping[str, Mapping[str, Any]], number: int) -> _Next:
+        """Return what follows from the end of the turn's response *number*, with *calls* that need outputs."""
         rounds = self.plan.options.rounds
         if end.status == "incomplete":
             return _Next("incomplete", end.reason, sealing=CUT_OFF if rounds else "")
-        tools = {link: tool for link, item in owed.items() if (tool := self.plan.tool(item)) is not None}
+        tools = {link: tool for link, item in calls.items() if (tool := self.plan.tool(item)) is not None}
+        held = frozenset(link for link, tool in tools.items() if tool.needs_approval(arguments_of(calls[link])))
+        tools = {link: tool for link, tool in tools.items() if link not in held}
         if tools and rounds and number >= rounds:
             return _Next("incomplete", "max_rounds", sealing=TOO_MANY)
-        return _Next("waiting" if owed else "completed", tools=tools)
+        return _Next("waiting" if calls else "completed", tools=tools, held=held)
 
     async def _failed(self, call: ModelCall, failure: ModelFailure) -> ResponseFailed:
-        await call.fail(failure)
+        if call.ended:
+            await self.hold.append([], Release())
+        else:
+            await call.fail(failure)
         call.calls.clear()
-        return ResponseFailed(
-            f"{self.plan.model.name}: {failure.message}",
-            self._result("incomplete", failure.kind),
-            code=failure.code,
-            status_code=failure.status_code,
-            retryable=failure.retryable,
-        )
+        return failed(self.plan.model.name, failure, self._result("incomplete", failure.kind))
 
-    async def _again(self) -> None:
-        """Ask the model again, now that its calls have their outputs."""
-        for attempt in range(_ATTEMPTS):
+    async def _mended(self, call: ModelCall, failure: ModelFailure, emit: Emit) -> bool:
+        """Make a request that failed again, in another way, once; return whether that could be done."""
+        mending = self.asking.mend(call, failure)
+        if mending is None:
+            return False
+        before = call.failed(failure)
+        try:
+            if mending.events:  # they change the path, so that its history has to be read anew
+                await self.hold.append([*before, *mending.events], then=lambda _: call.over(failure))
+                before = []
+            await self._again(emit, before, retry_of=call.seq)
+        except Invalid:
+            return False  # nothing shorter is left
+        if before:
+            call.over(failure)
+        assert self._call is not None
+        raw = {"type": "turnlog.response.retried", "retry_of": call.seq, "way": mending.way}
+        emit(StreamEvent(type="turnlog.response.retried", response=self._call.seq, raw=raw))
+        return True
+
+    async def _again(self, emit: Emit, before: Sequence[NewEvent] = (), retry_of: int | None = None) -> None:
+        """Ask the model again, now that its calls have their outputs; *before* is logged with the request."""
+        tidied = retry_of is not None
+        conflicts = 0
+        while True:
             try:
-                async with self.engine.writer.quiet(self.name, needed=attempt >= HASTY) as quiet:
-                    await self._next_request(quiet=quiet)
+                async with self.engine.writer.quiet(self.name, needed=conflicts >= HASTY) as quiet:
+                    if await self._next_request(before, retry_of, tidied=tidied, quiet=quiet):
+                        return
             except VersionConflict:
-                if attempt == _ATTEMPTS - 1:
+                conflicts += 1
+                if conflicts == _ATTEMPTS:
                     raise
             else:
-                return
+                tidied = True  # once for each request, whatever comes of it
+                self._usage += await shorten(self.plan, self.hold, emit)
 
-    async def _next_request(self, *, quiet: bool) -> None:
+    async def _next_request(
+        self, before: Sequence[NewEvent], retry_of: int | None, *, tidied: bool, quiet: bool
+    ) -> bool:
+        """Log the next request; return whether that was done, rather than that a compaction is due first."""
         head, history = await self.engine.reader.fresh(self.name, line=self.plan.line, tokens=self.plan.budget.context)
-        requested, body, _ = await self._request(history, ())
-
-        def requests(appended: Appended) -> None:
-            self._call = ModelCall(self.hold, self.plan, appended.last, body)
-
-        await self.hold.append([requested], then=requests, expected=head.version, bodies=self.plan.bodies, quiet=quiet)
-
-    # -- tools
-
-    async def _run(self, call: ModelCall, tools: Mapping[str, Runs], emit: Emit, *, release: bool) -> None:
-        """Run calls at the same time; each output is logged when it is there. *release*: the last one ends the turn."""
-        left = len(tools)
-
-        async def one(link: str, tool: Runs) -> None:
-            item, seq = call.calls[link]
-            emit(StreamEvent(type="turnlog.call.started", call_id=link, seq=seq, response=call.seq))
-            arguments = item.get("arguments", "")
-            given = arguments if isinstance(arguments, str) else encode(arguments).decode()
-            said = await tool.run(given, self._context(link, seq))
-            # What a tool returned is not lost, even if the turn is cancelled right now.
-            await finish(answer(link, {"type": "function_call_output", "call_id": link, "output": said}))
-
-        async def answer(link: str, output: dict[str, Any]) -> None:
-            nonlocal left
-            made = await self.engine.intake.item(output)
-
-            def answered(appended: Appended) -> None:
-                del call.calls[link]
-                self._items[appended.last] = output
-                emit(
-                    StreamEvent(
-                        type="turnlog.call.output", item=output, call_id=link, seq=appended.last, response=call.seq
-                    )
-                )
-
-            left -= 1
-            await self.hold.append([made], Release() if release and left == 0 else None, then=answered)
-
-        failed: BaseException | None = None
-        try:
-            async with anyio.create_task_group() as group:
-                for link, tool in tools.items():
-                    group.start_soon(one, link, tool)
-        except BaseExceptionGroup as errors:
-            failed = _first(errors)
-        if failed is not None:
-            raise failed
-
-    def _context(self, link: str, seq: int) -> ToolContext:
-        return ToolContext(
-            conversation=self.name,
-            call_id=link,
-            turn=self.turn,
-            attempt=1,
-            deps=self.plan.options.deps,
-            idempotency_key=digest(encode([self.name, seq, link]))[:32],
+        chosen = await self.asking.choose(history, ahead_of(history, before))
+        if not tidied and is_due(self.plan, chosen):
+            return False
+        asked = await self.asking.request(chosen, retry_of=retry_of)
+        await self.hold.append(
+            [*before, *asked.attached, asked.event],
+            then=partial(self._asked, asked),
+            expected=head.version,
+            bodies=self.plan.bodies,
+            quiet=quiet,
         )
+        return True
+
+    async def _run(self, jobs: Mapping[str, Job], emit: Emit, *, release: bool) -> None:
+        """Run calls; the last output ends the turn, if it is to be released."""
+
+        def done(worked: Worked) -> None:
+            self._items[worked.seq] = worked.output
+            if self._call is not None:
+                self._call.calls.pop(worked.link, None)
+
+        await run(self.hold, self.plan, jobs, emit, done, turn=self.turn, release=release)
 
     # -- ending
 
     def _result(self, status: Status, reason: str | None) -> Result:
         call = self._call
-        assert call is not None
+        calls = call.calls if call else {}
         return Result(
             status=status,
-            output_text=text_of(list(call.items.values())),
+            output_text=text_of(list(call.items.values())) if call else "",
             items=[self._items[seq] for seq in sorted(self._items)],
             usage=self._usage,
             turn=self.turn,
             version=self.hold.version,
             reason=reason,
-            response_id=call.recorder.provider_id,
-            open_calls=[open_call(item, seq) for item, seq in call.calls.values()],
+            response_id=call.recorder.provider_id if call else None,
+            open_calls=[
+                open_call(item, seq, needs="approval" if link in self._held else "output")
+                for link, (item, seq) in calls.items()
+            ],
             conversation=self.plan.conversation,
         )
 
@@ -466,38 +500,18 @@ class Turn:
     async def _interrupt(self) -> None:
         """Say in the log how far the turn came, and give the lease up."""
         call = self._call
-        if call is None or not self.hold.held:
+        if not self.hold.held:
             return
         # Between two rounds too, where nothing is to be sealed: else the next attempt would count as the rest of this.
         _, history = await self.engine.reader.fresh(self.name)
-        await self.hold.append(await interruption(self.engine, history, call.seq, self.cause, call), Release())
+        ended = [call.seq] if call else sorted({job.response for job in self._jobs.values()})
+        said = [await interruption(self.engine, history, seq, self.cause, call) for seq in ended]
+        await self.hold.append([one for some in said for one in some], Release())
+        if call is not None:
+            await call.stop()
 
     async def _bounded(self, work: Callable[[], Any]) -> None:
         """Do what must be done although the turn is being cancelled, within bounds; if it fails, the lease runs out."""
-        error = await finish(_within(_PATIENCE, work))
+        error = await finish(bounded(_PATIENCE, work))
         if error is not None:
             _log.warning("turnlog.turn.unsealed", conversation=self.name, error=error)
-
-
-async def _within(seconds: float, work: Callable[[], Any]) -> str | None:
-    """Return the name of what went wrong, if something did."""
-    try:
-        with anyio.fail_after(seconds):
-            await work()
-    except Exception as error:  # noqa: BLE001 - what ends the turn is told to the caller, not this
-        return type(error).__name__
-    return None
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what went wrong, of several tasks: a cancellation only if there is nothing else."""
-    found: list[BaseException] = list(_flat(errors))
-    return next((error for error in found if isinstance(error, Exception)), found[0])
-
-
-def _flat(errors: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _flat(error)
-        else:
-            yield error

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
+from ..compaction import guessed, weight
 from ..events import ESTIMATED
 from ..manifest import REWOUND, SENT, Fate, Fates, Manifest, Run, between, spans
 from .render import RENDERER
@@ -32,6 +33,7 @@ class Account:
     def __init__(self, scene: Scene, units: Sequence[Unit], cut: int, rule: str, last: Manifest | None) -> None:
         self.history = scene.history
         self.seal = scene.seal
+        self.target = scene.target
         self.units = units
         """Every unit from the cut on, and those below it that are sent, in order."""
         self.cut = cut
@@ -48,8 +50,8 @@ class Account:
             self._enter(unit)
         self._enter_strays()
         base = self.history.base
-        if base is not None and any(part.item and "encrypted_content" in part.item for part in base[1].stand_in):
-            self.estimated += base[0].tokens
+        if base is not None:
+            self.estimated += guessed(*base, scene.target)
 
     def _enter(self, unit: Unit) -> None:
         """Take the decisions on a unit in."""
@@ -187,7 +189,7 @@ class Account:
                 return total
         if last.base != (base[0].seq if base else 0):
             return total
-        total += base[0].tokens if base else 0
+        total += weight(*base, self.target) if base else 0
         for unit in (unit for unit in self.units if unit.at not in early):
             tokens, same = self._same(unit, bare, gone)
             total += tokens

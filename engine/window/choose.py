@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ..canonical import canonical
+from ..compaction import weight
 from ..errors import BudgetExceeded
 from ..events import Target
 from ..history import Group, History
+from ..kept import stateless
 from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled
 from .account import Account
@@ -50,11 +50,21 @@ class Request(NamedTuple):
     """What stands in front of the items, see `Manifest.front`; None: taken for what it was before."""
     seen: Seen = Seen()
     """What the API has reported of such requests."""
+    refused: int = 0
+    """Counted tokens that the server has just found too many; 0: it has not."""
+    unread: int = 0
+    """Encrypted content up to this seq has just been refused by its maker."""
 
 
 def line_of(policy: Policy, budget: Budget, target: Target) -> str:
-    """Return the short name of the requests that continue one another's cut: same policy, budget and target."""
-    parts = [policy.name, policy.version, budget.context, budget.reserve, *msgspec.structs.astuple(target)]
+    """Return the short name of the requests that continue one another's cut: same policy, budget and target.
+
+    How the server keeps state is no part of it: it changes what is sent, not what the model sees.
+    """
+    target = stateless(target)
+    whom = [target.api, target.backend, target.model, target.state]
+    thoughts = [] if target.thoughts == "never" else [target.thoughts]
+    parts = [policy.name, policy.version, budget.context, budget.reserve, *whom, *thoughts]
     return hashlib.sha256(canonical(parts)).hexdigest()[:12]
 
 
@@ -85,12 +95,14 @@ class _Choice:
         """What is older was decided before: dropped, unless it is pinned or the last window sent it."""
         self.short = history.floor >= self.begin
         """Whether there may be more to send than what is loaded."""
-        self.scene = Scene(history, request.target, request.weights)
+        self.refused = _least(request.refused, self.last.refused if self.last else 0)
+        self.unread = max(request.unread, self.last.unread if self.last else 0)
+        self.scene = Scene(history, request.target, request.weights, unread=self.unread)
         self.units = units_of(self._considered(), self.scene, INVARIANTS)
         for unit in self.units:
             if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
                 unit.shrink()
-        self.fixed = history.base[0].tokens if history.base else 0
+        self.fixed = weight(*history.base, request.target) if history.base else 0
         """Counted tokens of what stands for compacted events."""
         if history.base and request.weights and request.weights.base is not None:
             self.fixed = request.weights.base
@@ -141,6 +153,8 @@ class _Choice:
             context=self.request.budget.context,
             reserve=self.request.reserve,
             forked=self.history.forked,
+            refused=self.refused,
+            unread=self.unread,
             **self._shares(account.columns(exact=self.request.seen.share == 0)),
         )
 
@@ -151,7 +165,9 @@ class _Choice:
         return {**columns, "front": before} if front in (None, before) else {**columns, "front": front, "shared": 0}
 
     def _room(self, factor: int) -> int:
-        return room(self.request.budget.context, self.request.reserve, self.request.overhead, factor)
+        left = room(self.request.budget.context, self.request.reserve, self.request.overhead, factor)
+        # How far over it was, the server does not say.
+        return min(left, max(0, self.refused - self.request.overhead) * 3 // 4) if self.refused else left
 
     def _limit(self, factor: int) -> int:
         """Return how many counted tokens of items a window may hold before the policy is asked."""
@@ -193,7 +209,7 @@ class _Choice:
     def _inherited(self) -> int:
         """Return the factor of the latest request, where it went to the same model: it holds whatever the budget is."""
         latest = self.history.last_asked()
-        if latest is None or latest[0].target != self.request.target:
+        if latest is None or stateless(latest[0].target) != stateless(self.request.target):
             return 1000
         said, usage = latest[0].manifest, latest[1]
         reported = usage.input_tokens if usage else 0
@@ -239,6 +255,11 @@ class _Choice:
             ),
             len(self.units),
         )
+
+
+def _least(one: int, other: int) -> int:
+    """Return the smaller of two figures of which 0 is none."""
+    return min(one, other) if one and other else one or other
 
 
 def _place(units: Sequence[Unit], kept: AbstractSet[int]) -> int:

@@ -45,7 +45,7 @@ class Policy(Protocol):
         ...
 
 
-def check_policy(policy: Any) -> None:
+def check_policy(policy: Any, what: str = "policy") -> None:
     """See to it that a policy is one, or None.
 
     Raises:
@@ -54,8 +54,8 @@ def check_policy(policy: Any) -> None:
     if policy is None:
         return
     if isinstance(policy, type) or not callable(getattr(policy, "cut", None)):
-        raise Invalid(f"policy={policy!r:.100}: a policy is needed, such as OldestTurns()")
-    check_name(policy, "policy")
+        raise Invalid(f"{what}={policy!r:.100}: a policy is needed, such as OldestTurns()")
+    check_name(policy, what)
 
 
 def check_name(one: Any, what: str) -> None:

@@ -25,6 +25,8 @@ _NOT_STATELESS: Final = frozenset({"item_reference", "compaction_trigger", "unkn
 
 def refused(shape: str, target: Target) -> str | None:
     """Return why a target takes no item of a shape, None when it does."""
+    if shape == "reasoning" and target.api == "chat" and target.thoughts != "never":
+        return None
     if target.api == "chat" and shape not in CHAT:
         return f"Chat Completions has no {shape}"
     if target.api != "chat" and shape in _NOT_STATELESS:

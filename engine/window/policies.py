@@ -6,14 +6,16 @@ policy = Composed(Pinned(first=1), Excerpts(), DropTurns(keep=3), LeaveRoom(4_00
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import BudgetExceeded, Invalid
+from ..manifest import Fates, Manifest
 from .cutting import Cut, Draft, Policy, check_policy
 from .parts import LOW, DropTurns, Excerpts, LastTurns, LeaveRoom, Part, Pinned, check_part
 from .units import Unit
 
 __all__ = (
+    "Compacting",
     "Composed",
     "Cut",
     "Draft",
@@ -129,3 +131,80 @@ def _make_fit(draft: Draft) -> None:
             draft.excerpt(unit)
     if draft.total > draft.available:
         raise BudgetExceeded(draft.total, draft.available)
+
+
+class Compacting:
+    """Compacts before a request that would overflow, and cuts as another policy does where that does not help.
+
+    Nothing is lost by a compaction that fails: the request is made all the same, with a window that was cut.
+
+    Args:
+        method: "remote": by the model's own service; "server": within a request, by the Responses API itself;
+            "summary": by any model; "extract": by none; "auto": remote where the model has that, else a summary.
+        model: what makes a compaction; default: the model of the request.
+        at: the part of the room that a window may fill before one is due.
+        instructions: for the model that makes it; default: for "remote" those of the request, else none.
+        then: what cuts; default: `OldestTurns`.
+
+    Raises:
+        Invalid: an argument that is none of these.
+    """
+
+    def __init__(
+        self,
+        method: Literal["auto", "remote", "server", "summary", "extract"] = "auto",
+        *,
+        model: Any = None,
+        at: float = 0.8,
+        instructions: str | None = None,
+        then: Policy | None = None,
+    ) -> None:
+        _check(method, at, then)
+        self.method = method
+        self.model = model
+        self.at = at
+        self.instructions = instructions
+        self.then: Policy = then or OldestTurns()
+        self.name = f"compacting+{self.then.name}"
+        self.version = self.then.version
+        self.oldest_first: bool = getattr(self.then, "oldest_first", False)
+
+    def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
+        """See `Policy.cut`."""
+        return self.then.cut(units, available, frontier)
+
+    def limit(self, available: int) -> int:
+        """See `Policy`: what `then` says."""
+        limit = getattr(self.then, "limit", None)
+        return available if limit is None else limit(available)
+
+    def threshold(self, available: int) -> int:
+        """Return the tokens from which on a compaction is due, of those that are *available* to a window."""
+        return max(1, int(available * self.at))
+
+    def is_due(self, manifest: Manifest, last: Manifest | None, *, tried: bool) -> bool:
+        """Return whether to compact before a window is sent; *tried*: an earlier attempt came to nothing.
+
+        Then it is tried again only when the window has to be cut.
+        """
+        if self.method == "server":
+            return False
+        early = manifest.tokens > self.threshold(manifest.context - manifest.reserve)
+        return (early and not tried) or _cuts(manifest, last)
+
+
+def _check(method: object, at: object, then: object) -> None:
+    if method not in ("auto", "remote", "server", "summary", "extract"):
+        raise Invalid(f"method={method!r:.100}: auto, remote, server, summary or extract is needed")
+    if isinstance(at, bool) or not isinstance(at, int | float) or not 0.1 <= at <= 1:
+        raise Invalid(f"at={at!r:.100}: a part from 0.1 to 1 is needed")
+    check_policy(then, "then")
+
+
+def _cuts(manifest: Manifest, last: Manifest | None) -> bool:
+    """Return whether a window leaves out, or shortens, what the one before did not."""
+    if manifest.cut > (last.cut if last else 0):
+        return True
+    fates = Fates(last) if last else None
+    short = (run for run in manifest.runs if run.fate == "excerpted")
+    return any(fates is None or fates.of(run.first) != "excerpted" for run in short)

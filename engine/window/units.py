@@ -35,15 +35,24 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its group."""
 
-    __slots__ = ("history", "key", "seal", "target", "weights")
+    __slots__ = ("history", "key", "seal", "target", "unread", "weights")
 
-    def __init__(self, history: History, target: Target, weights: Weights | None = None) -> None:
+    def __init__(self, history: History, target: Target, weights: Weights | None = None, *, unread: int = 0) -> None:
         self.history = history
         self.target = target
+        self.unread = unread
+        """Up to which seq encrypted content is not sent: its maker has refused to read it."""
         self.weights: Mapping[int, tuple[int, int | None]] = weights.items if weights else {}
         self.seal = weights.seal if weights else SEAL_TOKENS
-        self.key = None if weights else f"{target.api}\0{target.backend}\0{target.model}\0{target.state}"
+        whom = (target.api, target.backend, target.model, target.state, target.thoughts, str(unread))
+        self.key = None if weights else "\0".join(whom)
         """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
+
+    def of(self, history: History) -> Scene:
+        """Return the same, of another history."""
+        twin = copy(self)
+        twin.history = history
+        return twin
 
     def at_home(self, entry: Entry) -> bool:
         """Return whether the target's own backend made an item, through the same API."""

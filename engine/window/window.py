@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar, overload
 
@@ -14,6 +14,7 @@ from ..events import Target
 from ..manifest import Change, Manifest, Span, Verdict, differing
 from ..messages import to_messages
 from .budget import Budget
+from .remote import addressed, news
 from .render import Rendered
 
 __all__ = ("Tokens", "Window")
@@ -53,6 +54,15 @@ class Window:
     def messages(self) -> list[dict[str, Any]]:
         """The same as Chat Completions messages."""
         return to_messages(self.rendered, recorded=self.target.state == "recorded")
+
+    @property
+    def news(self) -> list[Rendered]:
+        """What of it the request sends: all, or what its server does not hold already."""
+        return news(self.rendered, self.manifest)
+
+    def addressed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request's settings with what its encoder has to know of the server's state."""
+        return addressed(settings, self.manifest)
 
     def explain(self) -> Sequence[Verdict]:
         """Return what became of every seq up to the window's version, in order; made as it is looked at."""

@@ -120,6 +120,17 @@ async def test_retries_of_the_client_are_counted(stage, api):
     assert failed.retries == 2
 
 
+async def test_a_request_that_may_act_twice_is_sent_once(stage):
+    """Whether the server's own tools have run, nobody knows."""
+    hosted = {"type": "mcp", "server_label": "shop", "server_url": "https://shop.example"}
+    async with stage(Fail(500, headers={"retry-after-ms": "1"}), "Again.", client={"max_retries": 2}) as s:
+        c = await s.engine.create()
+        with pytest.raises(ResponseFailed):
+            await c.respond(s.model("responses"), "Buy it", tools=[hosted])
+        assert len(s.bodies) == 1
+        assert (await c.respond(s.model("responses"), tools=[hosted])).output_text == "Again."
+
+
 async def test_connection_refused(engine, api):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from turnlog import Budget
-from turnlog.adapters.chat_completions import Decoder
+from turnlog.adapters.chat_answers import Decoder
 from turnlog.adapters.wire import Said
 from turnlog.engine.messages import to_messages
 from turnlog.engine.testing.server import Raw

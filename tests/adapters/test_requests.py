@@ -136,8 +136,12 @@ async def test_adapters_are_cheap_and_say_who_they_are(stage, api):
         target = target_of(model)
         assert (target.api, target.backend, target.model, target.state) == (api, "eu", "gpt-4o-mini", "stateless")
         if api == "responses":
-            with pytest.raises(Invalid, match="state"):
-                s.model(api, state="chained")
+            with pytest.raises(Invalid, match="state='other': stateless, chained or conversation is needed"):
+                s.model(api, state="other")
+            assert "state='chained'" in repr(s.model(api, state="chained"))
+        for stall in (0, -1.0, "5", True, float("nan")):
+            with pytest.raises(Invalid, match="stall"):
+                s.model(api, stall=stall)
 
 
 # -- instructions

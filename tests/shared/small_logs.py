@@ -135,14 +135,16 @@ class SmallLog:
 
     # -- what models answer
 
-    def ask(self, target=RESPONSES, budget=None, policy=None, **more):
-        """Log a request; with a budget its window is chosen, so that later ones continue it."""
+    def ask(self, target=RESPONSES, budget=None, policy=None, *, continues=False, **more):
+        """Log a request; with a budget its window is chosen, so that later ones continue it.
+
+        *continues* says that what it answers are outputs.
+        """
         manifest = Manifest(policy="none@1", renderer=1, as_of=len(self.records))
         if budget is not None:
             manifest = self.window(target, budget, policy, **more).manifest
-        told = ResponseRequested(
-            adapter=target.api, encoder=1, target=target, settings="0" * 64, manifest=manifest, digest="0" * 64
-        )
+        whom = {"adapter": target.api, "encoder": 1, "target": target, "continues": continues}
+        told = ResponseRequested(**whom, settings="0" * 64, manifest=manifest, digest="0" * 64)
         return self._add(event(told))[0]
 
     def give(self, asked, *items, **columns):
@@ -158,9 +160,9 @@ class SmallLog:
     def fail(self, asked):
         return self._add(event(ResponseFailed(kind="model", code="server_error"), response=asked))[0]
 
-    def answer(self, *items, target=RESPONSES, usage=None, **columns):
+    def answer(self, *items, target=RESPONSES, usage=None, continues=False, **columns):
         """Log a request, its answer and its end. Return the items' seqs, or the only one."""
-        asked = self.ask(target)
+        asked = self.ask(target, continues=continues)
         seqs = self.give(asked, *items, **columns)
         self.end(asked, usage)
         return seqs

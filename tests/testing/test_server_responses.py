@@ -154,9 +154,10 @@ async def test_the_response_echoes_the_request():
         "max_output_tokens": 100,
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "text"}},
-        "previous_response_id": "resp_before",
     }
-    response = await response_json("yes", **sent)
+    async with serving("before", "yes") as (_, client):
+        sent["previous_response_id"] = (await ask(client)).id
+        response = (await ask(client, **sent)).to_dict()
 
     assert {key: response[key] for key in sent} == sent
     assert response["model"] == MODEL
@@ -176,11 +177,13 @@ async def test_the_response_has_the_defaults_of_what_was_not_sent():
     assert "conversation" not in response
 
 
-@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
-async def test_a_conversation_is_named_in_the_response(conversation):
-    response = await response_json("yes", conversation=conversation)
+@pytest.mark.parametrize("name", [lambda name: name, lambda name: {"id": name}], ids=["text", "object"])
+async def test_a_conversation_is_named_in_the_response(name):
+    async with serving("yes") as (_, client):
+        made = (await client.conversations.create()).id
+        response = (await ask(client, conversation=name(made))).to_dict()
 
-    assert response["conversation"] == {"id": "conv_1"}
+    assert response["conversation"] == {"id": made}
 
 
 async def test_an_item_is_sent_verbatim():

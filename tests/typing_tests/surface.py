@@ -20,6 +20,7 @@ from turnlog import (
     tool,
 )
 from turnlog.adapters.chat_completions import ChatCompletions
+from turnlog.adapters.conversations import Conversations
 from turnlog.adapters.responses import Responses
 from turnlog.engine.engine import Info
 from turnlog.engine.listing import Appended, Call, Entry
@@ -60,7 +61,14 @@ async def engines(client: AsyncOpenAI) -> None:
 
 async def turns(conversation: Conversation, client: AsyncOpenAI) -> None:
     gpt = Responses(client, "gpt-5", params={"reasoning": {"effort": "low"}}, backend="openai/org-eu")
-    qwen = ChatCompletions(client, "Qwen3-32B", count=lambda text: len(text) // 3 + 1, budget=Budget(32_768, 4_096))
+    qwen = ChatCompletions(
+        client, "Qwen3-32B", traits="vllm", count=lambda text: len(text) // 3 + 1, budget=Budget(32_768, 4_096)
+    )
+    chained = Responses(client, "gpt-5", state="chained", stall=60)
+    assert_type(await conversation.respond(chained, "Go on."), Result)
+    remote = Conversations(client, model="gpt-5")
+    assert_type(await remote.create(conversation), str)
+    assert_type(await remote.push(conversation), int)
     try:
         result = await conversation.respond(gpt, "Go on.", key="m-81")
     except ResponseFailed as failed:

@@ -1,5 +1,6 @@
 """Each invariant is needed: without any one of them some small log gives a window that the API would refuse."""
 
+import msgspec
 import pytest
 
 from small_logs import (
@@ -81,6 +82,12 @@ NEEDED = {
         "secrets_only_to_their_maker",
         OTHER_MODEL,
         log_of([{"type": "compaction", "id": "cmp_1", "encrypted_content": "secret"}, said(1)]),
+        "foreign-secret",
+    ),
+    "thoughts as text, of another backend": (
+        "thoughts_where_they_are_wanted",
+        msgspec.structs.replace(CHAT, thoughts="always"),
+        log_of([thought(1, encrypted_content=None, content=[{"type": "reasoning_text", "text": "Hm"}]), said(1)]),
         "foreign-secret",
     ),
     "a call without output": ("calls_with_their_outputs", RESPONSES, log_of([call(1)]), "call-without-output"),
@@ -171,14 +178,18 @@ NEEDED = {
 def why_refused(log, target):
     """Return the rules by which the API would refuse a log's window.
 
-    The judge cannot tell who made encrypted content; the log can.
+    The judge cannot tell who made encrypted content, or who had a thought; the log can.
     """
     window = log.window(target)
     history = log.history()
-    secret = {one.seq for one in window.rendered if one.item.get("encrypted_content")}
+    secret = {one.seq for one in window.rendered if one.item.get("encrypted_content") or is_thought(one, target)}
     makers = {history.origin(entry) for entry in history.entries() if entry.seq in secret}
     foreign = makers - {Origin(target.api, target.backend, target.model)}
     return [*log.refusals(window), *("foreign-secret" for _ in foreign)]
+
+
+def is_thought(one, target):
+    return target.api == "chat" and one.item.get("type") == "reasoning"
 
 
 @pytest.mark.parametrize(("name", "target", "log", "rule"), NEEDED.values(), ids=NEEDED)

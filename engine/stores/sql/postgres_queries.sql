@@ -54,6 +54,7 @@ SELECT
     (SELECT max(i.seq) FROM parts AS p CROSS JOIN LATERAL (
         SELECT e.seq FROM {schema}.events AS e
         WHERE e.conversation = p.owner AND e.seq >= p.first AND e.seq <= p.last AND e.kind IS NULL
+            AND e.flags & 4 = 0  -- asides are not counted
         ORDER BY e.seq DESC LIMIT 1) AS i);
 
 -- name: insert_heads

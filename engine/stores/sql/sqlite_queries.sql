@@ -149,8 +149,9 @@ INSERT INTO bodies (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING;
 SELECT seq, items, last_item FROM counts WHERE conversation = :conversation AND seq <= :at ORDER BY seq DESC LIMIT 1;
 
 -- name: items_between
--- How many items there are among a few events, and the last of them.
-SELECT count(*), max(seq) FROM events WHERE conversation = :conversation AND seq > :after AND seq <= :at AND kind IS NULL;
+-- How many items there are among a few events, and the last of them; asides (flag 4) are not counted.
+SELECT count(*), max(seq) FROM events
+WHERE conversation = :conversation AND seq > :after AND seq <= :at AND kind IS NULL AND flags & 4 = 0;
 
 -- name: key
 -- What a key was used for.

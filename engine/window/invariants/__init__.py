@@ -17,6 +17,7 @@ from .pairing import calls_with_their_outputs, outputs_with_their_calls
 from .programs import programs_with_their_outputs
 from .reasoning import reasoning_with_what_it_led_to
 from .taken import only_what_the_api_takes
+from .thoughts import thoughts_where_they_are_wanted
 from .uniqueness import each_id_once
 
 __all__ = ("BETWEEN", "INVARIANTS")
@@ -24,6 +25,7 @@ __all__ = ("BETWEEN", "INVARIANTS")
 INVARIANTS: Final[tuple[Invariant, ...]] = (
     only_what_the_api_takes,
     secrets_only_to_their_maker,
+    thoughts_where_they_are_wanted,
     calls_with_their_outputs,
     reasoning_with_what_it_led_to,
     ids_only_where_accepted,

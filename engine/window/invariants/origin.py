@@ -25,9 +25,13 @@ def secrets_only_to_their_maker(fit: Fit, scene: Scene) -> None:
         if reading.maker in ("input", "output") or shape in _READABLE:
             continue
         if shape in ("reasoning", "compaction") or entry.flags & SECRET:
+            if not entry.flags & SECRET and scene.target.api == "chat":
+                continue  # it goes as text, where it goes
             if not entry.flags & SECRET:
                 fit.leave_out(entry, f"a stateless API keeps no {shape} without encrypted content")
             elif not scene.by_the_model(entry):
                 fit.leave_out(entry, f"only its maker can read this {shape}")
+            elif entry.seq <= scene.unread:
+                fit.leave_out(entry, f"its maker has refused to read this {shape}")
         elif not reading.is_call and entry.response is not None and not scene.at_home(entry):
             fit.leave_out(entry, f"a {shape} means nothing to another backend")
