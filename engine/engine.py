@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -572,7 +573,8 @@ def open_engine(
     opened: Callable[..., Awaitable[Store]]
     if isinstance(place, str):
         within = {"schema": "public" if schema is None else schema, "pool": pool}
-        opened = partial(_postgres(), place, durability=durability, migrate=migrate, **within)
+        _check_driver()
+        opened = partial(_kept_in, "postgres", "PostgresStore", place, durability=durability, migrate=migrate, **within)
     elif schema is not None or pool is not None:
         raise Invalid("schema= and pool= are for PostgreSQL: a postgresql:// url is needed")
     else:
@@ -611,20 +613,21 @@ def _url(url: object) -> Path | str | None:
     return Path(path[1:] if found else text)
 
 
-def _postgres() -> Callable[..., Awaitable[Store]]:
-    try:
-        from .stores.postgres import PostgresStore  # noqa: PLC0415 - its driver comes with an extra
-    except ImportError as error:
-        raise Invalid('a postgresql:// url needs a driver: pip install "turnlog[postgres]"') from error
-    return PostgresStore.open
+def _check_driver() -> None:
+    if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
+        raise Invalid('a postgresql:// url needs a driver: pip install "turnlog[postgres]"')
 
 
 async def _store(path: Path | None, *, durability: Literal["full", "normal"], migrate: bool, clock: Clock) -> Store:
     if path is None:
         return MemoryStore(clock)
-    # A log in memory needs no driver. The first time, importing it reads files, so not on the event loop.
-    stores = await anyio.to_thread.run_sync(import_module, f"{__package__}.stores.sqlite")
-    store: Store = await stores.SqliteStore.open(path, durability=durability, migrate=migrate, clock=clock)
+    return await _kept_in("sqlite", "SqliteStore", path, durability=durability, migrate=migrate, clock=clock)
+
+
+async def _kept_in(module: str, name: str, *place: object, **options: Any) -> Store:
+    """Open a store; its module is imported, with its driver, when it is needed, and off the event loop: it is read."""
+    found = await anyio.to_thread.run_sync(import_module, f"{__package__}.stores.{module}")
+    store: Store = await getattr(found, name).open(*place, **options)
     return store
 
 

@@ -50,6 +50,9 @@ Span: TypeAlias = tuple[str, int, int]
 """Where events are: whose, from which seq, up to which."""
 
 
+_QUERIES: Final = statements("postgres_queries.sql")
+
+
 def quoted(schema: object) -> str:
     """Return a schema's name as SQL.
 
@@ -64,7 +67,7 @@ def quoted(schema: object) -> str:
 def sql_for(schema: str) -> Sql:
     """Return the statements for the tables in a schema."""
     name = quoted(schema).replace("%", "%%")  # the driver takes a single one for a value's place
-    return {key: text.replace("{schema}", name).encode() for key, text in statements("postgres_queries.sql").items()}
+    return {key: text.replace("{schema}", name).encode() for key, text in _QUERIES.items()}
 
 
 def having(sql: Sql, name: str, fields: int) -> bytes:

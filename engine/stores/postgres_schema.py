@@ -23,6 +23,7 @@ _TABLES: Final = [
 ]
 
 
+_CREATION: Final = script("postgres_schema.sql")
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED;"
 _LOCK: Final = "SELECT pg_advisory_xact_lock({lock});"
 _MOVED: Final = "UPDATE {schema}.schema_version SET base = (SELECT max(place) + 1 FROM {schema}.events);"
@@ -68,7 +69,7 @@ def creation(schema: str) -> str:
     >>> print(creation("turnlog").splitlines()[-1])
     INSERT INTO "turnlog".schema_version (application, version, base) VALUES ('turnlog', 1, 0);
     """
-    made = script("postgres_schema.sql").replace("{version}", str(SCHEMA_VERSION))
+    made = _CREATION.replace("{version}", str(SCHEMA_VERSION))
     return made.replace("{schema}", quoted(schema)).strip()
 
 
