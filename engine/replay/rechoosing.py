@@ -130,7 +130,8 @@ class Rechooser:
     ) -> Request:
         manifest, target = said.manifest, said.target
         overhead = manifest.overhead - manifest.hidden
-        shown = seen(history, place, target, overhead, own=family_of(target.model) is not None)
+        own = family_of(target.model) is not None
+        shown = seen(history, place, target, overhead, own=own, most=max(0, budget.context - budget.reserve) // 2)
         shown = shown._replace(forgets=await is_forgotten(self._engine.store, said))
         weights = await weights_of(self._engine, history, counter, target)
         return Request(target, budget, budget.reserve, overhead + shown.hidden, weights, manifest.front, shown)

@@ -81,7 +81,8 @@ class View:
             weights = await self.engine.reader.weights(history, self._counter, self.target, self.blobs)
         shown = Seen()
         if self.own is not None:
-            shown = seen(history, self.line, self.target, self.overhead, own=self.own)
+            most = max(0, self.budget.context - self.reserve) // 2
+            shown = seen(history, self.line, self.target, self.overhead, own=self.own, most=most)
         return Request(
             self.target,
             self.budget,

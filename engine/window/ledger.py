@@ -16,6 +16,7 @@ import msgspec
 from ..events import PICTURED, SECRET, Target
 from ..families import ANY_FAMILY, family_of
 from ..history import History
+from ..kept import stateless
 from ..tokens import Counter, Scale, factor_of, scaled
 from .units import Unit
 
@@ -68,19 +69,20 @@ class _Asked(msgspec.Struct, frozen=True):
 _asks: Final = msgspec.json.Decoder(_Asked)
 
 
-def seen(history: History, line: str, target: Target, overhead: int, *, own: bool) -> Seen:
+def seen(history: History, line: str, target: Target, overhead: int, *, own: bool, most: int) -> Seen:
     """Return what the line's last request has shown, else the latest one to the same target.
 
     *overhead* are the counted tokens of what is sent beside the items; *own* says that text is counted with the model's
-    own vocabulary.
+    own vocabulary. No more than *most* are taken for hidden: a report may mislead, and a request must stay possible.
     """
     figures, reported = _last(history, line, target)
     if reported <= 0:
-        return Seen(figures.factor, figures.hidden, _FRAME + overhead // 8, 0 if own else _FOREIGN)
+        return Seen(figures.factor, min(figures.hidden, most), _FRAME + overhead // 8, 0 if own else _FOREIGN)
     counted = figures.items + figures.overhead - figures.hidden
     shown = 1000 if own else min(_STEEPEST, factor_of(counted, reported - _SHORT))
     missing = reported - scaled(counted, max(figures.factor, shown))
-    return Seen(shown, max(0, missing * 1000 // max(figures.factor, shown)), _ANSWERED, 0 if own else _FITTED)
+    hidden = max(0, missing * 1000 // max(figures.factor, shown))
+    return Seen(shown, min(hidden, most), _ANSWERED, 0 if own else _FITTED)
 
 
 def _last(history: History, line: str, target: Target) -> tuple[_Figures, int]:
@@ -89,7 +91,7 @@ def _last(history: History, line: str, target: Target) -> tuple[_Figures, int]:
     if record is not None:
         usage = history.reported.get(record.seq)
         return _asks.decode(record.data or b"{}").manifest, usage.input_tokens if usage else 0
-    if latest is None or latest[0].target != target:
+    if latest is None or stateless(latest[0].target) != stateless(target):
         return _Figures(), 0
     said, usage = latest[0].manifest, latest[1]
     figures = _Figures(said.factor, said.items, said.overhead, said.hidden)

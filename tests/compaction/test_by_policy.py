@@ -40,6 +40,10 @@ def spoken(body):
     return [one.get("content", one.get("type")) for one in said if "role" in one]
 
 
+async def asked(c):
+    return [entry.item["content"] async for entry in c.items() if entry.item.get("role") == "user"]
+
+
 async def purposes(c):
     return [call.purpose async for call in c.responses()]
 
@@ -53,14 +57,15 @@ async def test_a_conversation_that_goes_on_and_on(stage, api, method):
         for number in range(20):
             await c.respond(s.model(api, budget=SMALL), f"question {number}", policy=policy)
         calls = [call async for call in c.responses(limit=100)]
-        assert max(call.manifest.cut - call.manifest.base for call in calls if call.purpose == "answer") <= 0
+        assert all(call.manifest.cut <= call.manifest.base for call in calls if call.purpose == "answer")
         assert max(call.manifest.tokens for call in calls) <= 1500
         methods = [event.data["method"] async for event in c.events() if event.type == "context.compacted"]
         kind = AUTO[api] if method == "auto" else method
         assert methods == [kind] * max(len(methods), 2)
-        assert (await purposes(c)).count("compaction") == len(methods) * (kind != "extract")
-        transcript = [entry.item["content"] async for entry in c.items() if entry.item.get("role") == "user"]
-        assert transcript == [f"question {number}" for number in range(20)]
+        # What is long for one request is summed up in parts.
+        fewest = 0 if kind == "extract" else len(methods)
+        assert fewest <= (await purposes(c)).count("compaction") <= 2 * fewest
+        assert await asked(c) == [f"question {number}" for number in range(20)]
         assert (await verify(s.engine.store, c.id)).diverged == []
 
 
@@ -139,7 +144,7 @@ async def test_by_another_model(stage, api):
     async with stage(script) as s:
         c = await s.engine.create()
         policy = Compacting("summary", model=s.model(other, "gpt-4.1-nano"), instructions="Keep all names.")
-        for number in range(8):
+        for number in range(11):
             await c.respond(s.model(api, budget=SMALL), f"question {number}", policy=policy)
         asked = [one for one in s.server.requests if is_summary(one)]
         assert {(one.api, one.body["model"]) for one in asked} == {(other, "gpt-4.1-nano")}
@@ -149,7 +154,7 @@ async def test_by_another_model(stage, api):
 async def test_of_an_engine(stage_for, api, db):
     async with open_engine(db, policy=Compacting(), budget=SMALL) as engine, stage_for(script, engine=engine) as s:
         c = await engine.create()
-        for number in range(8):
+        for number in range(11):
             await c.run(s.model(api), f"question {number}", instructions="Be brief.")
         assert "compaction" in await purposes(c)
         for one in s.server.requests:

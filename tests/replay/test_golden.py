@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everything_log import everything
+from everything_log import everything, held
 from turnlog import open_engine
 from turnlog.engine.portable import Package, restore
 from turnlog.engine.replay import encoders, verify
@@ -51,11 +51,20 @@ def test_a_golden_log_has_everything_in_it():
     manifests = [said["manifest"] for name in GOLDEN for said in requests(name)]
     assert any(one.get("bare") for one in manifests)
     assert any(one.get("factor", 1000) != 1000 for one in manifests)
+    assert any(one.get("follows") for one in manifests)
+    assert any(one.get("base") for one in manifests)
+    states = {said["target"].get("state", "stateless") for name in GOLDEN for said in requests(name)}
+    assert {"stateless", "chained", "conversation"} <= states
+    assert {said.get("purpose", "answer") for name in GOLDEN for said in requests(name)} == {
+        "answer", "aside", "compaction",
+    }  # fmt: skip
     assert {said["target"]["api"] for name in GOLDEN for said in requests(name)} == {"responses", "chat"}
 
 
-async def test_what_is_written_today_can_be_verified_today():
+@pytest.mark.parametrize("write", [everything, held])
+async def test_what_is_written_today_can_be_verified_today(write):
     async with open_engine(":memory:") as engine:
-        await everything(engine)
-        report = await verify(engine.store, "everything")
+        c = await write(engine)
+        report = await verify(engine.store, c.id)
+    assert report.diverged == []
     assert report.verified == report.responses

@@ -1,6 +1,7 @@
-"""A conversation with everything in it that windows and requests can hold; run as a script, it writes a golden log.
+"""Conversations with everything in them that windows and requests can hold; run as a script, it writes a golden log.
 
-    python tests/shared/everything_log.py tests/golden/requests-N.jsonl.gz
+    python tests/shared/everything_log.py everything tests/golden/requests-N.jsonl.gz
+    python tests/shared/everything_log.py held tests/golden/requests-M.jsonl.gz
 
 A golden log is written once, when a renderer or an encoder gets a new version, and kept for ever.
 """
@@ -21,6 +22,7 @@ PNG = "data:image/png;base64,iVBORw0KGgo="
 BUDGET = Budget(4_000, 200)
 PARAMS = {"temperature": 0.5, "metadata": {"of": "ada"}}
 SCHEMA = {"type": "function", "name": "sign", "parameters": {"type": "object", "properties": {}}, "strict": False}
+TRAITS = {"developer": False, "custom": False, "thoughts": "tool_turns", "field": "reasoning_content"}
 
 
 class Today(Instant):
@@ -29,7 +31,7 @@ class Today(Instant):
     takes_cache_key = True
 
     def __init__(self, api, answer="Fine {}.", *, name="gpt-4o", **options):
-        super().__init__(api, answer, budget=BUDGET, name=name, encoder=2, **options)
+        super().__init__(api, answer, budget=BUDGET, name=name, encoder=3, **options)
 
 
 async def look_up(word: str) -> str:
@@ -44,6 +46,14 @@ def thinks_and_calls(number):
         return [thought, call("look_up", '{"word":"sky"}', 1), call("look_up", '{"word":"sea"}', 2)]
     parts = [{"type": "output_text", "text": f"Part {part} of {number}. ", "annotations": []} for part in (1, 2)]
     return [{"type": "message", "id": f"msg_a{number}", "role": "assistant", "status": "completed", "content": parts}]
+
+
+def thinks_aloud(number):
+    """Answer the first time with a thought and a call, as backends of Chat Completions show them; then with a text."""
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": f"Hm, {number}."}]}
+    said = {"type": "message", "role": "assistant", "content": f"So be it, {number}."}
+    calls = {"type": "function_call", "call_id": "c" * 50, "name": "look_up", "arguments": '{"word":"sun"}'}
+    return [thought, calls] if number == 1 else [thought, said]
 
 
 async def everything(engine, name="everything"):
@@ -80,6 +90,30 @@ async def everything(engine, name="everything"):
     return c
 
 
+async def held(engine, name="held"):
+    """Write a conversation of which servers hold a part, with compactions and a call beside it; return it."""
+    c = await engine.create(id=name)
+    chained = Today("responses", thinks_and_calls, state="chained")
+    await c.run(chained, "What of these two?", tools=[look_up], instructions="Answer.")
+    await c.run(chained, "And then?", instructions="Answer.")
+    await c.respond(chained, "A title, please.", aside=True)
+    await c.run(chained, "Go on.")
+    there = Today("responses", state="conversation", name="gpt-4.1")
+    await c.run(there, "And what do you say?")
+    await c.append("Mind this too.")
+    await c.run(there, "Well?")
+    await c.compact(Today("responses", "In short: {}."), method="summary")
+    await c.run(there, "What was it all about?")
+    thinker = Today("chat", thinks_aloud, backend="deep", thoughts="tool_turns", settings={"traits": TRAITS})
+    await c.run(thinker, "Look that up.", tools=[look_up])
+    await c.run(thinker, "So?")
+    made = await c.compact(method="extract")
+    await c.run(thinker, "Once more?")
+    await c.undo_compaction(made.seq)
+    await c.run(chained, "And now?")
+    return c
+
+
 def clock():
     """Return a clock that goes on by a second whenever it is asked."""
     now = datetime(2026, 1, 2, tzinfo=UTC)
@@ -92,13 +126,13 @@ def clock():
     return ticks
 
 
-async def _write(path):
+async def _write(write, path):
     async with open_engine(":memory:", clock=clock()) as engine:
-        conversation = await everything(engine)
+        conversation = await write(engine)
         with path.open("xb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             async for line, _ in dump(engine.store, conversation.id):
                 file.write(line)
 
 
 if __name__ == "__main__":
-    anyio.run(_write, Path(sys.argv[1]))
+    anyio.run(_write, {"everything": everything, "held": held}[sys.argv[1]], Path(sys.argv[2]))

@@ -10,8 +10,6 @@ ENCODERS = encoders()  # here, where looking around on the disk holds nobody up
 class Instant:
     """Answers every request with what *answer* says of its number: a text, a list of items, or a failure to raise."""
 
-    state = "stateless"
-
     def __init__(
         self,
         api="responses",
@@ -22,19 +20,25 @@ class Instant:
         backend="here",
         usage=None,
         encoder=1,
+        state="stateless",
+        thoughts="never",
+        settings=None,
     ):
         self.api = self.adapter = api
         self.name = name
         self.backend = backend
         self.budget = budget or Budget(100_000)
         self.params = {}
+        self.state = state
+        self.thoughts = thoughts
+        self.settings = settings or {}
         self.answer = answer
         self.usage = usage
         self.encoder = encoder
         self.number = 0
 
     def encode(self, window, settings):
-        return ENCODERS[self.api, self.encoder](window.rendered, settings)
+        return ENCODERS[self.api, self.encoder](window.news, window.addressed(settings))
 
     async def send(self, request):
         self.number += 1
@@ -44,11 +48,15 @@ class Instant:
             raise said
         if isinstance(said, str):
             said = [self.message(said.format(number), number)]
-        yield StreamEvent(type="response.created", raw={"response": {"id": f"resp_{number}", "model": self.name}})
+        response = {"id": f"resp_{self.name}_{number}", "model": self.name}
+        yield StreamEvent(type="response.created", raw={"response": response})
         for index, item in enumerate(said):
             yield StreamEvent(type="response.output_item.done", item=item, raw={"output_index": index, "item": item})
         usage = {"input_tokens": 10, "output_tokens": 5} if self.usage is None else self.usage
         yield StreamEvent(type="response.completed", raw={"response": {"status": "completed", "usage": usage}})
+
+    async def open_remote(self):
+        return "conv_1"
 
     def message(self, text, number):
         if self.api == "chat":

@@ -48,6 +48,14 @@ async def test_a_title(stage, api):
         assert TITLE not in given(s.bodies[2])
         assert "joke" not in str(given(s.bodies[2]))
         assert len(given(s.bodies[2])) == 3
+
+
+async def test_a_title_is_a_call_of_its_own(stage, api):
+    async with stage("Who's there?", Reply(Reason(), "Orange, a knock knock joke"), "Orange who?") as s:
+        c = await s.engine.create()
+        model = s.model(api)
+        for text, aside in (("knock knock.", False), (TITLE, True), ("Orange.", False)):
+            await c.respond(model, text, aside=aside)
         calls = [call async for call in c.responses()]
         assert [(call.purpose, call.status) for call in calls] == [
             ("answer", "completed"), ("aside", "completed"), ("answer", "completed"),
