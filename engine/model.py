@@ -188,6 +188,11 @@ class Shape(msgspec.Struct, frozen=True):
     thoughts: str
 
 
+_APIS: Final = ("responses", "chat")
+_STATES: Final = ("stateless", "chained", "conversation")
+_THOUGHTS: Final = ("never", "tool_turns", "always")
+
+
 def shape_of(model: Model) -> Shape:
     """Return what a model says of itself.
 
@@ -198,20 +203,28 @@ def shape_of(model: Model) -> Shape:
     able = callable(getattr(model, "encode", None)) and callable(getattr(model, "send", None))
     if isinstance(model, type) or not able or not isinstance(name, str) or not isinstance(backend, str):
         raise Invalid(f"model={model!r:.100}: an adapter is needed, such as Responses(client, 'gpt-5')")
-    api: Literal["responses", "chat"] = getattr(model, "api", "responses")
-    if api not in ("responses", "chat"):
-        raise Invalid(f"model={model!r:.100}: its api is {api!r:.100}; responses or chat is needed")
+    api: Literal["responses", "chat"] = _said(model, "api", _APIS)
     return Shape(
         api=api,
         adapter=getattr(model, "adapter", api),
         encoder=getattr(model, "encoder", 1),
-        state=getattr(model, "state", "stateless"),
+        state=_said(model, "state", _STATES),
         params=getattr(model, "params", None) or {},
         count=getattr(model, "count", None),
         takes_cache_key=bool(getattr(model, "takes_cache_key", False)),
         settings=getattr(model, "settings", None) or {},
-        thoughts=getattr(model, "thoughts", "never"),
+        thoughts=_said(model, "thoughts", _THOUGHTS),
     )
+
+
+def _said(model: Model, name: str, known: tuple[str, ...]) -> Any:
+    """Return what a model says of itself in one of the words *known*, the first where it says nothing."""
+    value = getattr(model, name, known[0])
+    if value not in known:
+        raise Invalid(
+            f"model={model!r:.100}: its {name} is {value!r:.100}; {', '.join(known[:-1])} or {known[-1]} is needed"
+        )
+    return value
 
 
 def target_of(model: Model) -> Target:

@@ -41,7 +41,7 @@ class Reporting:
             "status": "completed",
             "content": content,
         }
-        items = [*({**one, "id": f"rs_{number}"} for one in self.__dict__.get("thoughts", ())), item]
+        items = [*({**one, "id": f"rs_{number}"} for one in self.__dict__.get("thinks", ())), item]
         for index, made in enumerate(items):
             raw = {"type": "response.output_item.done", "output_index": index, "item": made}
             yield StreamEvent(type="response.output_item.done", item=made, raw=raw)
@@ -111,9 +111,22 @@ async def test_hidden_words_count_against_the_budget(c):
     model = Reporting(reports=lambda counted: counted + 700)
     await c.respond(model, "Hi")
     needed = (await c.window(model=model)).tokens.total
-    assert (await c.window(Budget(needed), model=model)).tokens.total == needed
+    assert needed > 700
+    await c.respond(model, "word " * 700)
+    await c.respond(model, "And now?")
+    short = await c.window(Budget(1_400), model=model)
+    assert short.manifest.cut
+    assert 700 < short.tokens.total <= 1_400
+
+
+async def test_hidden_words_never_make_a_request_impossible(c):
+    """A report may mislead: no more than half of the room is taken for hidden."""
+    model = Reporting(reports=lambda counted: counted + 50_000)
+    await c.respond(model, "Hi")
+    window = await c.window(Budget(1_000), model=model)
+    assert 500 < window.tokens.total <= 1_000
     with pytest.raises(BudgetExceeded):
-        await c.window(Budget(700), model=model)
+        await c.window(Budget(6), model=model)
 
 
 # -- foreign text
@@ -193,7 +206,7 @@ THOUGHT = 4 + 300
     ],
 )
 async def test_what_a_model_is_not_shown_again_does_not_count(c, name, params, forgets):
-    model = Reporting(name, thoughts=[SECRET], params=params)
+    model = Reporting(name, thinks=[SECRET], params=params)
     await c.respond(model, "Hi")
     before = (await c.window(model=model)).manifest
     await c.append("And?")
@@ -206,7 +219,7 @@ async def test_what_a_model_is_not_shown_again_does_not_count(c, name, params, f
 
 async def test_reasoning_in_the_log_weighs_what_was_reported(c):
     made = {"output_tokens": 230, "output_tokens_details": {"reasoning_tokens": 220}}
-    model = Reporting("gpt-5", thoughts=[SECRET], made=made, reports=lambda counted: counted)
+    model = Reporting("gpt-5", thinks=[SECRET], made=made, reports=lambda counted: counted)
     await c.respond(model, "Hi")
     weights = (await c.window(model=model)).manifest.weights
     assert [weights[seq] for seq in sorted(weights)] == [5, 230 - 6, 6]
@@ -215,7 +228,7 @@ async def test_reasoning_in_the_log_weighs_what_was_reported(c):
 
 
 async def test_what_is_thought_in_the_current_turn_counts(c):
-    model = Reporting("gpt-5", thoughts=[SECRET])
+    model = Reporting("gpt-5", thinks=[SECRET])
     for _ in range(3):
         await c.respond(model, "Hi")
         manifest = (await c.window(model=model)).manifest
@@ -225,11 +238,11 @@ async def test_what_is_thought_in_the_current_turn_counts(c):
 
 
 async def test_what_is_forgotten_makes_no_cut(c):
-    model = Reporting("gpt-5", thoughts=[{**SECRET, "encrypted_content": "x" * 40_000}])
+    model = Reporting("gpt-5", thinks=[{**SECRET, "encrypted_content": "x" * 40_000}])
     for _ in range(8):
         await c.respond(model, "Hi", budget=Budget(12_600))
     assert [window.manifest.cut for window in model.windows] == [0] * 8
-    remembering = Reporting("gpt-5.6", thoughts=model.thoughts)
+    remembering = Reporting("gpt-5.6", thinks=model.thinks)
     assert (await c.window(Budget(12_600), model=remembering)).manifest.cut == 0  # it is not this model's
     model.params = {"reasoning": {"context": "all_turns"}}
     assert (await c.window(Budget(12_600), model=model)).manifest.cut > 0

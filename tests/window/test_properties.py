@@ -11,6 +11,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from turnlog.engine.canonical import encode
+from turnlog.engine.compaction import weight
 from turnlog.engine.errors import BudgetExceeded
 from turnlog.engine.events import ASIDE, ERASED, PINNED
 from turnlog.engine.items import reading
@@ -115,7 +116,7 @@ async def it_is_valid(steps, target, context, policy):
     count = (await scribe.intake.vocabulary()).count
     records = await scribe.records()
     it_is_taken(scribe, rendered, target, context, count)
-    it_fits(manifest, rendered, history, context, count)
+    it_fits(manifest, rendered, history, target, context, count)
     runs_cover_every_seq_once(manifest)
     why_tells_what_was_sent(manifest, rendered, records)
     alive = alive_in(history, records)
@@ -128,10 +129,10 @@ def it_is_taken(scribe, rendered, target, context, count):
         assert refused(scribe, rendered, target, window=context, count=count) == []
 
 
-def it_fits(manifest, rendered, history, context, count):
+def it_fits(manifest, rendered, history, target, context, count):
     assert manifest.items <= manifest.tokens <= context
     weighed = sum(measure(one.item, count).tokens for one in rendered if one.seq != manifest.base)
-    assert weighed + (history.base[0].tokens if history.base else 0) <= manifest.items
+    assert weighed + (weight(*history.base, target) if history.base else 0) <= manifest.items
 
 
 def runs_cover_every_seq_once(manifest):
