@@ -413,7 +413,8 @@ def test_what_an_earlier_release_sent_is_still_written_so():
     settings_ = {"model": "gpt-4o-mini"}
     assert ENCODERS[1](window, settings_)["messages"] == [assistant(said, name="bob")]
     assert ENCODERS[2](window, settings_)["messages"] == [assistant("One.", name="ada"), assistant("Two.", name="bob")]
-    assert ChatCompletions.encoder == max(ENCODERS) == 2
+    assert ENCODERS[3](window, settings_)["messages"] == ENCODERS[2](window, settings_)["messages"]
+    assert ChatCompletions.encoder == max(ENCODERS) == 3
 
 
 # -- what is refused

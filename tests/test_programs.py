@@ -175,7 +175,7 @@ async def test_three_weeks_old(stage, api, capsys):
     turns = [Text(f"answer {number}: {LONG}") for number in range(5)]
     async with stage(*turns, "In short: much happened.", "Here we are.") as s:
         c = await s.engine.create()
-        gpt = s.model(api, budget=Budget(1000))
+        gpt = s.model(api, budget=Budget(850))
         for number in range(5):
             await c.respond(gpt, f"question {number}")
         await programs.old(s.engine, c.id, gpt, s.model(api, "gpt-4.1-mini"))
@@ -192,7 +192,7 @@ async def test_three_weeks_old_with_a_poor_summary(stage, api, capsys):
     turns = [Text(f"answer {number}: {LONG}") for number in range(5)]
     async with stage(*turns, f"In short: {LONG * 3}", "Here we are.") as s:
         c = await s.engine.create()
-        gpt = s.model(api, budget=Budget(1000))
+        gpt = s.model(api, budget=Budget(850))
         for number in range(5):
             await c.respond(gpt, f"question {number}")
         await programs.old(s.engine, c.id, gpt, s.model(api, "gpt-4.1-mini"))

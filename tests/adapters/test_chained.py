@@ -185,6 +185,17 @@ async def test_where_the_server_has_lost_it_the_whole_window_is_sent_once(stage,
         assert words(s.bodies[2]) == ["3"]
         assert words(s.bodies[3]) == ["1", "One.", "2", "Two.", "3"]
         assert "previous_response_id" not in s.bodies[3]
+        assert (await c.respond(chained(s), "3", key="three")).replayed
+        await c.respond(chained(s), "4")
+        assert s.bodies[4]["previous_response_id"] == "resp_0004"
+
+
+async def test_the_log_tells_what_was_lost_and_asked_again(stage):
+    async with stage("One.", "Two.") as s:
+        c = await s.engine.create()
+        await c.respond(chained(s), "1")
+        s.server.kept.forget("resp_0001")
+        await c.respond(chained(s), "2")
         kinds = await s.kinds(c)
         assert kinds[-6:-3] == ["response.requested", "response.failed", "response.requested"]
         *_, refused, again = await requests(c)
@@ -192,9 +203,6 @@ async def test_where_the_server_has_lost_it_the_whole_window_is_sent_once(stage,
         assert [call.retry_of async for call in c.responses()][-2:] == [None, refused.seq]
         failed = next(event for event in [e async for e in c.events()] if event.type == "response.failed")
         assert (failed.response, failed.data["code"]) == (refused.seq, "previous_response_not_found")
-        assert (await c.respond(chained(s), "3", key="three")).replayed
-        await c.respond(chained(s), "4")
-        assert s.bodies[4]["previous_response_id"] == "resp_0004"
 
 
 async def test_a_stream_tells_that_it_is_asked_again(stage):

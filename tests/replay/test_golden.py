@@ -44,21 +44,26 @@ def test_every_version_has_a_golden_log():
     assert set(range(1, RENDERER + 1)) <= renderers, "write one: see tests/shared/everything_log.py"
 
 
+SAID = [said for name in GOLDEN for said in requests(name)]
+
+
 def test_a_golden_log_has_everything_in_it():
     """Else it would prove little: what is cut, excerpted, pinned, sealed, rewound, and goes to somebody else."""
-    fates = Counter(run[2] for name in GOLDEN for said in requests(name) for run in said["manifest"]["runs"])
-    assert {"kept", "pinned", "excerpted", "dropped", "rewound", "superseded"} <= set(fates)
-    manifests = [said["manifest"] for name in GOLDEN for said in requests(name)]
-    assert any(one.get("bare") for one in manifests)
-    assert any(one.get("factor", 1000) != 1000 for one in manifests)
-    assert any(one.get("follows") for one in manifests)
-    assert any(one.get("base") for one in manifests)
-    states = {said["target"].get("state", "stateless") for name in GOLDEN for said in requests(name)}
+    fates = Counter(run[2] for said in SAID for run in said["manifest"]["runs"])
+    assert {"kept", "pinned", "excerpted", "dropped", "rewound", "superseded", "compacted", "aside"} <= set(fates)
+    assert any(said["manifest"].get("factor", 1000) != 1000 for said in SAID)
+    assert {said["target"]["api"] for said in SAID} == {"responses", "chat"}
+
+
+@pytest.mark.parametrize("column", ["bare", "base", "early", "follows", "remote"])
+def test_every_column_of_a_manifest_is_used_by_some_request(column):
+    assert any(said["manifest"].get(column) for said in SAID)
+
+
+def test_requests_of_every_state_and_purpose_are_there():
+    states = {said["target"].get("state", "stateless") for said in SAID}
     assert {"stateless", "chained", "conversation"} <= states
-    assert {said.get("purpose", "answer") for name in GOLDEN for said in requests(name)} == {
-        "answer", "aside", "compaction",
-    }  # fmt: skip
-    assert {said["target"]["api"] for name in GOLDEN for said in requests(name)} == {"responses", "chat"}
+    assert {said.get("purpose", "answer") for said in SAID} == {"answer", "aside", "compaction"}
 
 
 @pytest.mark.parametrize("write", [everything, held])

@@ -93,6 +93,7 @@ async def everything(engine, name="everything"):
 async def held(engine, name="held"):
     """Write a conversation of which servers hold a part, with compactions and a call beside it; return it."""
     c = await engine.create(id=name)
+    await c.append("Remember: the code is 4711.", pinned=True)
     chained = Today("responses", thinks_and_calls, state="chained")
     await c.run(chained, "What of these two?", tools=[look_up], instructions="Answer.")
     await c.run(chained, "And then?", instructions="Answer.")

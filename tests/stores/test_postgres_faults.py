@@ -185,7 +185,7 @@ async def test_values_that_no_column_holds_are_one_appends_own(pg_url, schema):
         odd = {
             "text": [item("x", tokens="seven")],
             "mark": [item("x", marks=("m" * 9000 + str(list(range(2000))),))],
-            "object": [item("x", flags={"a": 1})],
+            "object": [item("x", excerpt={"a": 1})],
             "number": [item("x", sum=2**63)],
         }
         attempts = [partial(store.append, name, [created(), *events]) for name, events in odd.items()]
