@@ -223,7 +223,7 @@ class Conversation:
 
         Raises:
             Invalid: there is no such seq, or it lies within a group; the message names the nearest that will do.
-            VersionConflict: there is a conversation of that id.
+            VersionConflict: there is a conversation of that id, or it was deleted.
             NotFound, KeyReused, StoreError: nothing was written.
         """
         self._engine.check()

@@ -155,7 +155,7 @@ class Engine:
 
         Raises:
             Invalid: the id or the metadata cannot be used.
-            VersionConflict: there is a conversation of that id.
+            VersionConflict: there is a conversation of that id, or it was deleted.
             KeyReused: the key was used with other metadata.
         """
         return await self.begin(id, {} if metadata is None else metadata, key, None)

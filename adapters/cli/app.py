@@ -43,6 +43,7 @@ _OPTIONS: Final = {
     "Budget(context=…)": "--context",
     'forks="keep" or "delete"': "--forks keep or --forks delete",
     'schema="turnlog"': "--schema turnlog",
+    "get it, or choose another id": "choose another id",
     ', or pass when_busy="wait"': "",
     ', or pass open_calls="seal"': "",
     ", or open it once with migrate=True": "",

@@ -178,7 +178,8 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
         (["list", "--where", "=x"], "'=x' is no NAME=VALUE"),
         (["list", "--where", "a=1", "--where", "a=2"], "'a' is named twice"),
         (["list", "--where", "a=[1]"], "where: 'a': a text, a number, true, false or null is needed"),
-        (["fork", "talk", "--new", "talk"], "conversation talk is there already, or was deleted; choose another id"),
+        (["fork", "talk", "--new", "talk"], "talk: there is a conversation of this id already, at version"),
+        (["fork", "talk", "--new", "talk"], "; choose another id (--new)"),
         (["delete", "talk", "--forks", "x"], "forks='x': refuse or keep or delete is needed"),
         *((["expire", "--older-than", days], f"{days}: days are needed, more than 0, at most 1,000,000")
           for days in ("0", "-3", "nan", "inf", "1e+12", "1e+300")),
