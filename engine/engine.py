@@ -21,7 +21,7 @@ from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
-from .errors import Conflict, Invalid, StoreError, VersionConflict
+from .errors import Conflict, Invalid, KeyReused, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
 from .history import History
@@ -158,30 +158,44 @@ class Engine:
             VersionConflict: there is a conversation of that id, or it was deleted.
             KeyReused: the key was used with other metadata.
         """
-        return await self.begin(id, {} if metadata is None else metadata, key, None)
+        self.check()
+        data = canonical(mapping("metadata", {} if metadata is None else metadata), "metadata")
+        return await self.begin(id, loads(data), key, data, None)
 
     async def begin(
-        self, id: str | None, metadata: Mapping[str, object], key: str | None, fork: Fork | None
+        self, id: str | None, metadata: dict[str, Any], key: str | None, asked: bytes, fork: Fork | None
     ) -> Conversation:
-        """Create a conversation, perhaps as a fork; see `create` and `Conversation.fork`."""
-        self.check()
+        """Create a conversation, perhaps as a fork, where the key stands for what was *asked*; see `create`."""
+        name = self._named(id, key)
+        parent, at = (None, None) if fork is None else (fork.parent, fork.at)
+        created = event(ConversationCreated(metadata=metadata, parent=parent, at=at))
+        named = None if key is None else Key(key, digest(asked))
+        await self.writer.append(name, [created], expected=NO_STREAM, key=named, fork=fork)
+        return await self.get(name)
+
+    async def begun(self, id: str | None, key: str | None, asked: bytes) -> Conversation | None:
+        """Return what an earlier call with that key created, None where there was none.
+
+        Raises:
+            KeyReused: the key stands for something else that was asked.
+        """
+        if key is None:
+            return None
+        name = self._named(id, key)
+        use = await self.store.key(name, key)
+        if use is None:
+            return None
+        if use.digest != digest(asked):
+            raise KeyReused(name, key)
+        return await self.get(name)
+
+    def _named(self, id: str | None, key: str | None) -> str:
+        """Return the id of what is to be created. A key names it too, so that two workers with one key meet there."""
         if key is not None:
             check_key(key)
-        # A key without an id names the id too, so that two workers with one key meet in one conversation.
-        name = (
-            check_id(id)
-            if id is not None
-            else f"cv_{digest(key.encode())[:26]}"
-            if key is not None
-            else self._ids("cv")
-        )
-        data = canonical(mapping("metadata", metadata), "metadata")
-        parent, at = (None, None) if fork is None else (fork.parent, fork.at)
-        created = event(ConversationCreated(metadata=loads(data), parent=parent, at=at))
-        said = data if fork is None else canonical([loads(data), parent, at])
-        named = None if key is None else Key(key, digest(said))
-        await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named, fork=fork)
-        return await self.get(name)
+        if id is not None:
+            return check_id(id)
+        return check_id(self._ids("cv") if key is None else f"cv_{digest(key.encode())[:26]}")
 
     async def delete(
         self, id: str, *, forks: Literal["refuse", "keep", "delete"] = "refuse", reason: str = ""
