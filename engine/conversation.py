@@ -246,9 +246,16 @@ class Conversation:
         The events keep their places, and what they were; requests that held them can no longer be rebuilt. A compaction
         that covers one is void. What others said of it is not found by itself: name those seqs too.
 
+        Metadata is erased by the seqs of the `conversation.created` and `metadata.updated` events that said it; what of
+        theirs is still current goes from `metadata`, too, and names of fields that were taken away stay. A fork's copy
+        is the fork's own: the receipt names it. Names of idempotency keys stay, and digests of what they stand for.
+
+        Nobody who appends meanwhile can keep it from being done.
+
         Raises:
             Invalid: no seqs, or one that holds no content.
-            NotFound, VersionConflict, StoreError: nothing was changed.
+            NotFound: nothing was changed.
+            StoreError: what was done is not known; the same call again does the rest.
         """
         self._engine.check()
         if not seqs:
