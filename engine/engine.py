@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Literal
 
 import anyio
@@ -58,6 +59,8 @@ _SETTINGS: Final = 256
 """Settings whose tokens are remembered."""
 _LIMITS: Final = (0.1, 86_400.0)
 """Seconds that a lease may be set to."""
+_ALMOST: Final = re.compile(r"(file|sqlite|postgres|postgresql)(\+\w+)?:(?!//)")
+"""What begins like an url, and would be taken for the name of a file."""
 _CURSOR: Final = re.compile(r"(?P<time>-?[0-9]{1,18})~(?P<id>[^~]+)~(?P<order>-?[a-z]+)")
 
 
@@ -566,7 +569,26 @@ def open_engine(
     else:
         opened = partial(_store, place, durability=durability, migrate=migrate)
     given = accepted(budget)
-    return _opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids)
+    return _Once(_opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids))
+
+
+class _Once(AbstractAsyncContextManager[Engine]):
+    """What opens a log, for one `async with`."""
+
+    def __init__(self, opened: AbstractAsyncContextManager[Engine]) -> None:
+        self._opened = opened
+        self._used = False
+
+    async def __aenter__(self) -> Engine:
+        if self._used:
+            raise Invalid("this opens a log once: call open_engine(…) again for each `async with`")
+        self._used = True
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._opened.__aexit__(kind, error, trace)
 
 
 def _check(migrate: object, policy: object, sources: Mapping[str, object]) -> None:
@@ -585,6 +607,12 @@ def _url(url: object) -> Path | str | None:
         raise Invalid(f"open_engine({url!r:.100}): a path, sqlite:///path, postgresql://… or :memory: is needed")
     if text in (":memory:", "sqlite://", "sqlite:///:memory:"):
         return None
+    if isinstance(url, str) and (almost := _ALMOST.match(text)):
+        # The rest may hold a password, and errors are logged.
+        raise Invalid(
+            f"open_engine('{almost[0]}…'): this is neither a path nor an url that is known here; pass the path alone, "
+            f"sqlite:///path or postgresql://… (a file that is called so: ./{almost[0]}…)"
+        )
     scheme, found, path = text.partition("://")
     if found and scheme.partition("+")[0] in ("postgresql", "postgres"):
         return text

@@ -205,6 +205,8 @@ NO_DATABASE = {
     "sqlite://log.db": "--db 'sqlite://log.db': sqlite:///path is needed, with three slashes and without parameters",
     "sqlite:///log.db?mode=ro": "sqlite:///path is needed, with three slashes and without parameters",
     "sqlite:///": "sqlite:///path is needed, with three slashes and without parameters",
+    "file:log.db?mode=ro": "--db 'file:log.db?mode=ro': this is no url that is known here; name the file by its path",
+    "sqlite:log.db": "--db 'sqlite:log.db': this is no url that is known here; name the file by its path",
     "redis://h/0": "--db redis://…: there is no store for redis; name a file, or a postgresql:// url",
 }
 
