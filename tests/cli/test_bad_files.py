@@ -342,7 +342,9 @@ def test_an_output_that_is_full_is_told(work):
                 [COMMAND, *arguments, "--db", "from.db"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
             )
         assert told.returncode == 2
-        assert told.stderr == "turnlog: the output cannot be written: No space left on device\n"
+        says = "the output cannot be written: No space left on device"
+        document = {"error": {"type": "OSError", "message": says}}
+        assert told.stderr == (json.dumps(document) if "--json" in arguments else f"turnlog: {says}") + "\n"
 
 
 def test_an_output_that_nobody_reads_any_more_is_no_error(work):

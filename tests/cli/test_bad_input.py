@@ -1,5 +1,6 @@
 """Wrong usage: exit status 2, a message that names the thing and the remedy, nothing on standard output, no change."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -52,8 +53,9 @@ def refused(arguments, *says, folder=None, **environment):
             continue  # it has begun to tell its story by then
         told = turnlog(*arguments, *more, stdin="hi\n", **environment)
         assert (told.code, told.out) == (2, "")
+        err = told.err if not more else json.loads(told.err)["error"]["message"]
         for part in says:
-            assert str(part) in told.err
+            assert str(part) in err
         assert "Traceback" not in told.err
         assert folder is None or contents(folder) == before
     return told
@@ -196,6 +198,26 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
 def test_arguments_that_are_refused(log, arguments, says):
     told = refused([*arguments, "--db", log], folder=log.parent)
     assert says in " ".join(told.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "says"),
+    [
+        (["show", "nobody"], "NotFound", "conversation nobody: not found"),
+        (["fork", "talk", "--new", "talk"], "Conflict", "choose another id (--new)"),
+        (["erase", "talk", "999", "--reason", "x"], "Invalid", "talk: there is no seq 999"),
+        (["show"], "MissingParameter", "Missing argument 'ID'"),
+        (["show", "talk", "--nonsense"], "NoSuchOption", "No such option: --nonsense"),
+        (["expire", "--older-than", "0"], "BadParameter", "days are needed, more than 0"),
+        (["export", "-o", "-"], "BadParameter", "- is standard output, which --json needs; name a file"),
+    ],
+)
+def test_programs_are_told_of_errors_in_json(log, arguments, kind, says):
+    told = turnlog(*arguments, "--json", "--db", log)
+    assert (told.code, told.out) == (2, "")
+    error = json.loads(told.err)["error"]
+    assert (error.keys(), error["type"]) == ({"type", "message"}, kind)
+    assert says in error["message"]
 
 
 NO_DATABASE = {
