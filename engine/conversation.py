@@ -227,21 +227,27 @@ class Conversation:
         Args:
             at: a seq between groups; default: the last one, before a response that is under way.
             id: see `Engine.create`.
-            key: see `Engine.create`.
-            metadata: JSON about it; default: this conversation's.
+            key: an idempotency key: the same *at* and *metadata* under it again, or neither, give the same fork,
+                whatever has become of this conversation since.
+            metadata: JSON about it; default: a copy of this conversation's, which is the fork's own from then on.
 
         Raises:
             Invalid: there is no such seq, or it lies within a group; the message names the nearest that will do.
-            VersionConflict: there is a conversation of that id.
+            VersionConflict: there is a conversation of that id, or it was deleted.
             NotFound, KeyReused, StoreError: nothing was written.
         """
-        self._engine.check()
+        engine = self._engine
+        engine.check()
+        given = None if metadata is None else loads(canonical(mapping("metadata", metadata), "metadata"))
+        asked = canonical([given, self.id, None if at is None else whole("at", at, 1)])
+        if (made := await engine.begun(id, key, asked)) is not None:
+            return made
         if at is None:
-            at = await boundary_below(self._engine.store, self.id)
+            at = await boundary_below(engine.store, self.id)
         else:
-            await check_boundary(self._engine.store, self.id, whole("at", at, 1))
-        said = metadata_of(await self._engine.reader.head(self.id)) if metadata is None else metadata
-        return await self._engine.begin(id, said, key, Fork(self.id, at))
+            await check_boundary(engine.store, self.id, at)
+        said = metadata_of(await engine.reader.head(self.id)) if given is None else given
+        return await engine.begin(id, said, key, asked, Fork(self.id, at))
 
     async def erase(self, *seqs: int, reason: str) -> Receipt:
         """Overwrite the content of events, for good: here, and in every fork that shares them.
@@ -249,9 +255,16 @@ class Conversation:
         The events keep their places, and what they were; requests that held them can no longer be rebuilt. A compaction
         that covers one is void. What others said of it is not found by itself: name those seqs too.
 
+        Metadata is erased by the seqs of the `conversation.created` and `metadata.updated` events that said it; what of
+        theirs is still current goes from `metadata`, too, and names of fields that were taken away stay. A fork's copy
+        is the fork's own: the receipt names it. Names of idempotency keys stay, and digests of what they stand for.
+
+        Nobody who appends meanwhile can keep it from being done.
+
         Raises:
             Invalid: no seqs, or one that holds no content.
-            NotFound, VersionConflict, StoreError: nothing was changed.
+            NotFound: nothing was changed.
+            StoreError: what was done is not known; the same call again does the rest.
         """
         self._engine.check()
         if not seqs:

@@ -13,6 +13,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -23,7 +24,7 @@ from .checks import seconds, whole
 from .codec import event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
-from .errors import Conflict, Invalid, StoreError, VersionConflict
+from .errors import Conflict, Invalid, KeyReused, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
 from .history import Call as Waiting
@@ -63,6 +64,8 @@ _SETTINGS: Final = 256
 """Settings whose tokens are remembered."""
 _LIMITS: Final = (0.1, 86_400.0)
 """Seconds that a lease may be set to."""
+_ALMOST: Final = re.compile(r"(file|sqlite|postgres|postgresql)(\+\w+)?:(?!//)")
+"""What begins like an url, and would be taken for the name of a file."""
 _CURSOR: Final = re.compile(r"(?P<time>-?[0-9]{1,18})~(?P<id>[^~]+)~(?P<order>-?[a-z]+)")
 
 
@@ -160,33 +163,47 @@ class Engine:
 
         Raises:
             Invalid: the id or the metadata cannot be used.
-            VersionConflict: there is a conversation of that id.
+            VersionConflict: there is a conversation of that id, or it was deleted.
             KeyReused: the key was used with other metadata.
         """
-        return await self.begin(id, {} if metadata is None else metadata, key, None)
+        self.check()
+        data = canonical(mapping("metadata", {} if metadata is None else metadata), "metadata")
+        return await self.begin(id, loads(data), key, data, None)
 
     async def begin(
-        self, id: str | None, metadata: Mapping[str, object], key: str | None, fork: Fork | None
+        self, id: str | None, metadata: dict[str, Any], key: str | None, asked: bytes, fork: Fork | None
     ) -> Conversation:
-        """Create a conversation, perhaps as a fork; see `create` and `Conversation.fork`."""
-        self.check()
+        """Create a conversation, perhaps as a fork, where the key stands for what was *asked*; see `create`."""
+        name = self._named(id, key)
+        parent, at = (None, None) if fork is None else (fork.parent, fork.at)
+        created = event(ConversationCreated(metadata=metadata, parent=parent, at=at))
+        named = None if key is None else Key(key, digest(asked))
+        await self.writer.append(name, [created], expected=NO_STREAM, key=named, fork=fork)
+        return await self.get(name)
+
+    async def begun(self, id: str | None, key: str | None, asked: bytes) -> Conversation | None:
+        """Return what an earlier call with that key created, None where there was none.
+
+        Raises:
+            KeyReused: the key stands for something else that was asked.
+        """
+        if key is None:
+            return None
+        name = self._named(id, key)
+        use = await self.store.key(name, key)
+        if use is None:
+            return None
+        if use.digest != digest(asked):
+            raise KeyReused(name, key)
+        return await self.get(name)
+
+    def _named(self, id: str | None, key: str | None) -> str:
+        """Return the id of what is to be created. A key names it too, so that two workers with one key meet there."""
         if key is not None:
             check_key(key)
-        # A key without an id names the id too, so that two workers with one key meet in one conversation.
-        name = (
-            check_id(id)
-            if id is not None
-            else f"cv_{digest(key.encode())[:26]}"
-            if key is not None
-            else self._ids("cv")
-        )
-        data = canonical(mapping("metadata", metadata), "metadata")
-        parent, at = (None, None) if fork is None else (fork.parent, fork.at)
-        created = event(ConversationCreated(metadata=loads(data), parent=parent, at=at))
-        said = data if fork is None else canonical([loads(data), parent, at])
-        named = None if key is None else Key(key, digest(said))
-        await self.writer.append(check_id(name), [created], expected=NO_STREAM, key=named, fork=fork)
-        return await self.get(name)
+        if id is not None:
+            return check_id(id)
+        return check_id(self._ids("cv") if key is None else f"cv_{digest(key.encode())[:26]}")
 
     async def delete(
         self, id: str, *, forks: Literal["refuse", "keep", "delete"] = "refuse", reason: str = ""
@@ -196,7 +213,8 @@ class Engine:
         Args:
             id: the conversation.
             forks: what becomes of conversations that share its events: nothing is deleted while there are such; they
-                keep what they share, and it goes with the last of them; or they are deleted too.
+                keep what they share, and it goes with the last of them; or they are deleted too. Metadata that a fork
+                has copied is its own: the receipt names those that have such.
             reason: is written on the tombstone.
 
         Raises:
@@ -580,7 +598,26 @@ def open_engine(
     else:
         opened = partial(_store, place, durability=durability, migrate=migrate)
     given = accepted(budget)
-    return _opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids)
+    return _Once(_opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids))
+
+
+class _Once(AbstractAsyncContextManager[Engine]):
+    """What opens a log, for one `async with`."""
+
+    def __init__(self, opened: AbstractAsyncContextManager[Engine]) -> None:
+        self._opened = opened
+        self._used = False
+
+    async def __aenter__(self) -> Engine:
+        if self._used:
+            raise Invalid("this opens a log once: call open_engine(…) again for each `async with`")
+        self._used = True
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._opened.__aexit__(kind, error, trace)
 
 
 def _check(migrate: object, policy: object, sources: Mapping[str, object]) -> None:
@@ -599,6 +636,12 @@ def _url(url: object) -> Path | str | None:
         raise Invalid(f"open_engine({url!r:.100}): a path, sqlite:///path, postgresql://… or :memory: is needed")
     if text in (":memory:", "sqlite://", "sqlite:///:memory:"):
         return None
+    if isinstance(url, str) and (almost := _ALMOST.match(text)):
+        # The rest may hold a password, and errors are logged.
+        raise Invalid(
+            f"open_engine('{almost[0]}…'): this is neither a path nor an url that is known here; pass the path alone, "
+            f"sqlite:///path or postgresql://… (a file that is called so: ./{almost[0]}…)"
+        )
     scheme, found, path = text.partition("://")
     if found and scheme.partition("+")[0] in ("postgresql", "postgres"):
         return text

@@ -2,12 +2,13 @@
 
 An erased event keeps its place, its kind and what pairs it; its content is overwritten, here and for every fork that
 shares it. Compactions that cover it are void, since they may quote it: windows start before them again. What models
-were asked and said to make them goes too, and so does that of attempts that came to nothing.
+were asked and said to make them goes too, and so does that of attempts that came to nothing. Metadata that an erased
+event said goes from what is current as well; copies that forks have made are theirs, and are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,15 +22,18 @@ from .errors import Conflict, Invalid, NotFound, VersionConflict
 from .events import (
     ERASED,
     ContextCompacted,
+    ConversationCreated,
     ConversationDeleted,
     ItemErased,
+    MetadataUpdated,
     NewEvent,
     Record,
     RemoteAttached,
     ResponseStarted,
     checksum,
 )
-from .log import Append, Erased, Erasure, Query, Scalar, Store
+from .ids import Position
+from .log import Append, Erased, Erasure, Head, Query, Scalar, Store, merge_patch, metadata_of
 from .logs import Log
 from .reader import logged
 
@@ -39,14 +43,23 @@ if TYPE_CHECKING:
 __all__ = ("Receipt", "delete", "erase", "erasing", "expire")
 
 _log = Log("turnlog.erasing")
-_ATTEMPTS: Final = 1000
+_ATTEMPTS: Final = 100
 _PAGE: Final = 100
+_PATCH: Final = "metadata.updated"
+_ABOUT: Final = frozenset({"conversation.created", _PATCH})
+"""What says metadata; no window and no compaction holds any of it."""
+_COPIED: Final = (
+    "metadata that {} copied or has too, which is their own: take it away there with update_metadata, and erase the "
+    "events there that said it"
+)
 _KEPT: Final[Mapping[str, frozenset[str]]] = {
     ITEM: frozenset({"origin"}),
     "response.interrupted": frozenset({"cause", "sealed"}),
     "response.failed": frozenset({"kind", "code", "status_code", "retryable", "retries"}),
     "context.compacted": frozenset({"first", "last", "method", "origin", "usage"}),
     "call.decided": frozenset({"call_id", "approve"}),
+    "conversation.created": frozenset({"parent", "at"}),
+    _PATCH: frozenset(),
 }
 """What carries content, and which fields of it carry none."""
 _EMPTY: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -76,65 +89,103 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 async def erase(engine: Engine, name: str, seqs: Sequence[int], reason: str) -> Receipt:
     """Overwrite the content of events; see `Conversation.erase`."""
-    for attempt in range(_ATTEMPTS):
-        work = await _planned(engine.store, name, sorted(set(seqs)), reason)
-        try:
-            erased = await engine.store.erase(work.appends)
-        except VersionConflict:  # somebody appended; there may be a new compaction
-            if attempt == _ATTEMPTS - 1:
-                raise
-            continue
-        for append in work.appends:
-            engine.reader.forget(append.conversation)
-        forks = [append.conversation for append in work.appends[1:]]
-        _log.info("turnlog.erased", conversation=name, events=len(set(seqs)), forks=len(forks), bodies=erased.bodies)
-        return Receipt(
-            conversation=name,
-            seqs=sorted(set(seqs)),
-            forks=forks,
-            blobs=erased.bodies,
-            derived=work.derived,
-            remote=await _remote(engine.store, name),
-            left=erased.left,
-        )
-    raise AssertionError("unreachable")
+    work = _Work(name, sorted(set(seqs)), reason)
+    # No version is insisted on, so nobody can be faster for ever. What was forked or compacted between the plan and the
+    # erasure is reached by the second round; whoever comes later finds nothing to share or to quote.
+    for _ in range(2):
+        await _carry_out(engine, work)
+    forks = [other for other in work.told if other != name]
+    _log.info("turnlog.erased", conversation=name, events=len(work.seqs), forks=len(forks), bodies=work.bodies)
+    return Receipt(
+        conversation=name,
+        seqs=work.seqs,
+        forks=forks,
+        blobs=work.bodies,
+        derived=list(work.derived.values()),
+        remote=await _remote(engine.store, name),
+        left=[*work.left, *await _copies(engine.store, name, work.about)],
+    )
 
 
 class _Work:
+    """What is to be erased, and what has been."""
+
+    def __init__(self, name: str, seqs: Sequence[int], reason: str) -> None:
+        self.name = name
+        self.seqs = seqs
+        self.reason = reason
+        self.told: dict[str, None] = {}
+        """The conversations whose logs say so."""
+        self.derived: dict[Position, str] = {}
+        self.about: list[dict[str, Any]] = []
+        """Metadata that the events said."""
+        self.bodies = 0
+        self.left: dict[str, None] = {}
+
+
+async def _carry_out(engine: Engine, work: _Work) -> None:
+    """Erase what is there to be erased, and has not been."""
+    for attempt in range(_ATTEMPTS):
+        async with engine.writer.quiet(work.name, needed=attempt > 0):
+            plan = await _planned(engine.store, work)
+            if not plan.appends:
+                return
+            try:
+                erased = await engine.store.erase(plan.appends)
+            except (NotFound, VersionConflict):  # a fork was deleted meanwhile, or metadata changed that is to go
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+        for append in plan.appends:
+            engine.reader.forget(append.conversation)
+            work.told[append.conversation] = None
+        work.derived |= plan.derived
+        work.about += plan.about
+        work.bodies += erased.bodies
+        work.left |= dict.fromkeys(erased.left)
+        return
+
+
+class _Plan:
+    """What to overwrite and to append next."""
+
     def __init__(self) -> None:
         self.appends: list[Append] = []
-        self.derived: list[str] = []
+        self.derived: dict[Position, str] = {}
+        self.about: list[dict[str, Any]] = []
 
 
 async def erasing(store: Store, name: str, seqs: Sequence[int], reason: str) -> Sequence[Append]:
     """Return the appends with which a store erases the content of events; see `turnlog.engine.log.Store.erase`."""
-    return (await _planned(store, name, seqs, reason)).appends
+    return (await _planned(store, _Work(name, seqs, reason))).appends
 
 
-async def _planned(store: Store, name: str, seqs: Sequence[int], reason: str) -> _Work:
+async def _planned(store: Store, work: _Work) -> _Plan:
     """Return what is to be overwritten and appended, in the conversation and in those that share its events."""
+    name, seqs = work.name, work.seqs
     snapshot = await store.read(name)
     if snapshot is None or snapshot.head.deleted:
         raise NotFound(f"conversation {name}", deleted=snapshot is not None)
     records = {record.seq: record for record in await logged(store, name, seqs)}
     for seq in seqs:
         _check(name, seq, records.get(seq))
-    work, done = _Work(), set(seqs)
-    erasures = [_erasure(records[seq]) for seq in seqs]
-    work.appends.append(await _append(store, name, seqs, erasures, reason, work))
+    plan = _Plan()
+    if name not in work.told:
+        plan.about = [said for seq in seqs if (said := _metadata(records[seq]))]
+    await _add(store, name, list(records.values()), work, plan)
     for other in await _sharers(store, name):
-        theirs = {record.seq: record for record in await logged(store, other, seqs)}
-        shared = [seq for seq in done if seq in theirs and theirs[seq].position == records[seq].position]
+        theirs = await logged(store, other, seqs)
+        shared = [one for one in theirs if one.position == records[one.seq].position]
         if shared:
-            work.appends.append(await _append(store, other, sorted(shared), [], reason, work))
-    return work
+            await _add(store, other, shared, work, plan)
+    return plan
 
 
 def _check(name: str, seq: int, record: Record | None) -> None:
     if record is None:
         raise Invalid(f"{name}: there is no seq {seq}")
     if record.kind not in _KEPT:
-        raise Invalid(f"{name}/{seq}: a {record.kind} holds no content to erase; name the seqs of items")
+        raise Invalid(f"{name}/{seq}: a {record.kind} holds no content to erase; name the seqs of items or of metadata")
 
 
 def _erasure(record: Record) -> Erasure:
@@ -142,34 +193,112 @@ def _erasure(record: Record) -> Erasure:
     said = loads(record.data) if record.data else {}
     kept = {key: value for key, value in said.items() if key in _KEPT[record.kind]}
     kept |= dict(_EMPTY.get(record.kind, {}))
+    if record.kind == _PATCH:
+        kept["patch"] = _taken_away(said["patch"])
     data = encode(kept) if kept else None
-    return Erasure(seq=record.seq, data=data, flags=record.flags | ERASED, sum=checksum(None, data))
+    # The flag says that requests which held the event cannot be rebuilt; none held metadata.
+    flags = record.flags if record.kind in _ABOUT else record.flags | ERASED
+    return Erasure(seq=record.seq, data=data, flags=flags, sum=checksum(None, data))
 
 
-async def _append(
-    store: Store, name: str, seqs: Sequence[int], erasures: Sequence[Erasure], reason: str, work: _Work
-) -> Append:
-    """Return one conversation's part: what is overwritten there, and the events that say so."""
+async def _add(store: Store, name: str, records: Sequence[Record], work: _Work, plan: _Plan) -> None:
+    """Add one conversation's part, if there is any: what is overwritten there, and the events that say so."""
     snapshot = await store.read(name, Query(mark="base"))
-    head, records = (snapshot.head, snapshot.records[0]) if snapshot else (None, ())
-    void = [
-        record
-        for record in records
-        if isinstance(said := body(record), ContextCompacted)
-        and not record.flags & ERASED
-        and record.seq not in seqs
-        and any(said.first <= seq <= said.last for seq in seqs)
-    ]
-    void += [one for one in await derived(store, name, set(seqs), void, records) if one.seq not in seqs]
-    known = set(work.derived)
-    work.derived += [place for record in void if (place := f"{name}/{record.seq}") not in known]
-    events = [event(ItemErased(seq=seq, reason=reason)) for seq in [*seqs, *(record.seq for record in void)]]
-    return Append(
-        conversation=name,
-        events=events,
-        expected=head.version if head else "any",
-        erasures=[*erasures, *map(_erasure, void)],
-    )
+    if snapshot is None or snapshot.head.deleted:
+        return
+    head = snapshot.head
+    void = [record for record in snapshot.records[0] if _quotes(record, records)]
+    seqs = {record.seq for record in records if record.kind not in _ABOUT}
+    void += [one for one in await derived(store, name, seqs, void, snapshot.records[0]) if one.seq not in seqs]
+    for record in void:  # one that forks share is named once
+        plan.derived.setdefault(record.position, f"{name}/{record.seq}")
+    new = [] if name in work.told else records
+    patches = _patches(head, new)
+    events = [event(ItemErased(seq=record.seq, reason=work.reason)) for record in [*new, *void]]
+    overwritten = [*(new if name == work.name else ()), *void]
+    if events:
+        plan.appends.append(
+            Append(
+                conversation=name,
+                events=[*patches, *events],
+                # Which metadata is to go is said by what is current, and by nothing later.
+                expected=head.version if patches else "any",
+                erasures=[_erasure(record) for record in overwritten],
+            )
+        )
+
+
+def _quotes(record: Record, erased: Sequence[Record]) -> bool:
+    """Return whether an event is a compaction that still stands for some of what is erased, and is not itself."""
+    said = body(record)
+    if not isinstance(said, ContextCompacted) or record.flags & ERASED:
+        return False
+    if any(one.seq == record.seq for one in erased):
+        return False
+    return any(said.first <= one.seq <= said.last for one in erased if one.kind not in _ABOUT)
+
+
+# -- metadata
+
+
+def _metadata(record: Record) -> dict[str, Any]:
+    """Return the metadata that an event says, an empty object where it says none."""
+    said = body(record)
+    if isinstance(said, MetadataUpdated):
+        return said.patch
+    return said.metadata if isinstance(said, ConversationCreated) else {}
+
+
+def _taken_away(patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a merge patch takes away: it must stay, or what it took away would come back in a copy."""
+    left = {key: _taken_away(value) if isinstance(value, dict) else value for key, value in patch.items()}
+    return {key: value for key, value in left.items() if value is None or (isinstance(value, dict) and value)}
+
+
+def _patches(head: Head, records: Iterable[Record]) -> list[NewEvent]:
+    """Return the events that take from a conversation's metadata what events of its own said that still stands there.
+
+    What it has from a parent's is a copy, which is its own.
+    """
+    current: Any = metadata_of(head)
+    patches: list[NewEvent] = []
+    for record in records:
+        patch = _alike(current, _metadata(record)) if record.seq >= _own(head) else {}
+        if patch:
+            patches.append(event(MetadataUpdated(patch=patch)))
+            current = merge_patch(current, patch)
+    return patches
+
+
+def _alike(current: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge patch that takes away from metadata what it has in common with other."""
+    patch: dict[str, Any] = {}
+    for key, value in said.items():
+        there = current.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            if deeper := _alike(there, value):
+                patch[key] = deeper
+        elif there is not None and encode(there) == encode(value):
+            patch[key] = None
+    return patch
+
+
+def _own(head: Head) -> int:
+    """Return the seq of the first event of a conversation's own."""
+    return head.parent[1] + 1 if head.parent else 1
+
+
+async def _copies(store: Store, name: str, about: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return, in words, which of the conversations that may share events have some of the metadata as their own."""
+    found: list[str] = []
+    for other in await _sharers(store, name) if about else ():
+        snapshot = await store.read(other)
+        if snapshot is None or snapshot.head.deleted:
+            continue
+        theirs = [metadata_of(snapshot.head), *map(_metadata, await logged(store, other, [_own(snapshot.head)]))]
+        if any(_alike(one, said) for one in theirs for said in about):
+            found.append(other)
+    return [_COPIED.format(", ".join(found))] if found else []
 
 
 async def _sharers(store: Store, name: str) -> list[str]:
@@ -209,11 +338,12 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
     if snapshot.head.deleted:
         await _deleted(engine, name, reason, "keep")  # refuses, once nothing is left of a call that was cut off
     remote = await _remote(store, name)
+    about = [metadata_of(snapshot.head), *map(_metadata, await logged(store, name, [_own(snapshot.head)]))]
     sharers = [head.conversation for head in await store.forks(name)]
     blobs, left = 0, dict[str, None]()
     for other in sharers if forks == "delete" else ():
-        blobs, left = _add(await _deleted(engine, other, reason, "keep"), blobs, left)
-    blobs, left = _add(await _deleted(engine, name, reason, "keep" if forks == "delete" else forks), blobs, left)
+        blobs, left = _sum(await _deleted(engine, other, reason, "keep"), blobs, left)
+    blobs, left = _sum(await _deleted(engine, name, reason, "keep" if forks == "delete" else forks), blobs, left)
     _log.info("turnlog.deleted", conversation=name, forks=len(sharers), bodies=blobs)
     return Receipt(
         conversation=name,
@@ -221,7 +351,7 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
         forks=sharers,
         blobs=blobs,
         remote=remote,
-        left=list(left),
+        left=[*left, *await _copies(store, name, [said for said in about if said])],
     )
 
 
@@ -249,7 +379,7 @@ async def expire(
             return
 
 
-def _add(erased: Erased, blobs: int, left: dict[str, None]) -> tuple[int, dict[str, None]]:
+def _sum(erased: Erased, blobs: int, left: dict[str, None]) -> tuple[int, dict[str, None]]:
     return blobs + erased.bodies, left | dict.fromkeys(erased.left)
 
 

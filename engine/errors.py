@@ -10,7 +10,7 @@ StoreError   the store cannot serve now (503)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .history import OpenCall
@@ -102,14 +102,21 @@ class Conflict(TurnlogError):
 
 
 class VersionConflict(Conflict):
-    """An append expected another version; read on and decide again.
+    """An append expected another version; read on and decide again. Or what was to be `created` is there already.
 
     >>> str(VersionConflict("ada", expected=4, actual=6))
     'ada: expected version 4, it is 6; read on and decide again'
     """
 
-    def __init__(self, conversation: str, expected: int, actual: int) -> None:
-        super().__init__(f"{conversation}: expected version {expected}, it is {actual}; read on and decide again")
+    def __init__(
+        self, conversation: str, expected: int, actual: int, *, created: Literal["taken", "deleted"] | None = None
+    ) -> None:
+        told = f"expected version {expected}, it is {actual}; read on and decide again"
+        if created == "taken":
+            told = f"there is a conversation of this id already, at version {actual}; get it, or choose another id"
+        elif created == "deleted":
+            told = "the conversation of this id was deleted, and its id is never used again; choose another id or key"
+        super().__init__(f"{conversation}: {told}")
         self.conversation = conversation
         self.expected = expected
         self.actual = actual

@@ -517,7 +517,8 @@ def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) 
         if append.fork is not None:
             head = _forked(head, append.fork, trunk)
     elif creates:
-        raise VersionConflict(append.conversation, 0, head.version)
+        created: Literal["taken", "deleted"] = "deleted" if head.deleted else "taken"
+        raise VersionConflict(append.conversation, 0, head.version, created=created)
     elif head.deleted:
         raise NotFound(f"conversation {append.conversation}", deleted=True)
     if _CREATED in kinds[1:]:

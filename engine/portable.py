@@ -44,8 +44,8 @@ _LEAST: Final = {"seq": 1, "time": -_LARGEST, "sum": -_LARGEST - 1, "schema": 1,
 """Numbers that every event has, and their least values."""
 
 
-async def dump(store: Store, name: str, written: dict[str, int] | None = None) -> AsyncIterator[tuple[bytes, bool]]:
-    """Yield a conversation line by line, and of each line whether it is an event; in memory bounded by a page.
+async def dump(store: Store, name: str, written: dict[str, int] | None = None) -> AsyncIterator[tuple[bytes, str]]:
+    """Yield a conversation line by line, and with each event whose own it is; in memory bounded by a page.
 
     Given what has been *written* to the same file, as versions by id, what a fork shares with these is not written
     again; what is written now is noted there.
@@ -65,16 +65,16 @@ async def dump(store: Store, name: str, written: dict[str, int] | None = None) -
         header: dict[str, Any] = {"turnlog": "conversation", "format": FORMAT, "id": one, "version": last}
         if first is not None:
             header |= {"parent": first[0], "at": first[1]}
-        yield _line(header), False
+        yield _line(header), ""
         count = 0
         async for key, use in _keys(store, one):
             # One that was used up since, or for an append of which a fork shares a part only, is not in it.
             if use.last <= last:
-                yield _line({"key": key, "digest": use.digest, "first": use.first, "last": use.last}), False
+                yield _line({"key": key, "digest": use.digest, "first": use.first, "last": use.last}), ""
                 count += 1
-        yield _line({"keys": count}), False
-        async for line in _lines(store, name, first[1] if first else 0, last):
-            yield line
+        yield _line({"keys": count}), ""
+        async for line, is_event in _lines(store, name, first[1] if first else 0, last):
+            yield line, one if is_event else ""
 
 
 async def _lineage(

@@ -216,7 +216,7 @@ async def redacted(
     redactor: Redactor,
     made: MemoryStore | None = None,
     written: dict[str, int] | None = None,
-) -> AsyncIterator[tuple[bytes, bool]]:
+) -> AsyncIterator[tuple[bytes, str]]:
     """Yield a conversation's lines as `turnlog.engine.portable.dump` does, with its content replaced.
 
     It is made in memory, all of it: in *made*, which conversations for the same file share, as they do *written*.
@@ -237,8 +237,8 @@ async def redacted(
         if package is not None and package.whole:
             await _write(store, made, package, redactor)
             package = None
-    async for line, is_event in dump(made, name, written):
-        yield line, is_event
+    async for line, of in dump(made, name, written):
+        yield line, of
 
 
 async def _write(store: Store, made: MemoryStore, package: Package, redactor: Redactor) -> None:

@@ -174,13 +174,31 @@ async def test_a_fork_during_a_turn_begins_before_it(stage, api):
 async def test_keys_of_forks(engine):
     c = await engine.create()
     await c.append("one")
-    first = await c.fork(key="k")
+    first = await c.fork(at=2, key="k")
     assert (await c.fork(at=2, key="k")).id == first.id
-    await c.append("two")
-    with pytest.raises(KeyReused):
-        await c.fork(key="k")
+    for other in ({"at": 1}, {}, {"at": 2, "metadata": {}}):
+        with pytest.raises(KeyReused):
+            await c.fork(**other, key="k")
     with pytest.raises(VersionConflict):
         await c.fork(id=c.id)
+
+
+async def test_a_key_stands_for_what_was_asked_not_for_what_the_parent_was(engine):
+    c = await engine.create(metadata={"user": "ada"})
+    await c.append("one")
+    first = await c.fork(key="k")
+    named = await c.fork(key="k", id="named")
+    await c.append("two")
+    await c.update_metadata({"user": "bob"})
+    assert (await c.fork(key="k")).id == first.id
+    again = await c.fork(key="k", id="named")
+    assert (again.id, again.version, again.metadata) == ("named", named.version, {"user": "ada"})
+    with pytest.raises(KeyReused):
+        await c.fork(key="k", metadata={"user": "ada"})
+    with pytest.raises(Invalid, match="at=0"):
+        await c.fork(at=0, key="k")
+    await engine.delete(c.id, forks="keep")
+    assert (await c.fork(key="k")).id == first.id
 
 
 # -- deleting

@@ -34,8 +34,20 @@ async def test_creating(timed):
     with pytest.raises(VersionConflict) as raised:
         await timed.create(id="b")
     assert (raised.value.expected, raised.value.actual) == (0, 1)
+    assert "there is a conversation of this id already" in str(raised.value)
     (event,) = [event async for event in c.events()]
     assert (event.type, event.metadata, event.time) == ("conversation.created", {"who": "ada"}, BEGUN)
+
+
+async def test_an_id_that_was_deleted_is_said_to_be(timed):
+    await timed.create(id="a")
+    await timed.create(id="b")
+    await timed.delete("b")
+    for attempt in (timed.create(id="b"), (await timed.get("a")).fork(id="b")):
+        with pytest.raises(VersionConflict, match="the conversation of this id was deleted"):
+            await attempt
+    with pytest.raises(VersionConflict, match="there is a conversation of this id already, at version 1"):
+        await (await timed.get("a")).fork(id="a")
 
 
 async def test_a_key_creates_once(timed):

@@ -56,6 +56,11 @@ async def test_ways_to_name_a_log_in_memory(tmp_path, monkeypatch, url):
         ),
         ("sqlite+aiosqlite:///log.db", "no store for sqlite+aiosqlite"),
         ("file:///log.db", "no store for file"),
+        ("file:log.db", "open_engine('file:…'): this is neither a path nor an url that is known here; pass the path"),
+        ("file:/tmp/log.db?mode=ro", "pass the path alone, sqlite:///path or postgresql://…"),
+        ("sqlite:log.db", "open_engine('sqlite:…'): this is neither a path nor an url"),
+        ("sqlite:/log.db", "open_engine('sqlite:…'): this is neither a path nor an url"),
+        ("postgresql:ada:s3cr3t@db/chat", "open_engine('postgresql:…'): this is neither a path nor an url"),
         ("sqlite://log.db", "sqlite:///path is needed, with three slashes"),
         ("sqlite:///log.db?mode=ro", "with three slashes and without parameters"),
         ("", "open_engine(''): a path, sqlite:///path, postgresql://… or :memory: is needed"),
@@ -104,6 +109,18 @@ async def test_a_number_is_no_budget_for_a_call_either(engine):
         with pytest.raises(Invalid, match="budget=8000: Budget"):
             await attempt
     assert (await c.refresh()).version == 2
+
+
+async def test_what_open_engine_returned_opens_once(db):
+    for url in (":memory:", db):
+        opening = open_engine(url)
+        async with opening as engine:
+            with pytest.raises(Invalid, match="call open_engine"):
+                await opening.__aenter__()
+            await engine.create(id="ada")
+        with pytest.raises(Invalid, match="this opens a log once: call open_engine"):
+            async with opening:
+                pass
 
 
 # -- files

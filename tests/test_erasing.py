@@ -1,14 +1,17 @@
 """Erasing: the content is gone wherever it stood, and the conversation goes on."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from turnlog import Budget, Invalid, NotFound, StoreError, open_engine
+from turnlog.engine.canonical import loads
 from turnlog.engine.codec import event
 from turnlog.engine.errors import CallsOpen
 from turnlog.engine.events import ContextCompacted, StandIn
 from turnlog.engine.log import Query
+from turnlog.engine.portable import Package, dump, restore
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.judge import refusals
 from turnlog.engine.testing.server import Call
@@ -115,13 +118,178 @@ async def test_erasing_in_a_fork_reaches_the_parent(engine):
 async def test_what_cannot_be_erased(engine):
     c = await engine.create()
     await c.append("one")
-    for seqs, words in [((), "at least one"), ((1,), "holds no content"), ((9,), "no seq 9"), ((0,), "seq=0")]:
+    await c.rewind(1)
+    for seqs, words in [((), "at least one"), ((3,), "holds no content"), ((9,), "no seq 9"), ((0,), "seq=0")]:
         with pytest.raises(Invalid, match=words):
             await c.erase(*seqs, reason="x")
     await c.erase(2, reason="x")
     await c.erase(2, reason="again")
     with pytest.raises(NotFound):
         await (await engine.create()).refresh() and await c._engine.get("nobody")
+
+
+# -- somebody else is faster
+
+
+def meddling(engine, monkeypatch, *meddlers):
+    """Let something happen just before each of the store's erasures, the last of it before all that follow."""
+    erase, todo = engine.store.erase, list(meddlers)
+
+    async def overtaken(appends):
+        await (todo.pop(0) if len(todo) > 1 else todo[0])()
+        return await erase(appends)
+
+    monkeypatch.setattr(engine.store, "erase", overtaken)
+
+
+async def test_whoever_appends_all_the_time_does_not_keep_an_erasure_off(engine, monkeypatch):
+    c = await engine.create()
+    await c.append("secret")
+    twin = await c.fork()
+
+    async def append():
+        await c.append("more")
+        await twin.append("more")
+
+    meddling(engine, monkeypatch, append)
+    receipt = await c.erase(2, reason="x")
+    assert list(receipt.forks) == [twin.id]
+    assert [entry.erased async for entry in c.items()] == [True, False]
+
+
+async def test_what_was_compacted_or_forked_in_between_is_reached(engine, monkeypatch):
+    c = await engine.create()
+    await c.append("secret", "two")
+    twins = []
+
+    async def quote():
+        summary = {"type": "message", "role": "user", "content": "they spoke of a secret"}
+        said = event(ContextCompacted(first=2, last=3, stand_in=[StandIn(item=summary)], method="summary"), tokens=10)
+        await engine.writer.append(c.id, [said])
+        twins.append(await c.fork())
+        assert "spoke" in str((await twins[0].window(Budget(500))).items)
+
+    async def nothing():
+        pass
+
+    meddling(engine, monkeypatch, quote, nothing)
+    receipt = await c.erase(2, reason="x")
+    assert (list(receipt.derived), list(receipt.forks)) == ([f"{c.id}/4"], [twins[0].id])
+    for one in (c, *twins):
+        assert [item["content"] for item in (await one.window(Budget(500))).items] == ["two"]
+    kinds = [one.type async for one in c.events()]
+    assert kinds.count("item.erased") == 2
+
+
+async def test_a_fork_that_was_deleted_in_between_is_not_missed(engine, monkeypatch):
+    c = await engine.create()
+    await c.append("secret")
+    twin = await c.fork()
+
+    async def gone():
+        with suppress(NotFound):
+            await engine.delete(twin.id)
+
+    meddling(engine, monkeypatch, gone)
+    assert list((await c.erase(2, reason="x")).forks) == []
+
+
+async def test_metadata_that_was_set_in_between_stays(engine, monkeypatch):
+    c = await engine.create(metadata={"user": "ada"})
+
+    async def update():
+        await c.update_metadata({"user": "bob"})
+
+    async def nothing():
+        pass
+
+    meddling(engine, monkeypatch, update, nothing)
+    await c.erase(1, reason="x")
+    assert c.metadata == {"user": "bob"}
+
+
+# -- metadata
+
+
+async def test_metadata_is_erased_from_the_events_that_said_it_and_from_what_is_current(engine):
+    c = await engine.create(metadata={"mail": "a@x", "about": {"name": "Ada", "age": 36}, "user": "u1"})
+    await c.update_metadata({"mail": "b@x", "about": {"age": 37}, "user": None})
+    await c.update_metadata({"mail": "c@x", "plan": "free"})
+    receipt = await c.erase(1, 2, reason="asked to")
+    assert (list(receipt.seqs), list(receipt.left)) == ([1, 2], [])
+    assert (await c.refresh()).metadata == {"mail": "c@x", "plan": "free", "about": {}}
+    assert [info.id async for info in engine.list(where={"mail": "c@x"})] == [c.id]
+    held = b"".join(one.data or b"" for one in (await engine.store.read(c.id, Query())).records[0])
+    for word in (b"a@x", b"b@x", b"Ada", b"36", b"37", b"u1"):
+        assert word not in held
+    assert c.version == 7  # two took it away, two say so
+    await c.erase(1, 2, reason="again")
+    assert (await c.refresh()).metadata == {"mail": "c@x", "plan": "free", "about": {}}
+
+
+async def test_a_copy_of_what_was_erased_has_the_same_metadata(engine):
+    c = await engine.create(metadata={"a": 1, "b": {"c": 2}, "d": True})
+    await c.update_metadata({"a": None, "b": {"c": None, "e": 3}})
+    await c.update_metadata({"d": 1})
+    await c.erase(2, reason="x")
+    assert c.metadata == {"b": {}, "d": 1}
+    lines = [line async for line, _ in dump(engine.store, c.id, {})]
+    async with open_engine(":memory:") as other:
+        package = Package(loads(lines[0]))
+        for line in lines[1:]:
+            package.add(loads(line))
+        await restore(other.store, package)
+        assert (await other.get(c.id)).metadata == c.metadata
+
+
+async def test_metadata_beside_a_compaction_and_a_request(stage, api):
+    async with stage("Hello.", "On.") as s:
+        c = await s.engine.create()
+        await c.append("one")
+        await c.update_metadata({"user": "ada"})
+        await c.run(s.model(api), "two")
+        summary = {"type": "message", "role": "user", "content": "one and two"}
+        said = event(ContextCompacted(first=2, last=4, stand_in=[StandIn(item=summary)], method="summary"), tokens=10)
+        await s.engine.writer.append(c.id, [said])
+        receipt = await c.erase(3, reason="x")
+        assert list(receipt.derived) == []
+        assert "one and two" in str((await c.window(Budget(500))).items)
+        assert (await verify(s.engine.store, c.id)).verified == 1
+        await c.run(s.model(api), "three")
+        assert c.metadata == {}
+
+
+async def test_metadata_that_forks_copied_is_theirs_and_is_named(engine):
+    c = await engine.create(metadata={"user": "ada"})
+    await c.append("one")
+    twin, other = await c.fork(), await c.fork(metadata={"user": "bob"})
+    deep = await twin.fork(at=2)
+    receipt = await c.erase(1, reason="x")
+    assert sorted(receipt.forks) == sorted([twin.id, other.id, deep.id])
+    (left,) = receipt.left
+    assert twin.id in left
+    assert deep.id in left
+    assert other.id not in left
+    users = [(await engine.get(one.id)).metadata.get("user") for one in (c, twin, other, deep)]
+    assert users == [None, "ada", "bob", "ada"]
+    receipt = await twin.erase(3, reason="x")
+    assert ((await twin.refresh()).metadata, list(receipt.forks)) == ({}, [])
+    assert (twin.id in receipt.left[0], deep.id in receipt.left[0]) == (False, True)
+    (created,) = [one async for one in twin.events(after=2) if one.type == "conversation.created"]
+    assert (created.data["parent"], created.data["at"], created.metadata) == (c.id, 2, None)
+    assert list((await deep.erase(3, reason="x")).left) == []
+
+
+async def test_a_deletion_names_the_forks_that_keep_metadata(engine):
+    c = await engine.create(metadata={"user": "ada"})
+    await c.append("one")
+    twin, other = await c.fork(), await c.fork(metadata={"user": "bob"})
+    (left,) = (await engine.delete(c.id, forks="keep")).left
+    assert (twin.id in left, other.id in left) == (True, False)
+    assert twin.metadata == {"user": "ada"}
+    await twin.erase(1, reason="x")  # the events that it shares are its own now
+    assert b"ada" not in ((await engine.store.read(twin.id, Query(before=2))).records[0][0].data or b"")
+    assert list((await engine.delete(twin.id)).left) == []
 
 
 async def test_deleting_again_says_that_it_is_gone(engine):

@@ -45,6 +45,12 @@ EVERY = {
     NotFound("conversation c", deleted=True): "conversation c: deleted",
     Conflict("x"): "x",
     VersionConflict("c", 3, 5): "c: expected version 3, it is 5; read on and decide again",
+    VersionConflict("c", 0, 5, created="taken"): (
+        "c: there is a conversation of this id already, at version 5; get it, or choose another id"
+    ),
+    VersionConflict("c", 0, 5, created="deleted"): (
+        "c: the conversation of this id was deleted, and its id is never used again; choose another id or key"
+    ),
     ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 12 s, or pass when_busy="wait".',
     KeyReused("c", "k"): "c: key 'k' was used for other input. A key names one input: choose a new one.",
     CallsOpen("c", []): (

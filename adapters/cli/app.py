@@ -1,7 +1,8 @@
 """The `turnlog` command: look into a log, move conversations in and out of it, talk to a model.
 
-With `--json`, standard output carries one JSON document and nothing else; messages go to standard error. Exit status:
-0; 1, a check has failed; 2, wrong usage or bad input.
+With `--json`, standard output carries one JSON document and nothing else, and standard error another one where the
+command fails: `{"error": {"type": …, "message": …}}`. Exit status: 0; 1, a check has failed; 2, wrong usage or bad
+input.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
@@ -43,23 +45,36 @@ _OPTIONS: Final = {
     "Budget(context=…)": "--context",
     'forks="keep" or "delete"': "--forks keep or --forks delete",
     'schema="turnlog"': "--schema turnlog",
+    "get it, or choose another id": "choose another id",
     ', or pass when_busy="wait"': "",
     ', or pass open_calls="seal"': "",
     ", or open it once with migrate=True": "",
 }
 """What a caller of the library passes as an argument is an option here, or there is none."""
+_REFUSED: Final[Any] = [kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message")][-1]
+"""What is raised for wrong usage: by the click that typer brings along, or by the one that is installed."""
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:
     """Run the command; the entry point."""
+    code = 0
     try:
         try:
-            app(standalone_mode=True)
+            if _as_json():
+                code = app(standalone_mode=False) or 0
+            else:
+                app(standalone_mode=True)
         finally:
             sys.stdout.flush()
+    except _REFUSED as error:
+        complain(error.format_message(), error)
+        raise SystemExit(error.exit_code) from None
+    except typer.Abort as error:
+        complain("aborted", error)
+        raise SystemExit(1) from None
     except TurnlogError as error:
-        complain(error)
+        complain(str(error), error)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # Whoever read the output has left; there is nobody to tell.
@@ -68,17 +83,25 @@ def main() -> NoReturn:
     except OSError as error:
         _give_up_output()
         what = error.filename or "the output cannot be written"
-        complain(f"{what}: {error.strerror or error}")
+        complain(f"{what}: {error.strerror or error}", error)
         raise SystemExit(2) from None
-    raise SystemExit(0)
+    raise SystemExit(code)
 
 
-def complain(error: object) -> None:
+def _as_json() -> bool:
+    """Return whether the command is asked to speak to programs, which holds for what it complains of as well."""
+    return "--json" in list(takewhile("--".__ne__, sys.argv[1:]))
+
+
+def complain(told: str, error: Exception) -> None:
     """Say on standard error what is wrong."""
-    told = str(error)
     for argument, option in _OPTIONS.items():
         told = told.replace(argument, option)
-    errors.print(f"turnlog: {show.visible(told)}", style="red", markup=False)
+    if _as_json():
+        said = {"error": {"type": type(error).__name__, "message": told}}
+        sys.stderr.write(json.dumps(said, ensure_ascii=False) + "\n")
+    else:
+        errors.print(f"turnlog: {show.visible(told)}", style="red", markup=False)
 
 
 def _give_up_output() -> None:
@@ -331,7 +354,7 @@ def request(
     try:
         body = run(work)
     except CorruptLog as error:
-        complain(error)
+        complain(str(error), error)
         raise typer.Exit(1) from None
     if as_json:
         put(body)

@@ -184,7 +184,8 @@ _COLUMNS: Final = ("context", "overflow", "tokens", "shared", "cuts", "compactio
 def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Prices) -> None:
     requests = max((row["requests"] for row in rows), default=0)
     console = show.console
-    console.print(f"{found['conversations']:,} conversations of {db}, {requests:,} requests", markup=False)
+    conversations = show.counted(found["conversations"], "conversation")
+    console.print(f"{conversations} of {db}, {show.counted(requests, 'request')}", markup=False)
     for policy in dict.fromkeys(row["policy"] for row in rows):
         shown = show.table(*_COLUMNS, title=show.plain(policy), right=_COLUMNS)
         for row in rows:

@@ -36,8 +36,7 @@ def fork(
             try:
                 made = await (await engine.get(id)).fork(at, id=new)
             except VersionConflict as error:
-                told = f"conversation {new} is there already, or was deleted; choose another id with --new"
-                raise Conflict(told) from error
+                raise Conflict(f"{error} (--new)") from error
             return {"id": made.id, "version": made.version, "parent": id, "at": made.version - 1}
 
     made = run(work)

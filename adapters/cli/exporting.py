@@ -6,6 +6,7 @@ import gzip
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,10 @@ __all__ = ("appearing", "export_as", "export_file", "export_redacted")
 
 
 async def export_file(engine: Engine, ids: Iterable[str], path: Path) -> list[dict[str, Any]]:
-    """Write conversations, all of them if none is named, to a file; `-` is standard output.
+    """Write conversations, all of them if none is named, to a file, `-` is standard output; return what is in it.
 
-    It appears when it is whole, and an old one of that name stays until then.
+    What a fork shares is in it as well, as the conversations that it is a fork of. The file appears when it is whole,
+    and an old one of that name stays until then.
 
     Raises:
         NotFound: there is no such conversation.
@@ -36,7 +38,7 @@ async def export_file(engine: Engine, ids: Iterable[str], path: Path) -> list[di
     written: dict[str, int] = {}
     names = await _names(engine, ids)
     with _output(path) as file:
-        return [await _write(name, dump(engine.store, name, written), file) for name in names]
+        return await _write([dump(engine.store, name, written) for name in names], file)
 
 
 async def export_redacted(engine: Engine, ids: Iterable[str], path: Path) -> list[dict[str, Any]]:
@@ -50,7 +52,7 @@ async def export_redacted(engine: Engine, ids: Iterable[str], path: Path) -> lis
     written: dict[str, int] = {}
     names = await _names(engine, ids)
     with _output(path) as file:
-        return [await _write(name, redacted(engine.store, name, redactor, made, written), file) for name in names]
+        return await _write([redacted(engine.store, name, redactor, made, written) for name in names], file)
 
 
 async def export_as(engine: Engine, ids: Iterable[str], path: Path, form: str) -> list[dict[str, Any]]:
@@ -63,13 +65,14 @@ async def export_as(engine: Engine, ids: Iterable[str], path: Path, form: str) -
         Invalid: the file cannot be written.
     """
     api: Literal["responses", "chat"] = "chat" if form == "chat" else "responses"
+    what = "messages" if form == "chat" else "items"
     found = [(one, await transcript(engine.store, one, api)) for one in await _names(engine, ids)]
     with _output(path) as file:
         if form == "agents":
             file.write(database(found))
         for name, items in found if form != "agents" else ():
             file.write(encode({"id": name, "messages" if form == "chat" else "input": items}) + b"\n")
-    return [{"id": name, "items": len(items)} for name, items in found]
+    return [{"id": name, what: len(items)} for name, items in found]
 
 
 async def _names(engine: Engine, ids: Iterable[str]) -> list[str]:
@@ -77,12 +80,18 @@ async def _names(engine: Engine, ids: Iterable[str]) -> list[str]:
     return names or [info.id async for info in engine.list(order="created", limit=1000)]
 
 
-async def _write(name: str, lines: AsyncIterator[tuple[bytes, bool]], file: BinaryIO) -> dict[str, Any]:
-    events = 0
-    async for line, is_event in lines:
-        file.write(line)
-        events += is_event
-    return {"id": name, "events": events}
+async def _write(dumps: Iterable[AsyncIterator[tuple[bytes, str]]], file: BinaryIO) -> list[dict[str, Any]]:
+    """Write conversations; return which are in the file then, and how many events of its own each has there."""
+    found: dict[str, int] = {}
+    for lines in dumps:
+        events: Counter[str] = Counter()
+        async for line, of in lines:
+            file.write(line)
+            if of:
+                events[of] += 1
+        # What was there up to some event may come again, with more.
+        found |= {name: max(count, found.get(name, 0)) for name, count in events.items()}
+    return [{"id": name, "events": count} for name, count in found.items()]
 
 
 @contextmanager

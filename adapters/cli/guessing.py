@@ -149,7 +149,7 @@ def prices_in(path: Path) -> Prices:
 
 
 def _table(rows: Sequence[Outcome], conversations: int) -> None:
-    title = f"{rows[0].requests:,} requests of {conversations:,} conversations"
+    title = f"{show.counted(rows[0].requests, 'request')} of {show.counted(conversations, 'conversation')}"
     names = ("overflow", "tokens", "largest", "shared", "cuts", "compactions")
     priced = any(one.price is not None or one.unpriced for one in rows)
     right = (*names, "price")

@@ -65,9 +65,8 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print what would be done, and change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a database of an older turnlog forward; take a backup first. Where there is no log yet, make the tables."""
+    """Bring a database of an older turnlog forward; take a backup first. Where there is none yet, make it."""
     database = named(db, schema)
-    database.check()
     found = run(lambda: _found(database))
     done: dict[str, Any] = {"from": found.version, "to": found.latest}
     if sql:
@@ -98,7 +97,7 @@ def _told(found: _Found) -> str:
 
 async def _found(database: Database) -> _Found:
     if isinstance(database.place, Path):
-        version = sqlite.stored_version(database.place)
+        version = sqlite.stored_version(database.place) if database.is_there() else 0
         return _Found(str(database.place), version, sqlite.SCHEMA_VERSION, sqlite.migration_sql(version))
     database.opened()  # which is refused, with the remedy, where the driver is not installed
     from turnlog.engine.stores import postgres  # noqa: PLC0415 - its driver comes with an extra

@@ -72,7 +72,9 @@ def report(
     if as_json:
         put({"id": id, "file": str(output), "requests": requests, "bytes": len(content)})
     else:
-        show.console.print(f"{output}: {requests:,} requests, {len(content):,} bytes", markup=False, soft_wrap=True)
+        show.console.print(
+            f"{output}: {show.counted(requests, 'request')}, {len(content):,} bytes", markup=False, soft_wrap=True
+        )
 
 
 def page(data: Mapping[str, Any]) -> str:

@@ -297,9 +297,11 @@ def document(value: Any) -> None:
 
 def imported(report: Imports) -> None:
     """Print what an import did."""
-    count = sum(one.events for one in report.imported)
-    are = "is" if len(report.imported) == 1 else "are"
-    told = f"{counted(len(report.imported), 'conversation')} with {counted(count, 'event')} {are} in the log"
+    found: dict[str, int] = {}
+    for came in report.imported:  # one that came twice is there once
+        found[came.id] = max(came.events, found.get(came.id, 0))
+    are = "is" if len(found) == 1 else "are"
+    told = f"{counted(len(found), 'conversation')} with {counted(sum(found.values()), 'event')} {are} in the log"
     console.print(told if report.imported else "no conversation was imported")
     if not report.rejected:
         return
@@ -313,7 +315,7 @@ def imported(report: Imports) -> None:
 
 def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Print what an export did."""
-    what = "item" if done and "items" in done[0] else "event"
+    what = next((word for word in ("item", "message") if done and f"{word}s" in done[0]), "event")
     count = counted(sum(one[f"{what}s"] for one in done), what)
     are = "is" if len(done) == 1 else "are"
     console.print(f"{counted(len(done), 'conversation')} with {count} {are} in {plain(path)}", soft_wrap=True)

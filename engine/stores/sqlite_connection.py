@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,6 +173,8 @@ def _check_schema(db: Database) -> None:
         )
 
 
+_GROWING: Final = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
+"""What SQLite makes of a file that may not grow, as of other errors; it does not tell the system's own."""
 _REMEDIES: Final[dict[str, tuple[str, bool]]] = {
     "SQLITE_FULL": ("the disk is full; free some space, then try again", True),
     "SQLITE_READONLY": (
@@ -205,4 +208,19 @@ def translated(path: Path) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "") or ""
         primary = "_".join(name.split("_")[:2])
         remedy, retryable = _REMEDIES.get(primary, ("SQLite refused", False))
+        if name in _GROWING and (limit := _limit()) is not None:
+            remedy = (
+                f"a file would have grown beyond the {limit:,} bytes that this process may write (ulimit -f), or the "
+                "disk reported an error; raise the limit, or check the disk; then try again"
+            )
         raise StoreError(f"{path}: {remedy} ({name or type(error).__name__}: {error})", retryable=retryable) from error
+
+
+def _limit() -> int | None:
+    """Return the size beyond which the system lets this process write no file, None where there is no such size."""
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415 - it is not there for all systems
+
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if most == resource.RLIM_INFINITY else most

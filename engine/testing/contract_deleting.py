@@ -80,6 +80,7 @@ async def an_id_is_not_used_again(place: Place) -> None:
             for fork in (None, Fork("p", 1)):
                 error = await fails(VersionConflict, store.append("c", [created()], expected=expected, fork=fork))
                 assert (error.expected, error.actual) == (0, 3)
+                assert "deleted" in str(error)
         assert (await head_of(store)).deleted
 
 

@@ -7,7 +7,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from ..canonical import loads
 from ..codec import event
+from ..erasing import erasing
 from ..errors import NotFound, TurnlogError, VersionConflict
 from ..events import ItemErased, Record, checksum
 from ..log import Append, Erasure, Key, Query
@@ -138,6 +140,24 @@ async def several_erasures_are_all_or_none(place: Place) -> None:
         assert (done.versions, done.bodies) == ({"c": 4, "d": 4}, 1)
 
 
+async def metadata_is_erased_and_found_by_no_more(place: Place) -> None:
+    """Of metadata nothing is left: in the events that said it, among what is current, and in what it is found by."""
+    async with place.open() as store:
+        await store.append("c", [created({"user": "ada", "more": {"mail": "a@x"}}), patched(mail="b@x"), item("one")])
+        await store.append("c", [patched(mail="c@x", plan="free")])
+        await forked(store, "d", "c", 3, "two")
+        for versions in ({"c": 9, "d": 7}, {"c": 12, "d": 9}):
+            appends = await erasing(store, "c", [1, 2, 4], "a check")
+            assert (await store.erase(appends)).versions == versions
+            records = await records_of(store)
+            assert [loads(records[place].data or b"{}") for place in (0, 1, 3)] == [{}, {"patch": {}}, {"patch": {}}]
+            assert loads((await head_of(store)).metadata) == {"more": {}}
+            for where in ({"user": "ada"}, {"mail": "c@x"}, {"plan": "free"}):
+                assert list(await store.heads(where=where)) == []
+        shared = [record.data for record in (await records_of(store, "d"))[:2]]
+        assert shared == [record.data for record in records[:2]]
+
+
 async def erasures_and_appends_take_turns(place: Place) -> None:
     """Appends at the same time are before or behind an erasure; no seq is lost, and what was erased stays so."""
     async with place.open() as store:
@@ -248,6 +268,7 @@ ERASING = (
     an_erasure_may_leave_nothing,
     an_erasure_reaches_all_that_share,
     several_erasures_are_all_or_none,
+    metadata_is_erased_and_found_by_no_more,
     erasures_and_appends_take_turns,
     erased_content_stays_erased,
     bodies_go_with_the_last_event_that_refers_to_them,

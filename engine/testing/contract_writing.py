@@ -60,6 +60,7 @@ async def nothing_is_created_twice(place: Place) -> None:
             events = [created({"other": True}), item("x")]
             error = await fails(VersionConflict, store.append("c", events, expected=expected))
             assert (error.conversation, error.expected, error.actual) == ("c", 0, 2)
+            assert "already" in str(error)
         assert len(await records_of(store)) == 2
         assert (await head_of(store)).metadata == b"{}"
 

@@ -300,7 +300,7 @@ def test_a_log_that_may_not_grow_is_told_and_whole(work):
     assert told.returncode == 2
     # What came in beside the one that was too large is told.
     assert [one["source"] for one in json.loads(told.stdout)["imported"]] == ["in.jsonl:2"]
-    assert "log.db: the disk reported an error; check it, then try again" in told.stderr
+    assert "log.db: a file would have grown beyond the 200,000 bytes that this process may write" in told.stderr
     assert "Traceback" not in told.stderr
     assert turnlog("verify", "--db", "log.db").code == 0
     told = turnlog("import", "in.jsonl", "--db", "log.db", "--json")
@@ -342,7 +342,9 @@ def test_an_output_that_is_full_is_told(work):
                 [COMMAND, *arguments, "--db", "from.db"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
             )
         assert told.returncode == 2
-        assert told.stderr == "turnlog: the output cannot be written: No space left on device\n"
+        says = "the output cannot be written: No space left on device"
+        document = {"error": {"type": "OSError", "message": says}}
+        assert told.stderr == (json.dumps(document) if "--json" in arguments else f"turnlog: {says}") + "\n"
 
 
 def test_an_output_that_nobody_reads_any_more_is_no_error(work):

@@ -1,5 +1,6 @@
 """Wrong usage: exit status 2, a message that names the thing and the remedy, nothing on standard output, no change."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -52,8 +53,9 @@ def refused(arguments, *says, folder=None, **environment):
             continue  # it has begun to tell its story by then
         told = turnlog(*arguments, *more, stdin="hi\n", **environment)
         assert (told.code, told.out) == (2, "")
+        err = told.err if not more else json.loads(told.err)["error"]["message"]
         for part in says:
-            assert str(part) in told.err
+            assert str(part) in err
         assert "Traceback" not in told.err
         assert folder is None or contents(folder) == before
     return told
@@ -178,7 +180,8 @@ def test_a_database_in_a_folder_that_may_not_be_entered(ordinary):
         (["list", "--where", "=x"], "'=x' is no NAME=VALUE"),
         (["list", "--where", "a=1", "--where", "a=2"], "'a' is named twice"),
         (["list", "--where", "a=[1]"], "where: 'a': a text, a number, true, false or null is needed"),
-        (["fork", "talk", "--new", "talk"], "conversation talk is there already, or was deleted; choose another id"),
+        (["fork", "talk", "--new", "talk"], "talk: there is a conversation of this id already, at version"),
+        (["fork", "talk", "--new", "talk"], "; choose another id (--new)"),
         (["delete", "talk", "--forks", "x"], "forks='x': refuse or keep or delete is needed"),
         *((["expire", "--older-than", days], f"{days}: days are needed, more than 0, at most 1,000,000")
           for days in ("0", "-3", "nan", "inf", "1e+12", "1e+300")),
@@ -197,6 +200,26 @@ def test_arguments_that_are_refused(log, arguments, says):
     assert says in " ".join(told.err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "says"),
+    [
+        (["show", "nobody"], "NotFound", "conversation nobody: not found"),
+        (["fork", "talk", "--new", "talk"], "Conflict", "choose another id (--new)"),
+        (["erase", "talk", "999", "--reason", "x"], "Invalid", "talk: there is no seq 999"),
+        (["show"], "MissingParameter", "Missing argument 'ID'"),
+        (["show", "talk", "--nonsense"], "NoSuchOption", "No such option: --nonsense"),
+        (["expire", "--older-than", "0"], "BadParameter", "days are needed, more than 0"),
+        (["export", "-o", "-"], "BadParameter", "- is standard output, which --json needs; name a file"),
+    ],
+)
+def test_programs_are_told_of_errors_in_json(log, arguments, kind, says):
+    told = turnlog(*arguments, "--json", "--db", log)
+    assert (told.code, told.out) == (2, "")
+    error = json.loads(told.err)["error"]
+    assert (error.keys(), error["type"]) == ({"type", "message"}, kind)
+    assert says in error["message"]
+
+
 NO_DATABASE = {
     "": "--db (or TURNLOG_DB): a file is needed, or a postgresql:// url",
     ":memory:": "--db ':memory:': a log in memory is gone when the command ends; name a file",
@@ -204,6 +227,8 @@ NO_DATABASE = {
     "sqlite://log.db": "--db 'sqlite://log.db': sqlite:///path is needed, with three slashes and without parameters",
     "sqlite:///log.db?mode=ro": "sqlite:///path is needed, with three slashes and without parameters",
     "sqlite:///": "sqlite:///path is needed, with three slashes and without parameters",
+    "file:log.db?mode=ro": "--db 'file:log.db?mode=ro': this is no url that is known here; name the file by its path",
+    "sqlite:log.db": "--db 'sqlite:log.db': this is no url that is known here; name the file by its path",
     "redis://h/0": "--db redis://…: there is no store for redis; name a file, or a postgresql:// url",
 }
 

@@ -181,7 +181,7 @@ def test_every_policy_is_tried_with_every_budget(talk):
 def test_it_is_told_in_tables(talk):
     told = turnlog("bench", "talk", "--db", talk, "--context", 400, "--policy", "oldest-turns", "--price", "2,1,8")
     assert told.code == 0
-    assert "1 conversations of" in told.out
+    assert "1 conversation of" in told.out
     assert "16 requests" in told.out
     assert "oldest-turns@1" in told.out
     assert "newest-turns" not in told.out

@@ -118,6 +118,29 @@ def test_verify_names_what_changed(log):
     assert turnlog("verify", "--db", log).code == 1
 
 
+def test_an_export_and_its_import_count_the_same(db, tmp_path):
+    async def make():
+        async with open_engine(db) as engine:
+            c = await engine.create(id="c")
+            await c.append("one", "two")
+            deep = await (await c.fork(at=2, id="d")).fork(id="e")
+            await deep.append("three")
+            await c.append("four")
+
+    anyio.run(make)
+    for number, names in enumerate((["e"], ["d", "c"], [])):
+        out, other = tmp_path / "out.jsonl", tmp_path / f"{number}.db"
+        told = turnlog("export", *names, "-o", out, "--db", db)
+        brought = turnlog("import", out, "--db", other)
+        assert told.out.removesuffix(f" in {out}\n") == brought.out.removesuffix(" in the log\n")
+        exported = turnlog("export", *names, "-o", out, "--db", db, "--json").json["exported"]
+        imported = turnlog("import", out, "--db", other, "--json").json["imported"]
+        assert {one["id"]: one["events"] for one in exported} == {one["id"]: one["events"] for one in imported}
+    assert exported == [{"id": "c", "events": 4}, {"id": "d", "events": 1}, {"id": "e", "events": 2}]
+    assert "3 conversations with 6 messages" in turnlog("export", "--format", "chat", "-o", out, "--db", db).out
+    assert "3 conversations with 6 items" in turnlog("export", "--format", "responses", "-o", out, "--db", db).out
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_export_and_import_give_the_same_events(log, tmp_path, name):
     out, other = tmp_path / name, tmp_path / "other.db"

@@ -189,9 +189,20 @@ def pragmas(db):
 def test_what_cannot_be_brought_forward(tmp_path, log):
     with closing(sqlite3.connect(log)) as newer:
         newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    for name, words in (("missing.db", "not found"), ("log.db", "was made by a newer turnlog")):
-        for more in ((), ("--sql",)):
-            code, out, err = turnlog("migrate", "--db", tmp_path / name, *more)
-            assert (code, out) == (2, "")
-            assert words in err
-    assert not (tmp_path / "missing.db").exists()
+    for more in ((), ("--sql",)):
+        code, out, err = turnlog("migrate", "--db", log, *more)
+        assert (code, out) == (2, "")
+        assert "was made by a newer turnlog" in err
+    code, out, err = turnlog("migrate", "--db", tmp_path / "no folder" / "new.db")
+    assert (code, out) == (2, "")
+    assert "its folder is not there" in err
+
+
+def test_a_database_that_is_not_there_is_made(tmp_path):
+    new = tmp_path / "new.db"
+    script = told("migrate", "--sql", "--db", new)
+    assert (script["from"], script["to"], "CREATE TABLE" in script["sql"]) == (0, SCHEMA_VERSION, True)
+    assert not new.exists()
+    assert turnlog("migrate", "--db", new) == (0, f"{new} had no log and has one of schema 2 now\n", "")
+    assert stat.S_IMODE(new.stat().st_mode) == 0o600
+    assert told("list", "--db", new)["conversations"] == []

@@ -252,7 +252,7 @@ def test_where_there_is_no_log_nothing_is_made(there, pg_url, schema, name):
     for more in (["--json"], []):
         told = turnlog(*ALL[name], *there, *more, stdin="hi\n")
         assert (told.code, told.out) == (2, "")
-        assert f"({schema}): there is no log in it yet; run `turnlog migrate`\n" in told.err
+        assert f"({schema}): there is no log in it yet; run `turnlog migrate`" in told.err
     assert anyio.run(tables, pg_url, schema) == set()
 
 

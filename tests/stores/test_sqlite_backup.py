@@ -131,7 +131,7 @@ async def test_a_backup_that_fails_leaves_nothing(store, tmp_path, db):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"copy\.db: the disk"):
+        with pytest.raises(StoreError, match=r"copy\.db: a file would have grown beyond the 200,000 bytes"):
             await store.backup(tmp_path / "copy.db")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

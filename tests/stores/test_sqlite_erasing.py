@@ -12,6 +12,7 @@ from itertools import chain
 import anyio
 import pytest
 
+from turnlog import open_engine
 from turnlog.engine.errors import NotFound, StoreError
 from turnlog.engine.log import Append, Erasure, Key, Query
 from turnlog.engine.stores import sqlite_sweeping
@@ -139,6 +140,16 @@ async def test_metadata_leaves_nothing_behind_however_it_grows(db, seed):
         for name in names[::2]:
             await store.delete(name, tombstone(), forks="refuse")
         assert found(db, *(f"<{name}>" for name in names)) == {f"<{name}>" for name in names[1::2]}
+
+
+async def test_erased_metadata_is_in_no_file(db):
+    async with open_engine(db) as engine:
+        c = await engine.create(metadata={"user": "secret0", "more": {"long": "secret1" * 5_000}})
+        await c.update_metadata({"user": "secret2", "more": None})
+        await c.append("public")
+        await c.erase(1, 2, reason="asked to")
+        assert found(db, *(f"secret{number}" for number in range(3)), "public") == {"public"}
+        await whole(engine.store)
 
 
 class Garden:

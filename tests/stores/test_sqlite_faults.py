@@ -288,7 +288,10 @@ async def test_a_write_that_the_system_refuses(db):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, before[1]))
     try:
         broken = await refused(
-            store.append("c", [item("x" * 200_000)]), db, "the disk reported an error; check it", retryable=True
+            store.append("c", [item("x" * 200_000)]),
+            db,
+            f"a file would have grown beyond the {size + 50_000:,} bytes that this process may write (ulimit -f)",
+            retryable=True,
         )
         assert "SQLITE_IOERR_WRITE" in str(broken)
         assert len(await records_of(store)) == 2
