@@ -9,7 +9,7 @@ import msgspec
 
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
-from .checks import whole
+from .checks import whole, why
 from .codec import event
 from .erasing import Receipt, erase
 from .errors import Invalid, VersionConflict
@@ -253,7 +253,7 @@ class Conversation:
         Nobody who appends meanwhile can keep it from being done.
 
         Raises:
-            Invalid: no seqs, or one that holds no content.
+            Invalid: no seqs, or one that holds no content; or a blank reason.
             NotFound: nothing was changed.
             StoreError: what was done is not known; the same call again does the rest.
         """
@@ -262,7 +262,7 @@ class Conversation:
             raise Invalid("erase: at least one seq is needed")
         for seq in seqs:
             whole("seq", seq, 1)
-        receipt = await erase(self._engine, self.id, seqs, reason)
+        receipt = await erase(self._engine, self.id, seqs, why(reason))
         await self.refresh()
         return receipt
 
