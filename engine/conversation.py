@@ -105,7 +105,8 @@ class Conversation:
         Args:
             items: strings, dicts in the Responses shape, or objects of openai's SDK.
             expected: the version that the conversation must have.
-            key: an idempotency key: the same items under it again return the first result.
+            key: an idempotency key: the same items under it again, with the same *meta* and *pinned*, return the
+                first result.
             pinned: keep them in every window; an output is pinned with its call, in one append.
             meta: small JSON kept with each item and never sent.
 

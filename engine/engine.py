@@ -319,7 +319,8 @@ class Engine:
             batch: events at most.
 
         Processing is at least once: what was not acknowledged comes again. What other processes append is noticed
-        within a quarter of a second.
+        within a quarter of a second. Who leaves a name is succeeded at once; who is killed, once the lease has run out:
+        after `open_engine(lease=)` seconds, 60 by default.
 
         Raises:
             Invalid: a name or a batch size that cannot be (on entering).
