@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import Invalid
 
-__all__ = ("seconds", "whole")
+__all__ = ("seconds", "whole", "why")
 
 
 def whole(name: str, value: object, least: int, most: int | None = None, *, of: str = "") -> int:
@@ -28,3 +28,14 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise Invalid(f"{name}={value!r:.100}: seconds are needed, {least:g} to {most:g}")
     return float(value)
+
+
+def why(reason: object) -> str:
+    """Return a reason if it is one: a text that is not blank.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        raise Invalid(f"reason={reason!r:.100}: a text that says why is needed; it is written in the log")
+    return reason

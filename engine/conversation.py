@@ -11,7 +11,7 @@ import msgspec
 from .answering import decide, output_for
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
-from .checks import whole
+from .checks import whole, why
 from .codec import event
 from .compaction import Compacted
 from .erasing import Receipt, erase
@@ -114,7 +114,8 @@ class Conversation:
         Args:
             items: strings, dicts in the Responses shape, or objects of openai's SDK.
             expected: the version that the conversation must have.
-            key: an idempotency key: the same items under it again return the first result.
+            key: an idempotency key: the same items under it again, with the same *meta* and *pinned*, return the
+                first result.
             pinned: keep them in every window; an output is pinned with its call, in one append.
             meta: small JSON kept with each item and never sent.
 
@@ -262,7 +263,7 @@ class Conversation:
         Nobody who appends meanwhile can keep it from being done.
 
         Raises:
-            Invalid: no seqs, or one that holds no content.
+            Invalid: no seqs, or one that holds no content; or a blank reason.
             NotFound: nothing was changed.
             StoreError: what was done is not known; the same call again does the rest.
         """
@@ -271,7 +272,7 @@ class Conversation:
             raise Invalid("erase: at least one seq is needed")
         for seq in seqs:
             whole("seq", seq, 1)
-        receipt = await erase(self._engine, self.id, seqs, reason)
+        receipt = await erase(self._engine, self.id, seqs, why(reason))
         await self.refresh()
         return receipt
 

@@ -20,7 +20,7 @@ import anyio
 import msgspec
 
 from .canonical import canonical, digest, loads
-from .checks import seconds, whole
+from .checks import seconds, whole, why
 from .codec import event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
@@ -215,16 +215,17 @@ class Engine:
             forks: what becomes of conversations that share its events: nothing is deleted while there are such; they
                 keep what they share, and it goes with the last of them; or they are deleted too. Metadata that a fork
                 has copied is its own: the receipt names those that have such.
-            reason: is written on the tombstone.
+            reason: is written on the tombstone; default: none is given.
 
         Raises:
             NotFound: there is no such conversation, or it was deleted before.
             ConversationBusy: a turn is running.
             Conflict: there are forks, and they are to refuse it.
+            Invalid: a reason that is blank.
         """
         self.check()
         one_of("forks", forks, ("refuse", "keep", "delete"))
-        return await delete(self, check_id(id), forks, reason)
+        return await delete(self, check_id(id), forks, reason and why(reason))
 
     async def get(self, id: str) -> Conversation:
         """Return a conversation; nothing is written.
@@ -284,13 +285,29 @@ class Engine:
         Those with a running turn are left alone, and with forks="refuse" those that have forks.
 
         Raises:
-            Invalid: an age that is not positive, or a value to look for that is an object or an array.
+            Invalid: an age that is not positive, a blank reason, or a value to look for that is an object or an array.
         """
         self.check()
         one_of("forks", forks, ("refuse", "keep", "delete"))
         if age <= timedelta(0):
             raise Invalid(f"age={age!r}: more than nothing is needed")
-        return expire(self, age, _wanted(where), forks, reason)
+        return expire(self, age, _wanted(where), forks, why(reason))
+
+    async def collect(self, age: timedelta = timedelta(hours=1)) -> int:
+        """Remove stored bodies that nothing has referred to for *age*; return how many.
+
+        Erasing and deleting take the bodies along that they were the last to need. What is left for this is what was
+        brought and then not used, and what a process that was killed while it erased had yet to overwrite: call it now
+        and then, as `turnlog expire` does.
+
+        Raises:
+            Invalid: an age that is negative.
+            StoreError: the store cannot write; nothing was removed.
+        """
+        self.check()
+        if age < timedelta(0):
+            raise Invalid(f"age={age!r}: it cannot be negative")
+        return await self.store.collect(age.total_seconds())
 
     def now(self) -> int:
         """Return the time by the engine's clock, in microseconds since 1970, UTC."""
@@ -307,7 +324,8 @@ class Engine:
             batch: events at most.
 
         Processing is at least once: what was not acknowledged comes again. What other processes append is noticed
-        within a quarter of a second.
+        within a quarter of a second. Who leaves a name is succeeded at once; who is killed, once the lease has run out:
+        after `open_engine(lease=)` seconds, 60 by default.
 
         Raises:
             Invalid: a name or a batch size that cannot be (on entering).

@@ -81,8 +81,21 @@ def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
 
 
 def content_digest(events: Iterable[NewEvent]) -> str:
-    """Return the digest of items, as an idempotency key remembers them: the items only, nothing beside them."""
-    return digest(b"\n".join(one.item or b"" for one in events))
+    """Return the digest of items, as an idempotency key remembers them: all that their caller said.
+
+    That is each item, whole, with its meta, and whether it is pinned; not what was found out about it, such as tokens,
+    nor what the log makes of it.
+    """
+    return digest(b"\n".join(map(_said, events)))
+
+
+def _said(one: NewEvent) -> bytes:
+    """Return an item, and what was said of it where that is anything."""
+    data = loads(one.data) if one.data else {}
+    beside = {name: data[name] for name in ("meta", "blobs") if name in data}
+    if one.flags & PINNED:
+        beside["pinned"] = True
+    return (one.item or b"") + (encode(beside) if beside else b"")
 
 
 def leading(events: Sequence[NewEvent]) -> list[NewEvent]:

@@ -64,6 +64,29 @@ async def test_a_key_creates_once(timed):
     assert [info.id async for info in timed.list(order="created")] == [c.id, "b"]
 
 
+async def test_a_key_stands_for_all_that_was_said(timed):
+    c = await timed.create()
+    long = "x" * 100_000
+    for number, said in enumerate(
+        [
+            {"items": ["Hi"]},
+            {"items": ["Hi"], "pinned": True},
+            {"items": ["Hi"], "meta": {"a": 1}},
+            {"items": ["Hi"], "meta": {"a": 2}},
+            {"items": ["Hi", "Hi"], "meta": {"a": 2}},
+            {"items": [long + "1"]},
+            {"items": [long + "2"]},
+        ]
+    ):
+        items, more = said["items"], {name: said[name] for name in ("pinned", "meta") if name in said}
+        first = await c.append(*items, **more, key=f"k{number}")
+        again = await c.append(*items, **more, key=f"k{number}")
+        assert (again.first, again.replayed) == (first.first, True)
+        for other in range(number):
+            with pytest.raises(KeyReused):
+                await c.append(*items, **more, key=f"k{other}")
+
+
 async def test_get_or_create(timed):
     c = await timed.get_or_create("ada", metadata={"a": 1})
     again = await timed.get_or_create("ada", metadata={"a": 2})

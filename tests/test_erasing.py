@@ -1,5 +1,6 @@
 """Erasing: the content is gone wherever it stood, and the conversation goes on."""
 
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -290,6 +291,38 @@ async def test_a_deletion_names_the_forks_that_keep_metadata(engine):
     await twin.erase(1, reason="x")  # the events that it shares are its own now
     assert b"ada" not in ((await engine.store.read(twin.id, Query(before=2))).records[0][0].data or b"")
     assert list((await engine.delete(twin.id)).left) == []
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\n", None, 7])
+async def test_a_reason_says_something(engine, reason):
+    c = await engine.create()
+    await c.append("one")
+    with pytest.raises(Invalid, match="a text that says why is needed"):
+        await c.erase(2, reason=reason)
+    with pytest.raises(Invalid, match="a text that says why is needed"):
+        engine.expire(timedelta(1), reason=reason)
+    if reason:
+        with pytest.raises(Invalid, match="a text that says why is needed"):
+            await engine.delete(c.id, reason=reason)
+    assert (await c.refresh()).version == 2
+
+
+async def test_what_nothing_refers_to_is_collected(db):
+    async with open_engine(db) as engine:
+        await engine.create(metadata={"user": "ada"})
+        await engine.store._write(unused)
+        assert await engine.collect() == 0
+        assert await engine.collect(timedelta(minutes=30)) == 1
+        assert await engine.store.body("00") is None
+        with pytest.raises(Invalid, match="age"):
+            await engine.collect(timedelta(-1))
+
+
+def unused(db):
+    """Have a body that nothing has referred to for most of an hour."""
+    since = (time.time() - 3000) * 1_000_000
+    db.execute("INSERT INTO bodies VALUES (x'00', x'01')")
+    db.execute("INSERT INTO refs VALUES (0, ?, x'00')", (int(since),))
 
 
 async def test_deleting_again_says_that_it_is_gone(engine):

@@ -109,23 +109,27 @@ def expire(
     schema: Schema = None,
     as_json: Json = False,
 ) -> None:
-    """Delete conversations whose last item is old."""
+    """Delete conversations whose last item is old, and collect blobs that nothing refers to any more."""
     if not 0 < older_than <= _DAYS:
         said = f"{older_than:g}: days are needed, more than 0, at most {_DAYS:,}"
         raise typer.BadParameter(said, param_hint="--older-than")
 
-    async def work() -> list[Receipt]:
+    async def work() -> tuple[list[Receipt], int]:
         async with existing(named(db, schema)) as engine:
             age = timedelta(days=older_than)
-            return [one async for one in engine.expire(age, forks=forks, reason=reason)]  # type: ignore[arg-type]
+            gone = [one async for one in engine.expire(age, forks=forks, reason=reason)]  # type: ignore[arg-type]
+            return gone, await engine.collect()
 
-    _told(run(work), as_json=as_json, many=True)
+    receipts, collected = run(work)
+    _told(receipts, as_json=as_json, collected=collected)
+    if collected and not as_json:
+        show.console.print(f"{show.counted(collected, 'blob')} collected that nothing refers to", markup=False)
 
 
-def _told(receipts: Sequence[Receipt], *, as_json: bool, many: bool = False) -> None:
+def _told(receipts: Sequence[Receipt], *, as_json: bool, collected: int | None = None) -> None:
     documents = [_document(receipt) for receipt in receipts]
     if as_json:
-        put({"receipts": documents} if many else documents[0])
+        put(documents[0] if collected is None else {"receipts": documents, "collected": collected})
         return
     for receipt in receipts:
         said = f"{receipt.conversation}: the content of {show.counted(len(receipt.seqs), 'event')} is gone"

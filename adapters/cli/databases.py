@@ -18,7 +18,7 @@ __all__ = ("Database", "existing", "named", "shown", "when_needed")
 
 _POSTGRES: Final = ("postgresql", "postgres")
 _MEMORY: Final = (":memory:", "sqlite://", "sqlite:///:memory:")
-_FILE: Final = re.compile(r"(file|sqlite)(\+\w+)?:(?!//)")
+_FILE: Final = re.compile(r"(file|sqlite)(\+\w+)?:")
 """What begins like an url of a file, and would be taken for its name."""
 _ALMOST: Final = re.compile(r"^postgres(ql)?(\+\w+)?(:|//)|(^|\s)(host|dbname|user|password)\s*=")
 """What was meant for PostgreSQL, and may hold a password."""
@@ -87,32 +87,37 @@ def named(db: str, schema: str | None = None) -> Database:
     Raises:
         Invalid: they name none.
     """
-    scheme, found, _ = db.partition("://")
+    scheme, found, rest = db.partition("://")
     if found and scheme.partition("+")[0] in _POSTGRES:
         return Database(db, schema)
     if schema is not None:
         raise Invalid("--schema (or TURNLOG_SCHEMA) is for PostgreSQL: name a postgresql:// url with --db")
-    return Database(_file(db))
-
-
-def _file(db: str) -> Path:
-    scheme, found, rest = db.partition("://")
     if db in _MEMORY:
         raise Invalid(f"--db {db!r}: a log in memory is gone when the command ends; name a file")
     if found and scheme != "sqlite":
         raise Invalid(f"--db {scheme}://…: there is no store for {scheme}; name a file, or a postgresql:// url")
     if found and (not rest[1:] or not rest.startswith("/") or "?" in rest):
         raise Invalid(f"--db {db!r}: sqlite:///path is needed, with three slashes and without parameters")
+    if not found:
+        _check_path(db)
+    if not db:
+        raise Invalid("--db (or TURNLOG_DB): a file is needed, or a postgresql:// url")
+    return Database(Path(rest[1:] if found else db))
+
+
+def _check_path(db: str) -> None:
+    """See to it that the name of a file was not meant to be an url.
+
+    Raises:
+        Invalid: it was, by its looks.
+    """
     if almost := _FILE.match(db):
         raise Invalid(
             f"--db {db!r}: this is no url that is known here; name the file by its path alone, or a postgresql:// url "
             f"(a file that is called so: ./{almost[0]}…)"
         )
-    if not found and _ALMOST.search(db):
+    if _ALMOST.search(db):
         raise Invalid("--db: for PostgreSQL an url is needed, postgresql://user@host/database")
-    if not db:
-        raise Invalid("--db (or TURNLOG_DB): a file is needed, or a postgresql:// url")
-    return Path(rest[1:] if found else db)
 
 
 def shown(database: Database) -> str:

@@ -67,6 +67,16 @@ def test_expire(tmp_path, db):
     assert turnlog("expire", "--older-than", 0, "--db", db).code == 2
 
 
+def test_expire_collects_blobs_that_nothing_refers_to(tmp_path, db):
+    imported(tmp_path, db, "new")
+    with sqlite3.connect(db) as connection:
+        connection.execute("INSERT INTO bodies VALUES (x'00', x'01')")
+        connection.execute("INSERT INTO refs VALUES (0, 1, x'00')")
+    told = turnlog("expire", "--older-than", 90, "--db", db)
+    assert told.out == "nothing is that old\n1 blob collected that nothing refers to\n"
+    assert turnlog("expire", "--older-than", 90, "--db", db, "--json").json == {"receipts": [], "collected": 0}
+
+
 def test_list_where(tmp_path, db):
     (name,) = imported(tmp_path, db, "four")
     assert turnlog("list", "--where", "user=ada", "--db", db, "--json").json["conversations"] == []
