@@ -113,7 +113,8 @@ class Engine:
         self._clock = clock
         self._crew = crew
         self._closed = False
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """The event loop that it belongs to."""
         self._leases: dict[str, int] = {}
         self._listens = False
         self.followers: set[Follower] = set()
@@ -129,7 +130,7 @@ class Engine:
             Invalid: the running event loop is another one.
             StoreError: the engine is closed.
         """
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self.loop:
             raise Invalid("this engine belongs to another event loop: open one engine in each")
         if self._closed:
             raise StoreError("this engine is closed: use it inside of its `async with`")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound
-from turnlog.engine.errors import KeyReused, VersionConflict
+from turnlog.engine.errors import AlreadyAnswered, KeyReused, VersionConflict
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Reply
 
@@ -304,3 +304,16 @@ async def what_was_left_is_listed_too(c, entries, starts):
     everything = [entry.seq async for entry in c.items(abandoned=True) if entry.alive]
     assert everything == [entry.seq for entry in entries]
     assert [turn.seq async for turn in c.turns(abandoned=True) if turn.alive] == alive
+
+
+async def test_after_a_rewind_a_call_may_be_answered_anew(engine):
+    c = await engine.create()
+    call = {"type": "function_call", "call_id": "call_1", "name": "look_up", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "found"}
+    asked = await c.append("Look!", call)
+    await c.append(output)
+    await c.rewind(to=asked.version)
+    again = await c.append({**output, "output": "otherwise"})
+    with pytest.raises(AlreadyAnswered) as raised:
+        await c.append(output)
+    assert raised.value.seq == again.last

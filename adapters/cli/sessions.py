@@ -7,7 +7,6 @@ with branches name the rows of each branch, and their order, in `message_structu
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from turnlog.adapters.agents_sdk import named
 from turnlog.adapters.cli.recordings import Made, items_of, shifted
-from turnlog.engine.canonical import canonical, digest, parse
+from turnlog.engine.canonical import parse
 from turnlog.engine.codec import event
 from turnlog.engine.errors import Invalid, InvalidItem
 from turnlog.engine.events import ConversationCreated
@@ -29,7 +29,6 @@ __all__ = ("Session", "check_sessions", "database", "session_events", "sessions"
 
 _SQLITE: Final = b"SQLite format 3\x00"
 _MAIN: Final = "main"
-_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _COLUMNS: Final = frozenset({"id", "session_id", "message_data"})
 _SCHEMA: Final = """
 CREATE TABLE agent_sessions (
@@ -182,7 +181,7 @@ async def session_events(intake: Intake, session: Session) -> Made:
 
 def _name(session: Session) -> str:
     name = session.name if session.branch == _MAIN else f"{session.name}.{session.branch}"
-    return name if _ID.fullmatch(name) else f"in_{digest(canonical(name))[:24]}"
+    return named(name)
 
 
 def database(conversations: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> bytes:

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from ..codec import event
+from ..codec import body, event
 from ..errors import (
     AlreadyAnswered,
     CallsOpen,
@@ -22,8 +22,8 @@ from ..errors import (
     ResponseFailed,
     VersionConflict,
 )
-from ..events import SEAL, CallStarted, NewEvent, Record, Usage
-from ..history import History
+from ..events import SEAL, CallStarted, HistoryRewound, NewEvent, Record, Usage
+from ..history import History, alive, segments
 from ..ids import ulid
 from ..intake import leading
 from ..items import reading
@@ -71,10 +71,15 @@ async def answers_to(store: Store, name: str, events: Sequence[NewEvent]) -> Sna
     Raises:
         NotFound: there is no such conversation.
     """
-    snapshot = await store.read(name, *(Query(link=link) for link in _links(events)))
+    snapshot = await store.read(name, Query(mark="rewind"), *(Query(link=link) for link in _links(events)))
     if snapshot is None or snapshot.head.deleted:
         raise NotFound(f"conversation {name}", deleted=snapshot is not None)
-    return snapshot
+    rewinds, *found = snapshot.records
+    moves = [(record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound)]
+    if moves:
+        path = segments(moves, snapshot.head.version)
+        found = [[record for record in records if alive(path, record.seq)] for records in found]
+    return Snapshot(snapshot.head, found)
 
 
 def check_answers(name: str, events: Sequence[NewEvent], there: Snapshot) -> None:
