@@ -19,7 +19,7 @@ from turnlog.engine.canonical import canonical, digest
 from turnlog.engine.checks import whole
 from turnlog.engine.codec import event
 from turnlog.engine.conversation import Conversation
-from turnlog.engine.engine import Engine, open_engine
+from turnlog.engine.engine import Engine
 from turnlog.engine.errors import (
     AlreadyAnswered,
     BudgetExceeded,
@@ -35,6 +35,7 @@ from turnlog.engine.listing import Entry
 from turnlog.engine.log import Break
 from turnlog.engine.logs import Log
 from turnlog.engine.model import Model
+from turnlog.engine.opening import open_engine
 from turnlog.engine.window.budget import Budget, accepted
 from turnlog.engine.window.policies import Policy
 

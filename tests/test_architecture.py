@@ -104,6 +104,7 @@ LAYERS = (
     ("conversation", "followers", "replay.stepping", "replay.whatif"),
     ("remotes",),
     ("engine",),
+    ("opening",),
     ("testing",),
 )
 PURE = (

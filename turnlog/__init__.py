@@ -5,7 +5,7 @@ which are imported by their full path, turn the projection into requests and the
 """
 
 from .engine.conversation import Conversation
-from .engine.engine import Engine, open_engine
+from .engine.engine import Engine
 from .engine.errors import (
     BudgetExceeded,
     Conflict,
@@ -18,6 +18,7 @@ from .engine.errors import (
 )
 from .engine.ids import ANY, NO_STREAM
 from .engine.model import StreamEvent
+from .engine.opening import open_engine
 from .engine.tools import Tool, ToolContext, tool
 from .engine.turns.outcome import Result
 from .engine.window.budget import Budget

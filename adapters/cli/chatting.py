@@ -14,9 +14,9 @@ from turnlog.adapters.cli.databases import Database, existing
 from turnlog.adapters.cli.show import console, visible
 from turnlog.adapters.responses import Responses
 from turnlog.engine.conversation import Conversation
-from turnlog.engine.engine import open_engine
 from turnlog.engine.errors import Invalid, ResponseFailed
 from turnlog.engine.model import Model
+from turnlog.engine.opening import open_engine
 from turnlog.engine.window.budget import Budget, known
 
 __all__ = ("talk",)

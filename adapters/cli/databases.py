@@ -11,8 +11,9 @@ from typing import Final
 
 import anyio
 
-from turnlog.engine.engine import Engine, open_engine
+from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid, NotFound, StoreError
+from turnlog.engine.opening import open_engine
 
 __all__ = ("Database", "existing", "named", "shown", "when_needed")
 

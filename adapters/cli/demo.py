@@ -25,9 +25,9 @@ from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.cli import show
 from turnlog.adapters.responses import Responses
 from turnlog.engine.conversation import Conversation
-from turnlog.engine.engine import open_engine
 from turnlog.engine.listing import Call as Recorded
 from turnlog.engine.model import Model
+from turnlog.engine.opening import open_engine
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Reason, Received, Reply, Text, scripted_server
 from turnlog.engine.tokens import scaled
