@@ -168,7 +168,8 @@ class Reader:
     async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
         """Return the manifest of the history with *pending* at its end, and the history that it was chosen from.
 
-        A compaction whose stand-in leaves no room for what must be sent is passed over: its events stand in.
+        A compaction whose stand-in leaves no room for what must be sent is passed over: its events stand in. So it is
+        by the windows that follow of the same line, which would have another beginning otherwise.
 
         Raises:
             BudgetExceeded: what must be sent does not fit.
@@ -179,6 +180,10 @@ class Reader:
         refused: BudgetExceeded | None = None
         while True:
             if history.stale:
+                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+            base = _passed_over(history, aim.line)
+            if base:
+                passed.add(base)
                 _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
             # A copy: while items are weighed, other tasks go on appending.
             ahead = history.ahead(pending)
@@ -258,6 +263,15 @@ class Reader:
             said = [encode(item) for item in await self.stand_in(base[0].conversation, base[1], target)]
             known.bases[place] = sum(count.tokens for count in await self._intake.counts(said, counter))
         return known.bases[place]
+
+
+def _passed_over(history: History, line: str) -> int:
+    """Return the seq of the compaction that windows would start from, if the line's last one has passed it over."""
+    last = history.previous(line) if history.base is not None else None
+    if history.base is None or last is None:
+        return 0
+    seq = history.base[0].seq
+    return seq if last[0] > seq and last[1].base < seq else 0
 
 
 @contextmanager
