@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..canonical import canonical
@@ -61,10 +62,14 @@ def line_of(policy: Policy, budget: Budget, target: Target) -> str:
 
     How the server keeps state is no part of it: it changes what is sent, not what the model sees.
     """
-    target = stateless(target)
+    return _line(policy.name, policy.version, budget, stateless(target))
+
+
+@lru_cache(256)
+def _line(name: str, version: int, budget: Budget, target: Target) -> str:
     whom = [target.api, target.backend, target.model, target.state]
     thoughts = [] if target.thoughts == "never" else [target.thoughts]
-    parts = [policy.name, policy.version, budget.context, budget.reserve, *whom, *thoughts]
+    parts = [name, version, budget.context, budget.reserve, *whom, *thoughts]
     return hashlib.sha256(canonical(parts)).hexdigest()[:12]
 
 
