@@ -305,5 +305,5 @@ def parts(item: Item) -> Iterator[Mapping[str, Any]]:
         yield {"type": "text", "text": content}
     elif isinstance(content, list):
         for part in content:
-            if isinstance(part, Mapping):
+            if isinstance(part, dict | Mapping):  # a dict is told much sooner
                 yield part

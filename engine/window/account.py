@@ -119,7 +119,7 @@ class Account:
             "early": tuple(
                 sorted(
                     entry.seq
-                    for unit in self.units
+                    for unit in (self.units if early else ())
                     if unit.at in early
                     for entry in unit.entries
                     if entry.seq not in unit.fit.out

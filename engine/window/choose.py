@@ -107,6 +107,7 @@ class _Choice:
         for unit in self.units:
             if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
                 unit.shrink()
+        self._limits: dict[int, int] = {}
         self.fixed = weight(*history.base, request.target) if history.base else 0
         """Counted tokens of what stands for compacted events."""
         if history.base and request.weights and request.weights.base is not None:
@@ -176,9 +177,11 @@ class _Choice:
 
     def _limit(self, factor: int) -> int:
         """Return how many counted tokens of items a window may hold before the policy is asked."""
-        left = self._room(factor)
-        limit = getattr(self.policy, "limit", None)
-        return left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+        if factor not in self._limits:
+            left = self._room(factor)
+            limit = getattr(self.policy, "limit", None)
+            self._limits[factor] = left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+        return self._limits[factor]
 
     def _total(self, units: Sequence[Unit]) -> int:
         total = self.fixed + sum([unit.fit.lean if unit.excerpted else unit.fit.cost for unit in units])

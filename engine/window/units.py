@@ -126,8 +126,8 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     def ids(self) -> Sequence[str]:
         """The ids with which it is sent."""
         if self._ids is None:
-            sent = [] if not self.flags & IDS else [one for one in self.entries if one.flags & IDS]
-            sent = [entry for entry in sent if entry.seq not in self.bare and entry.seq not in self.out]
+            sent = [one for one in self.entries if one.flags & IDS and one.seq not in self.bare]
+            sent = [one for one in sent if one.seq not in self.out]
             self._ids = [name for entry in sent if isinstance(name := _named.decode(entry.item).id, str)]
         return self._ids
 
@@ -282,7 +282,7 @@ def is_settled(entries: Sequence[Entry]) -> bool:
 
     That is so of messages, and of calls of the kinds that all APIs take, each with one output.
     """
-    if len(entries) == 1:
+    if len(entries) == 1:  # so most are
         return entries[0].reading.shape in ROLES
     calls: set[tuple[str, str | None]] = set()
     answered: set[tuple[str, str | None]] = set()
@@ -302,7 +302,7 @@ def is_settled(entries: Sequence[Entry]) -> bool:
 
 def mark_turns(units: Sequence[Unit]) -> None:
     """Mark where turns start; where nothing of a turn's first group would be sent, at the next that is."""
-    starts = set(turn_starts(unit.group for unit in units))
+    starts = set(turn_starts([unit.group for unit in units]))
     due = False
     for unit in units:
         if unit.at in starts:

@@ -220,6 +220,7 @@ ONE_FACET = "SEARCH facets USING PRIMARY KEY (facet=? AND time=? AND id=?)"
 ALSO = ["CORRELATED SCALAR SUBQUERY 1", "SEARCH o USING PRIMARY KEY (facet=? AND time=? AND id=?)"]
 BY_SEQ = ["SEARCH events USING INDEX events_seq (conversation=? AND seq>? AND seq<?)"]
 BY_LINK = ["SEARCH events USING INDEX events_link (conversation=? AND <expr>=? AND seq>? AND seq<?)"]
+ONE_MARK = "SEARCH marks USING PRIMARY KEY (conversation=? AND mark=?)"
 BY_MARK = [
     "SEARCH m USING PRIMARY KEY (conversation=? AND mark=? AND seq>? AND seq<?)",
     "SEARCH e USING INDEX events_seq (conversation=? AND seq=?)",
@@ -264,6 +265,7 @@ PLANS = {
     "falling": BY_SEQ,
     "linked_rising": BY_LINK,
     "linked_falling": BY_LINK,
+    "marks_there": ["SCAN json_each VIRTUAL TABLE INDEX 1:", "CORRELATED SCALAR SUBQUERY 1", ONE_MARK],
     "marked_rising": BY_MARK,
     "marked_falling": BY_MARK,
     "fed": ["SEARCH e USING INTEGER PRIMARY KEY (rowid>?)", BY_KEY, ABOUT],

@@ -202,6 +202,12 @@ WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND 
     AND seq > :after AND seq < :before
 ORDER BY seq DESC LIMIT :limit;
 
+-- name: marks_there
+-- Which of some marks a conversation's own events have; they are given as a list in JSON.
+SELECT value FROM json_each(:marks) WHERE EXISTS (
+    SELECT 1 FROM marks WHERE conversation = :conversation AND mark = value
+);
+
 -- name: marked_rising
 -- Events with a mark, oldest first.
 SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,

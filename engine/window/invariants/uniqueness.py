@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Final
 
-from ..units import Scene, Unit
+from ..units import IDS, Scene, Unit
 from .identity import without_ids
 from .pairing import outputs_with_their_calls
 
@@ -25,7 +25,9 @@ def each_id_once(units: Sequence[Unit], scene: Scene) -> None:
         return
     seen: set[str] = set()
     for unit in units:
-        ids = unit.fit.ids
+        ids = unit.fit.ids if unit.fit.flags & IDS else ()
+        if not ids:
+            continue
         if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
             seen.update(ids)
             continue
