@@ -8,7 +8,7 @@ Order is by group: a response's items, then the outputs of its calls, then what 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -38,7 +38,7 @@ from .items import Reading, reading
 from .kept import Kept
 from .manifest import Manifest, Span
 
-__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "is_answer", "segments", "turn_starts")
+__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "deep", "is_answer", "segments", "turn_starts")
 
 Place: TypeAlias = tuple[int | None, str]
 
@@ -221,6 +221,11 @@ def alive(path: Sequence[Span], seq: int) -> bool:
     return any(first <= seq <= last for first, last in path)
 
 
+def deep(tokens: int) -> int:
+    """Return how much to look at for a first cut: it has to see that there is more than fits, and where a turn begins."""
+    return tokens + tokens // 8
+
+
 def turn_starts(groups: Iterable[Group]) -> list[int]:
     """Return where turns start among groups in order: at each run of input with a user's message in it.
 
@@ -269,6 +274,12 @@ class History:
         self.order: list[int] = []
         """The places of all groups but the early ones, ascending."""
         self.calls: dict[tuple[str, str], Call] = {}
+        self.pins: set[int] = set()
+        """The places of pinned groups."""
+        self.late: set[int] = set()
+        """The places of groups that took something in after a later one had begun, and of outputs without their calls."""
+        self.large: list[Entry] = []
+        """Items of which something stands out of line."""
         self.effects: dict[str, int] = {}
         """The place of the latest item of each positional kind: it is in effect."""
         self.requests: dict[int, Asked] = {}
@@ -424,7 +435,10 @@ class History:
             self.asides.append(record.seq)
             return None
         said = body(record) if record.data is not None and record.kind == ITEM else None
-        return Entry.of(record, said if isinstance(said, ItemAppended) else None)
+        entry = Entry.of(record, said if isinstance(said, ItemAppended) else None)
+        if entry.blobs:
+            self.large.append(entry)
+        return entry
 
     def _place(self, entry: Entry) -> None:
         form = entry.reading
@@ -456,15 +470,24 @@ class History:
             alone = form.maker is None and entry.response is None and not entry.flags & PINNED
             self.groups[at] = Group(at, entry.response, (entry,), entry.flags, alone, form.is_output)
             self._growing.add(at)
+            if entry.flags & PINNED:
+                self.pins.add(at)
             if not self.order or at > self.order[-1]:
                 self.order.append(at)
+                if form.is_output:
+                    self.late.add(at)
             else:
                 insort(self.order, at)
+                self.late.add(at)
             return
         if at not in self._growing:
             self.groups[at] = group = group.twin()
             self._growing.add(at)
         group.take(entry)
+        if entry.flags & PINNED:
+            self.pins.add(at)
+        if not self.order or at != self.order[-1]:
+            self.late.add(at)
 
     # -- asking
 
@@ -477,6 +500,35 @@ class History:
         """Yield the loaded groups in order, behind the early ones."""
         groups = self.groups
         return (groups[at] for at in self.order)
+
+    def since(self, place: int, spans: Sequence[Span]) -> Iterator[Group]:
+        """Yield the groups in order from a place on, and before them those that are there all the same.
+
+        That is what is pinned, or in effect, or has an item in one of some spans of seqs.
+        """
+        first = bisect_left(self.order, place)
+        staying = sorted(at for at in self.pins.union(self.effects.values()).difference(self._early) if at < place)
+        known = {entry.seq for at in staying for entry in self.groups[at].entries}
+        if all(seq in known for low, high in spans for seq in range(low, high + 1)):
+            yield from (self.groups[at] for at in staying)
+        else:
+            for group in (self.groups[at] for at in self.order[:first]):
+                if self.is_pinned(group) or any(low <= entry.seq <= high for entry in group.entries for low, high in spans):
+                    yield group
+        yield from (self.groups[at] for at in self.order[first:])
+
+    def sent(self, manifest: Manifest) -> Iterator[Group]:
+        """Yield the groups in order of which a window may have sent something, behind the early ones."""
+        return self.since(manifest.cut, [span for span in manifest.sent() if span[0] < manifest.cut])
+
+    def last_of(self, tokens: int) -> int:
+        """Return the place from which on the groups hold so many tokens, of excerpts where there are such."""
+        for at in reversed(self.order):
+            for entry in self.groups[at].entries:
+                tokens -= entry.tokens if entry.excerpt is None else entry.excerpt
+            if tokens <= 0:
+                return at
+        return 0
 
     def entries(self) -> Iterator[Entry]:
         """Yield every loaded entry."""

@@ -16,7 +16,7 @@ from .codec import body
 from .compaction import references
 from .errors import NotFound
 from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
-from .history import ENDS, History, alive, segments
+from .history import ENDS, History, alive, deep, segments
 from .items import reading
 from .log import Head, Query, Snapshot, Store, weight
 from .manifest import Manifest, Span
@@ -82,11 +82,6 @@ def _seq(record: Record) -> int:
     return record.seq
 
 
-def _deep(tokens: int) -> int:
-    """Return how much to read for a first cut: it has to see that there is more than fits, and where a turn begins."""
-    return tokens + tokens // 8
-
-
 async def _last(store: Store, name: str, mark: str, path: Sequence[Span]) -> Record | None:
     """Return the latest event with a mark on a path."""
     queries = [Query(mark=mark, after=first - 1, before=last + 1, reverse=True, limit=1) for first, last in path]
@@ -118,7 +113,7 @@ async def load(
         Query(mark="rewind", before=before),
         Query(mark="base", before=before, reverse=True, limit=_BASES),
         Query(mark="pin", before=before),
-        Query(before=before, reverse=True, tokens=_deep(tokens)),
+        Query(before=before, reverse=True, tokens=deep(tokens)),
         *(Query(mark=mark, before=before, reverse=True, limit=1) for mark in marks),
     )
     if snapshot is None or snapshot.head.deleted:
@@ -138,7 +133,7 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     """Return the history of what an outline leads to."""
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
-    tail, floor = await _tail(store, outline, end, tokens if manifest else _deep(tokens))
+    tail, floor = await _tail(store, outline, end, tokens if manifest else deep(tokens))
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _latest(store, outline, floor)}
     older |= {record.seq: record for record in await _islands(store, outline, manifest, floor, older)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from ..compaction import guessed, weight
@@ -91,7 +90,7 @@ class Account:
         """Decide on outputs that came after the cut for calls before it, whether these are loaded or not."""
         here = {unit.at for unit in self.units}
         first = max(self.cut, self.history.start + 1)
-        for group in chain(self.history.early, self.history):
+        for group in map(self.history.groups.__getitem__, self.history.late):
             if group.stray or (group.at < first and group.at not in here):
                 for entry in group.entries:
                     if entry.seq >= first:

@@ -53,6 +53,8 @@ _PARTS: Final = {
 _CALLERS: Final = ("input", "output")
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
+_SPARE: Final = 64
+"""Items that are remembered beyond twice those of the window."""
 
 
 class Rendered(msgspec.Struct, eq=False, gc=False):
@@ -80,15 +82,17 @@ def render(
     manifest: Manifest,
     target: Target,
     whole: Mapping[int, bytes] | None = None,
+    known: dict[int, dict[str, Any]] | None = None,
 ) -> list[Rendered]:
     """Return the items that a manifest names, in their order, as *target* takes them.
 
-    *whole* holds the items of which some stands out of line, put together again.
+    *whole* holds the items of which some stands out of line, put together again. In *known*, if it is given, items are
+    remembered as they were written, for the conversation's next window for the same API.
 
     *early* are pinned groups that the compaction covers which the window starts from, *base* are the items that stand
     for it. A request that was made elsewhere is in the order in which it was logged.
     """
-    pen = _Pen(manifest, target, whole or {})
+    pen = _Pen(manifest, target, whole or {}, known)
     if target.state == "recorded":
         entries = (entry for group in chain(early, groups) for entry in group.entries)
         logged = sorted((entry for entry in entries if pen.fates.sent(entry.seq)), key=_seq)
@@ -96,7 +100,12 @@ def render(
     written = pen.groups(early)
     stand_in = paired(list(base), target)
     written += [Rendered(base_seq, None, pen.plain(item, read(item).shape)) for item in stand_in]
-    return written + pen.groups(groups)
+    written += pen.groups(groups)
+    if known is not None and len(known) > 2 * len(written) + _SPARE:
+        sent = {one.seq for one in written}
+        for place in [place for place in known if abs(place) not in sent]:
+            del known[place]
+    return written
 
 
 def _seq(entry: Entry) -> int:
@@ -106,8 +115,11 @@ def _seq(entry: Entry) -> int:
 class _Pen:
     """Writes entries for one target, as one manifest says."""
 
-    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes]) -> None:
+    def __init__(
+        self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: dict[int, dict[str, Any]] | None
+    ) -> None:
         self._whole = whole
+        self._known = known
         self._programs: set[object] = set()
         """The call ids of the programs that were written."""
         self.fates = Fates(manifest)
@@ -140,6 +152,20 @@ class _Pen:
 
     def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
         """Return an entry as the target takes it."""
+        known = self._known
+        if known is None or excerpted:
+            return self._rendered(entry, self._written(entry, excerpted=excerpted))
+        place = -entry.seq if entry.seq in self.bare else entry.seq
+        item = known.get(place)
+        if item is None:
+            item = self._written(entry, excerpted=False)
+            if entry.flags & CALLED or entry.blobs or entry.reading.shape == "program" or not _is_flat(item):
+                return self._rendered(entry, item)
+            known[place] = item
+        # Whoever gets a window may change it.
+        return self._rendered(entry, item.copy())
+
+    def _written(self, entry: Entry, *, excerpted: bool) -> dict[str, Any]:
         item, shape = self._item(entry), entry.reading.shape
         if excerpted:
             item = excerpt(item) or item
@@ -149,7 +175,7 @@ class _Pen:
             self._programs.add(item.get("call_id"))
         elif entry.flags & CALLED and item["caller"].get("caller_id") not in self._programs:
             del item["caller"]  # without its program, it is sent as a call of its own
-        return self._rendered(entry, self.plain(item, shape))
+        return self.plain(item, shape)
 
     def _rendered(self, entry: Entry, item: dict[str, Any]) -> Rendered:
         origin, target = entry.origin, self.target
@@ -182,6 +208,11 @@ class _Pen:
 def seal(call: Mapping[str, Any], shape: str, text: str) -> dict[str, Any]:
     """Return the output that says in words what became of a function or custom tool call."""
     return {"type": f"{shape}_output", "call_id": call["call_id"], "output": text}
+
+
+def _is_flat(item: Mapping[str, Any]) -> bool:
+    """Return whether a copy of an item shares nothing with it that could be changed."""
+    return not any(isinstance(value, dict | list) for value in item.values())
 
 
 def _pruned(item: dict[str, Any], shape: str) -> dict[str, Any]:
