@@ -38,9 +38,22 @@ from .items import Reading, reading
 from .kept import Kept
 from .manifest import Manifest, Span
 
-__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "deep", "is_answer", "segments", "turn_starts")
+__all__ = (
+    "ENDS",
+    "Call",
+    "Entry",
+    "Group",
+    "History",
+    "OpenCall",
+    "alive",
+    "deep",
+    "is_answer",
+    "segments",
+    "turn_starts",
+)
 
 Place: TypeAlias = tuple[int | None, str]
+
 
 class Entry(msgspec.Struct, eq=False, gc=False):
     """One item of the path, as its row describes it."""
@@ -128,6 +141,10 @@ class Group(msgspec.Struct, eq=False, gc=False):
                 end -= 1
         self.entries = (*entries[:end], entry, *entries[end:])
         self.flags |= entry.flags
+
+    def has(self, spans: Sequence[Span]) -> bool:
+        """Return whether one of its items lies in some spans of seqs."""
+        return any(low <= entry.seq <= high for entry in self.entries for low, high in spans)
 
     def twin(self, *, void: bool = False) -> Group:
         """Return one like it that may grow, or whose response failed."""
@@ -222,7 +239,7 @@ def alive(path: Sequence[Span], seq: int) -> bool:
 
 
 def deep(tokens: int) -> int:
-    """Return how much to look at for a first cut: it has to see that there is more than fits, and where a turn begins."""
+    """Return how many tokens a first cut looks at: it has to see more than fits, and where a turn begins."""
     return tokens + tokens // 8
 
 
@@ -251,6 +268,15 @@ def turn_starts(groups: Iterable[Group]) -> list[int]:
 class History:
     """The loaded end of one conversation's alive path."""
 
+    pins: set[int]
+    """The places of pinned groups."""
+    late: set[int]
+    """The places of groups that took something in once a later one had begun, and of outputs without calls."""
+    large: list[Entry]
+    """Items of which something stands out of line."""
+    _growing: set[int]
+    """The places of groups that were made by what is being taken in, which nobody else has seen."""
+
     def __init__(
         self,
         conversation: str,
@@ -274,12 +300,6 @@ class History:
         self.order: list[int] = []
         """The places of all groups but the early ones, ascending."""
         self.calls: dict[tuple[str, str], Call] = {}
-        self.pins: set[int] = set()
-        """The places of pinned groups."""
-        self.late: set[int] = set()
-        """The places of groups that took something in after a later one had begun, and of outputs without their calls."""
-        self.large: list[Entry] = []
-        """Items of which something stands out of line."""
         self.effects: dict[str, int] = {}
         """The place of the latest item of each positional kind: it is in effect."""
         self.requests: dict[int, Asked] = {}
@@ -310,8 +330,7 @@ class History:
         """Of a fork: the seq up to which its events are its parent's."""
         self.stale = False
         """Whether an event changed the path: the history has to be loaded anew."""
-        self._growing: set[int] = set()
-        """The places of groups that were made by what is being taken in, which nobody else has seen."""
+        self.pins, self.late, self.large, self._growing = set(), set(), [], set()
         for record in early:
             self._fold(record)
         self._early, self.order = self.order, []
@@ -513,7 +532,7 @@ class History:
             yield from (self.groups[at] for at in staying)
         else:
             for group in (self.groups[at] for at in self.order[:first]):
-                if self.is_pinned(group) or any(low <= entry.seq <= high for entry in group.entries for low, high in spans):
+                if self.is_pinned(group) or group.has(spans):
                     yield group
         yield from (self.groups[at] for at in self.order[first:])
 

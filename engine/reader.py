@@ -30,7 +30,7 @@ from .tokens import Counter
 from .window.budget import Budget
 from .window.choose import Deeper, Request, choose
 from .window.policies import Policy
-from .window.render import SEALED, Rendered, render, seal
+from .window.render import SEALED, Rendered, Written, render, seal
 from .window.units import Weights
 
 __all__ = ("Aim", "Reader", "logged")
@@ -85,7 +85,7 @@ class Reader:
         self._live: OrderedDict[str, tuple[History, int]] = OrderedDict()
         """Histories, each with the number of groups that it may grow to."""
         self._weights: OrderedDict[tuple[str, Counter], _Weighed] = OrderedDict()
-        self._sent: OrderedDict[tuple[str, bool], dict[int, dict[str, Any]] | None] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, bool], Written | None] = OrderedDict()
         """Items as they were sent, by conversation and whether through Chat Completions; None: a first time."""
 
     async def head(self, name: str) -> Head:
@@ -218,7 +218,7 @@ class Reader:
             known = self._remembered(history.conversation, target)
             return render(history.sent(manifest), history.early, base, manifest.base, manifest, target, large, known)
 
-    def _remembered(self, name: str, target: Target) -> dict[int, dict[str, Any]] | None:
+    def _remembered(self, name: str, target: Target) -> Written | None:
         """Return where items of a live history are remembered as they were sent, from its second window on."""
         if name not in self._live:
             return None

@@ -57,8 +57,7 @@ class Account:
         for unit in units:
             fit = unit.fit
             out, other = fit.out, fit.other
-            excerpted: _Decision = ("excerpted", self._excerpted_by(unit)) if unit.excerpted else _KEPT
-            whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
+            whole, excerpted = self._sent(unit)
             for entry in fit.entries:
                 seq = entry.seq
                 if out and seq in out:
@@ -71,10 +70,13 @@ class Account:
                     decisions[seq], weights[seq] = whole, tokens
                 if entry.flags & ESTIMATED:
                     self.estimated += weights[seq]
-            if fit.bare:
-                self.bare += [seq for seq in fit.bare if seq not in out]
-            if fit.sealed:
-                self.sealed += [entry.seq for entry in fit.sealed]
+            self.bare += [seq for seq in fit.bare if seq not in out]
+            self.sealed += [entry.seq for entry in fit.sealed]
+
+    def _sent(self, unit: Unit) -> tuple[_Decision, _Decision]:
+        """Return what becomes of a unit's items that are sent whole, and of those that go as excerpts."""
+        whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
+        return whole, ("excerpted", self._excerpted_by(unit)) if unit.excerpted else whole
 
     def _excerpted_by(self, unit: Unit) -> str:
         """Return the rule by which an earlier cut excerpted a unit, else that of the new one."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -22,7 +22,7 @@ from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
 from .kinds import paired
 
-__all__ = ("RENDERER", "SEALED", "Rendered", "function_name", "render", "seal")
+__all__ = ("RENDERER", "SEALED", "Rendered", "Written", "function_name", "render", "seal")
 
 RENDERER: Final = 1
 
@@ -53,8 +53,13 @@ _PARTS: Final = {
 _CALLERS: Final = ("input", "output")
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
+_NOTHING: Final[tuple[bytes, dict[str, Any]]] = (b"", {})
 _SPARE: Final = 64
 """Items that are remembered beyond twice those of the window."""
+
+
+Written: TypeAlias = dict[int, tuple[bytes, dict[str, Any]]]
+"""Items by seq, negative where they go without their ids: as they were logged, and as they were written."""
 
 
 class Rendered(msgspec.Struct, eq=False, gc=False):
@@ -82,7 +87,7 @@ def render(
     manifest: Manifest,
     target: Target,
     whole: Mapping[int, bytes] | None = None,
-    known: dict[int, dict[str, Any]] | None = None,
+    known: Written | None = None,
 ) -> list[Rendered]:
     """Return the items that a manifest names, in their order, as *target* takes them.
 
@@ -115,9 +120,7 @@ def _seq(entry: Entry) -> int:
 class _Pen:
     """Writes entries for one target, as one manifest says."""
 
-    def __init__(
-        self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: dict[int, dict[str, Any]] | None
-    ) -> None:
+    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: Written | None) -> None:
         self._whole = whole
         self._known = known
         self._programs: set[object] = set()
@@ -156,12 +159,13 @@ class _Pen:
         if known is None or excerpted:
             return self._rendered(entry, self._written(entry, excerpted=excerpted))
         place = -entry.seq if entry.seq in self.bare else entry.seq
-        item = known.get(place)
-        if item is None:
+        data, item = known.get(place, _NOTHING)
+        # An event that was rendered before it was appended may have come to stand elsewhere.
+        if data != entry.item:
             item = self._written(entry, excerpted=False)
             if entry.flags & CALLED or entry.blobs or entry.reading.shape == "program" or not _is_flat(item):
                 return self._rendered(entry, item)
-            known[place] = item
+            known[place] = entry.item, item
         # Whoever gets a window may change it.
         return self._rendered(entry, item.copy())
 

@@ -19,7 +19,21 @@ from ..history import Entry, Group, History, turn_starts
 from ..items import ROLES
 from ..tokens import SEAL_TOKENS
 
-__all__ = ("FAILED", "GONE", "IDS", "Fit", "Invariant", "Rule", "Scene", "Unit", "Weights", "is_settled", "mark_turns", "of_ids", "units_of")
+__all__ = (
+    "FAILED",
+    "GONE",
+    "IDS",
+    "Fit",
+    "Invariant",
+    "Rule",
+    "Scene",
+    "Unit",
+    "Weights",
+    "is_settled",
+    "mark_turns",
+    "of_ids",
+    "units_of",
+)
 
 FAILED: Final = "its response failed"
 GONE: Final = "erased"
