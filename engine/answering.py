@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .answers import first_outputs, standing
 from .codec import body, event, item_of
 from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, NotFound, VersionConflict
-from .events import CallDecided, NewEvent, Record
+from .events import CallDecided, HistoryRewound, NewEvent, Record
+from .history import alive, segments
 from .items import read, reading
-from .log import Appended, Head, Query
+from .log import Appended, Head, Query, Store
 from .paths import Along, paths_of
 from .writer import HASTY
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("decide", "output_for")
+__all__ = ("check_answers", "decide", "output_for")
 
 _ATTEMPTS: Final = 8
 _TOLD: Final = ("function_call", "custom_tool_call")
@@ -70,6 +72,26 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
 def _answers(output: Record) -> str | None:
     form = reading(output.shape or "", output.link)
     return form.kind.answers if form.is_output and form.kind is not None else None
+
+
+async def check_answers(store: Store, name: str, events: Sequence[NewEvent]) -> None:
+    """See to it that outputs are the first for their calls; what a rewind has left stands no more.
+
+    Raises:
+        AlreadyAnswered: one of them is not.
+        Invalid: two of them are for one call.
+    """
+    links = first_outputs(name, events)
+    snapshot = await store.read(name, Query(mark="rewind"), *(Query(link=link) for link in links)) if links else None
+    if snapshot is None:
+        return
+    rewinds, *found = snapshot.records
+    moves = [(record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound)]
+    path = segments(moves, snapshot.head.version)
+    for link, records in zip(links, found, strict=True):
+        seq = standing(link, [(one.seq, one.shape, one.flags) for one in records if alive(path, one.seq)])
+        if seq is not None:
+            raise AlreadyAnswered(name, link, seq)
 
 
 async def output_for(engine: Engine, name: str, call_id: str, output: object) -> dict[str, Any]:

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
-from .answering import decide, output_for
+from .answering import check_answers, decide, output_for
+from .answers import first_outputs
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
 from .checks import whole, why
 from .codec import event
 from .compaction import Compacted
 from .erasing import Receipt, erase
-from .errors import Invalid, VersionConflict
+from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
 from .ids import ANY, Expected
 from .intake import content_digest, leading
-from .items import KINDS, Input, InputItem, Item
+from .items import Input, InputItem, Item
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
 from .log import Appended as Written
-from .log import Break, Fork, Head, Key, Snapshot, metadata_of
+from .log import Break, Fork, Head, Key, metadata_of
 from .model import Model
 from .pages import Pages
 from .tools import Toolbox, Tools
@@ -32,7 +33,6 @@ from .turns.outcome import Options, Result, WhenBusy, open_call
 from .turns.plan import mapping, one_of, plan, preview, version_of
 from .turns.shortening import by_hand, undo
 from .turns.streams import Opening
-from .turns.turn import answers_to, check_answers
 from .window.budget import Budget
 from .window.policies import Policy
 from .window.window import Tokens, Window
@@ -130,12 +130,19 @@ class Conversation:
         version_of(expected)
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
-        if expected == ANY and not any(_looks(one) for one in events):
-            appended = await self._engine.writer.append(self.id, events, key=named)
-        else:
-            appended = await self._append(events, expected, named)
+        appended = await self._written(events, expected, named)
         self.saw(appended.version)
         return Appended(appended.first, appended.last, appended.version, appended.replayed)
+
+    async def _written(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Written:
+        """Append what a caller says."""
+        answers = first_outputs(self.id, events)
+        if not any(one.shape in _LEADS for one in events):
+            try:
+                return await self._engine.writer.append(self.id, events, expected=expected, key=key, answers=answers)
+            except AlreadyAnswered:
+                pass  # by something that a rewind may have left: of paths the store does not know
+        return await self._append(events, expected, key)
 
     async def _append(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Written:
         """Append what depends on what is there already: at an exact version, again if somebody was faster."""
@@ -145,23 +152,24 @@ class Conversation:
                 return await self._engine.writer.append(self.id, events, key=key)
             try:
                 async with self._engine.writer.quiet(self.id, needed=attempt >= HASTY) as quiet:
-                    there = await answers_to(self._engine.store, self.id, events)
-                    exact = there.head.version if expected == ANY else expected
-                    if exact == there.head.version:
-                        events = await self._checked(events, there)
+                    head = await self._engine.reader.head(self.id)
+                    exact = head.version if expected == ANY else expected
+                    if exact == head.version:
+                        await check_answers(self._engine.store, self.id, events)
+                        events = await self._leading(events, head)
                     return await self._engine.writer.append(self.id, events, expected=exact, key=key, quiet=quiet)
             except VersionConflict:
                 if expected != ANY or attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def _checked(self, events: list[NewEvent], there: Snapshot) -> list[NewEvent]:
-        """Pin what leads, and refuse a second output for a call."""
-        check_answers(self.id, events, there)
-        if any(one.shape in ("system", "developer") for one in events):
-            _, history = await self._engine.reader.fresh(self.id)
-            if history.leading and there.head.items == sum(1 for _ in history.entries()):
-                return leading(events)
+    async def _leading(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
+        """Pin what leads."""
+        if not any(one.shape in _LEADS for one in events):
+            return events
+        _, history = await self._engine.reader.fresh(self.id)
+        if history.leading and head.items == sum(1 for _ in history.entries()):
+            return leading(events)
         return events
 
     async def update_metadata(self, patch: Mapping[str, object], *, expected: Expected = ANY) -> None:
@@ -670,9 +678,5 @@ class Conversation:
         return total
 
 
-_LOOKS: Final = frozenset({"system", "developer", *(kind.tag for kind in KINDS.values() if kind.maker == "output")})
-
-
-def _looks(one: NewEvent) -> bool:
-    """Return whether appending an item depends on what is there already."""
-    return one.shape in _LOOKS
+_LEADS: Final = frozenset({"system", "developer"})
+"""Messages that are pinned when they come before everything else."""

@@ -368,7 +368,7 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Microseconds since 1970, UTC; None: the store's writer says when."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An event in the log."""
 
     conversation: str

@@ -8,7 +8,7 @@ Order is by group: a response's items, then the outputs of its calls, then what 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -19,8 +19,6 @@ from .codec import ITEM, REQUESTED, body, unreadable
 from .events import (
     ASIDE,
     ERASED,
-    ESTIMATED,
-    PICTURED,
     PINNED,
     SEAL,
     Blob,
@@ -36,54 +34,59 @@ from .events import (
     Target,
     Usage,
 )
-from .items import KINDS, ROLES, Reading, reading
+from .items import Reading, reading
 from .kept import Kept
 from .manifest import Manifest, Span
 
-__all__ = ("ENDS", "Call", "Entry", "Group", "History", "OpenCall", "alive", "is_answer", "segments", "turn_starts")
+__all__ = (
+    "ENDS",
+    "Call",
+    "Entry",
+    "Group",
+    "History",
+    "OpenCall",
+    "alive",
+    "deep",
+    "is_answer",
+    "segments",
+    "turn_starts",
+)
 
 Place: TypeAlias = tuple[int | None, str]
 
-_PLAIN: Final = ESTIMATED | PICTURED | PINNED
-"""Flags of a message that make no difference to how it is sent."""
 
-
-class Entry:
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One item of the path, as its row describes it."""
 
-    __slots__ = (
-        "beside",
-        "blobs",
-        "excerpt",
-        "extra",
-        "flags",
-        "item",
-        "origin",
-        "plain",
-        "reading",
-        "response",
-        "seq",
-        "tokens",
-    )
+    seq: int
+    reading: Reading
+    response: int | None
+    tokens: int
+    excerpt: int | None
+    flags: int
+    item: bytes
+    origin: Origin | None = None
+    extra: Any = None
+    beside: int = 0
+    blobs: Sequence[Blob] = ()
+    """What of the item stands out of line."""
 
-    def __init__(self, record: Record, said: ItemAppended | None = None) -> None:
-        self.seq = record.seq
-        shape = record.shape or "unknown"
-        self.reading: Reading = reading(shape, record.link)
-        self.response = record.response
-        self.tokens = record.tokens
-        self.excerpt = record.excerpt
-        self.flags = record.flags
-        self.item = record.item or b"null"
-        self.plain = shape in ROLES and not record.flags & ~_PLAIN
-        """Whether it is a message that nobody gave an id: it goes to every API as it is."""
-        self.origin: Origin | None = None
-        self.extra: Any = None
-        self.beside = 0
-        self.blobs: Sequence[Blob] = ()
-        """What of the item stands out of line."""
+    @classmethod
+    def of(cls, record: Record, said: ItemAppended | None = None) -> Entry:
+        """Return the entry of a record, with what its event says beside the item."""
+        form = reading(record.shape or "unknown", record.link)
+        entry = cls(
+            record.seq,
+            form,
+            record.response,
+            record.tokens,
+            record.excerpt,
+            record.flags,
+            record.item or b"null",
+        )
         if said is not None:
-            self.origin, self.extra, self.beside, self.blobs = said.origin, said.extra, said.beside, said.blobs
+            entry.origin, entry.extra, entry.beside, entry.blobs = said.origin, said.extra, said.beside, said.blobs
+        return entry
 
     def value(self) -> Any:
         """Return the item as a new JSON value."""
@@ -93,15 +96,12 @@ class Entry:
         return f"<Entry {self.seq} {self.reading.shape} {self.tokens} tokens>"
 
 
-class Call:
+class Call(msgspec.Struct, eq=False, gc=False):
     """A call and what came of it."""
 
-    __slots__ = ("at", "entry", "output")
-
-    def __init__(self, entry: Entry, at: int, output: Entry | None = None) -> None:
-        self.entry = entry
-        self.at = at
-        self.output = output
+    entry: Entry
+    at: int
+    output: Entry | None = None
 
     @property
     def place(self) -> Place:
@@ -109,51 +109,51 @@ class Call:
         return self.at, self.entry.reading.link or ""
 
 
-class Group:
+class Group(msgspec.Struct, eq=False, gc=False):
     """What stands or falls together: one response's items and the outputs of its calls, or one item of the caller's.
 
-    Never changed, but replaced: copies of a history share their groups.
+    It grows only while the history that made it takes events in; after that it is never changed, but replaced: copies
+    of a history share their groups.
     """
 
-    __slots__ = ("at", "attached", "entries", "fits", "pinned", "response", "stray", "void")
+    at: int
+    """The group's place: the seq of its response, or of its item."""
+    response: int | None
+    entries: tuple[Entry, ...]
+    """The response's items in the order in which they came, then the outputs of its calls."""
+    flags: int
+    """Those of all its entries."""
+    attached: bool = False
+    """Whether it belongs to the group before it: an item of a kind that the table does not know."""
+    stray: bool = False
+    """Whether it is an output whose call is not here: there is none, or it was dropped long ago."""
+    void: bool = False
+    """Whether its response failed: nothing of it is sent again."""
+    fits: dict[str | None, Any] = {}
+    """How targets take it, as `turnlog.engine.window.units` has found out; it is remembered here."""
 
-    def __init__(
-        self,
-        at: int,
-        response: int | None,
-        entries: tuple[Entry, ...],
-        *,
-        void: bool = False,
-        attached: bool = False,
-    ) -> None:
-        self.at = at
-        """The group's place: the seq of its response, or of its item."""
-        self.response = response
-        self.entries = entries
-        """The response's items in the order in which they came, then the outputs of its calls."""
-        self.void = void
-        """Whether its response failed: nothing of it is sent again."""
-        self.attached = attached
-        """Whether it belongs to the group before it: an item of a kind that the table does not know."""
-        self.stray = entries[0].reading.is_output
-        """Whether it is an output whose call is not here: there is none, or it was dropped long ago."""
-        self.pinned = any(entry.flags & PINNED for entry in entries)
-        """Whether something in it is pinned, and so all of it."""
-        self.fits: dict[str | None, Any] = {}
-        """How targets take it, as `turnlog.engine.window.units` has found out; it is remembered here."""
-
-    def with_entry(self, entry: Entry) -> Group:
-        """Return the group with one more entry."""
-        end = len(self.entries)
+    def take(self, entry: Entry) -> None:
+        """Grow by one more entry."""
+        entries = self.entries
+        end = len(entries)
         if not entry.reading.is_output:
-            while end and self.entries[end - 1].reading.is_output:
+            while end and entries[end - 1].reading.is_output:
                 end -= 1
-        entries = (*self.entries[:end], entry, *self.entries[end:])
-        return Group(self.at, self.response, entries, void=self.void, attached=self.attached)
+        self.entries = (*entries[:end], entry, *entries[end:])
+        self.flags |= entry.flags
 
-    def voided(self) -> Group:
-        """Return the group of a response that failed."""
-        return Group(self.at, self.response, self.entries, void=True, attached=self.attached)
+    def has(self, spans: Sequence[Span]) -> bool:
+        """Return whether one of its items lies in some spans of seqs."""
+        return any(low <= entry.seq <= high for entry in self.entries for low, high in spans)
+
+    def twin(self, *, void: bool = False) -> Group:
+        """Return one like it that may grow, or whose response failed."""
+        return Group(self.at, self.response, self.entries, self.flags, self.attached, self.stray, self.void or void)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether something in it is pinned, and so all of it."""
+        return self.flags & PINNED != 0
 
     @property
     def maker(self) -> str | None:
@@ -238,6 +238,11 @@ def alive(path: Sequence[Span], seq: int) -> bool:
     return any(first <= seq <= last for first, last in path)
 
 
+def deep(tokens: int) -> int:
+    """Return how many tokens a first cut looks at: it has to see more than fits, and where a turn begins."""
+    return tokens + tokens // 8
+
+
 def turn_starts(groups: Iterable[Group]) -> list[int]:
     """Return where turns start among groups in order: at each run of input with a user's message in it.
 
@@ -246,22 +251,31 @@ def turn_starts(groups: Iterable[Group]) -> list[int]:
     starts: list[int] = []
     run: int | None = None
     for group in groups:
-        shape = group.entries[0].reading.shape
-        if group.stray or (group.pinned and shape != "user"):
+        form = group.entries[0].reading
+        if group.stray or (group.flags & PINNED and form.shape != "user"):
             continue
-        if group.maker != "input":
+        if form.maker != "input":
             if not group.attached:
                 run = None
             continue
         if run is None:
             run = group.at
-        if shape == "user" and (not starts or starts[-1] != run):
+        if form.shape == "user" and (not starts or starts[-1] != run):
             starts.append(run)
     return starts
 
 
 class History:
     """The loaded end of one conversation's alive path."""
+
+    pins: set[int]
+    """The places of pinned groups."""
+    late: set[int]
+    """The places of groups that took something in once a later one had begun, and of outputs without calls."""
+    large: list[Entry]
+    """Items of which something stands out of line."""
+    _growing: set[int]
+    """The places of groups that were made by what is being taken in, which nobody else has seen."""
 
     def __init__(
         self,
@@ -316,6 +330,7 @@ class History:
         """Of a fork: the seq up to which its events are its parent's."""
         self.stale = False
         """Whether an event changed the path: the history has to be loaded anew."""
+        self.pins, self.late, self.large, self._growing = set(), set(), [], set()
         for record in early:
             self._fold(record)
         self._early, self.order = self.order, []
@@ -329,6 +344,7 @@ class History:
 
     def extend(self, records: Iterable[Record]) -> None:
         """Fold records in that follow what is here, in seq order."""
+        self._growing.clear()
         for record in records:
             self._fold(record)
             self.version = record.seq
@@ -419,7 +435,7 @@ class History:
         elif record.kind == "response.failed":
             group = self.groups.get(response)
             if group is not None:
-                self.groups[response] = group.voided()
+                self.groups[response] = group.twin(void=True)
                 self.calls = {key: call for key, call in self.calls.items() if call.at != response}
         elif record.item is not None:
             entry = self._entry(record)
@@ -438,23 +454,26 @@ class History:
             self.asides.append(record.seq)
             return None
         said = body(record) if record.data is not None and record.kind == ITEM else None
-        return Entry(record, said if isinstance(said, ItemAppended) else None)
+        entry = Entry.of(record, said if isinstance(said, ItemAppended) else None)
+        if entry.blobs:
+            self.large.append(entry)
+        return entry
 
     def _place(self, entry: Entry) -> None:
-        kind = entry.reading
-        if kind.is_output:
+        form = entry.reading
+        if form.is_output:
             self._output(entry)
             return
         at = entry.seq if entry.response is None else entry.response
         self._add(at, entry)
-        if kind.is_call and kind.link is not None:
-            self.calls[kind.shape, kind.link] = Call(entry, at)
-        elif kind.kind is not None and kind.kind.positional:
-            self.effects[kind.shape] = at
+        if form.is_call:
+            self.calls[form.shape, form.link or ""] = Call(entry, at)
+        elif form.kind is not None and form.kind.positional:
+            self.effects[form.shape] = at
 
     def _output(self, entry: Entry) -> None:
-        kind = KINDS[entry.reading.shape]
-        key = kind.answers or "", entry.reading.link or ""
+        form = entry.reading
+        key = form.kind.answers if form.kind and form.kind.answers else "", form.link or ""
         call = self.calls.get(key)
         if call is None:
             self._add(entry.seq, entry)
@@ -465,15 +484,29 @@ class History:
 
     def _add(self, at: int, entry: Entry) -> None:
         group = self.groups.get(at)
-        if group is not None:
-            self.groups[at] = group.with_entry(entry)
+        if group is None:
+            form = entry.reading
+            alone = form.maker is None and entry.response is None and not entry.flags & PINNED
+            self.groups[at] = Group(at, entry.response, (entry,), entry.flags, alone, form.is_output)
+            self._growing.add(at)
+            if entry.flags & PINNED:
+                self.pins.add(at)
+            if not self.order or at > self.order[-1]:
+                self.order.append(at)
+                if form.is_output:
+                    self.late.add(at)
+            else:
+                insort(self.order, at)
+                self.late.add(at)
             return
-        alone = entry.reading.maker is None and entry.response is None and not entry.flags & PINNED
-        self.groups[at] = Group(at, entry.response, (entry,), attached=alone)
-        if not self.order or at > self.order[-1]:
-            self.order.append(at)
-        else:
-            insort(self.order, at)
+        if at not in self._growing:
+            self.groups[at] = group = group.twin()
+            self._growing.add(at)
+        group.take(entry)
+        if entry.flags & PINNED:
+            self.pins.add(at)
+        if not self.order or at != self.order[-1]:
+            self.late.add(at)
 
     # -- asking
 
@@ -486,6 +519,35 @@ class History:
         """Yield the loaded groups in order, behind the early ones."""
         groups = self.groups
         return (groups[at] for at in self.order)
+
+    def since(self, place: int, spans: Sequence[Span]) -> Iterator[Group]:
+        """Yield the groups in order from a place on, and before them those that are there all the same.
+
+        That is what is pinned, or in effect, or has an item in one of some spans of seqs.
+        """
+        first = bisect_left(self.order, place)
+        staying = sorted(at for at in self.pins.union(self.effects.values()).difference(self._early) if at < place)
+        known = {entry.seq for at in staying for entry in self.groups[at].entries}
+        if all(seq in known for low, high in spans for seq in range(low, high + 1)):
+            yield from (self.groups[at] for at in staying)
+        else:
+            for group in (self.groups[at] for at in self.order[:first]):
+                if self.is_pinned(group) or group.has(spans):
+                    yield group
+        yield from (self.groups[at] for at in self.order[first:])
+
+    def sent(self, manifest: Manifest) -> Iterator[Group]:
+        """Yield the groups in order of which a window may have sent something, behind the early ones."""
+        return self.since(manifest.cut, [span for span in manifest.sent() if span[0] < manifest.cut])
+
+    def last_of(self, tokens: int) -> int:
+        """Return the place from which on the groups hold so many tokens, of excerpts where there are such."""
+        for at in reversed(self.order):
+            for entry in self.groups[at].entries:
+                tokens -= entry.tokens if entry.excerpt is None else entry.excerpt
+            if tokens <= 0:
+                return at
+        return 0
 
     def entries(self) -> Iterator[Entry]:
         """Yield every loaded entry."""

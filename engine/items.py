@@ -125,7 +125,7 @@ ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What turnlog needs to know of one item to place it in a window, without its body."""
 
     shape: str
@@ -134,41 +134,42 @@ class Reading(msgspec.Struct, frozen=True):
     """None: an unknown kind, which belongs to the group it stands in."""
     link: str | None
     """What pairs it with its call or output; None where the caller owes nothing."""
+    kind: Kind | None
+    """The kind, None when the table does not know it."""
+    is_call: bool
+    """Whether the caller owes an output for it."""
+    is_output: bool
+    """Whether it is the output of a call."""
 
-    @property
-    def kind(self) -> Kind | None:
-        """The kind, None when the table does not know it."""
-        return KINDS["message"] if self.shape in ROLES else KINDS.get(self.shape)
-
-    @property
-    def is_call(self) -> bool:
-        """Whether the caller owes an output for it."""
-        return self.link is not None and self.maker == "model"
-
-    @property
-    def is_output(self) -> bool:
-        """Whether it is the output of a call."""
-        return self.link is not None and self.maker == "output"
+    def __repr__(self) -> str:
+        return f"Reading(shape={self.shape!r}, maker={self.maker!r}, link={self.link!r})"
 
 
 def reading(shape: str, link: str | None) -> Reading:
     """Return the reading of an item from what its row in a store says of it."""
-    return _reading(shape, link) if link is not None or shape not in _PLAIN else _PLAIN[shape]
+    if link is None:
+        return _PLAIN.get(shape) or _reading(shape, None)
+    form = _LINKED.get(shape)
+    if form is None:
+        return _reading(shape, link)
+    return Reading(shape, form.maker, link, form.kind, form.is_call, form.is_output)
 
 
 def _reading(shape: str, link: str | None) -> Reading:
     if shape in ROLES:
-        return Reading(shape, "model" if shape == "assistant" else "input", None)
+        return Reading(shape, "model" if shape == "assistant" else "input", None, KINDS["message"], False, False)
     kind = KINDS.get(shape)
     if kind is None or shape == "message":
-        return Reading(shape, None, link)  # a message of no known role is as unknown as an unknown kind
-    if shape in _SERVER and link is None:
-        return Reading(shape, "model", None)
-    return Reading(shape, kind.maker, link)
+        return Reading(shape, None, link, kind, False, False)  # a message of no known role is as unknown as its kind
+    maker: Maker = "model" if shape in _SERVER and link is None else kind.maker
+    linked = link is not None
+    return Reading(shape, maker, link, kind, linked and maker == "model", linked and maker == "output")
 
 
 _PLAIN: Final = {shape: _reading(shape, None) for shape in (*ROLES, *KINDS)}
 """The readings of what has no link, which most items have not."""
+_LINKED: Final = {shape: _reading(shape, "") for shape in KINDS if shape not in ROLES}
+"""What those have in common that have one."""
 
 
 def read(item: Item) -> Reading:
@@ -304,5 +305,5 @@ def parts(item: Item) -> Iterator[Mapping[str, Any]]:
         yield {"type": "text", "text": content}
     elif isinstance(content, list):
         for part in content:
-            if isinstance(part, Mapping):
+            if isinstance(part, dict | Mapping):  # a dict is told much sooner
                 yield part

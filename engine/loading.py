@@ -16,7 +16,7 @@ from .codec import body
 from .compaction import references
 from .errors import NotFound
 from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
-from .history import ENDS, History, alive, segments
+from .history import ENDS, History, alive, deep, segments
 from .items import reading
 from .log import Head, Query, Snapshot, Store, weight
 from .manifest import Manifest, Span
@@ -113,7 +113,7 @@ async def load(
         Query(mark="rewind", before=before),
         Query(mark="base", before=before, reverse=True, limit=_BASES),
         Query(mark="pin", before=before),
-        Query(before=before, reverse=True, tokens=tokens),
+        Query(before=before, reverse=True, tokens=deep(tokens)),
         *(Query(mark=mark, before=before, reverse=True, limit=1) for mark in marks),
     )
     if snapshot is None or snapshot.head.deleted:
@@ -133,8 +133,7 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     """Return the history of what an outline leads to."""
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
-    # A first cut has to see that there is more than fits, and where a turn begins.
-    tail, floor = await _tail(store, outline, end, tokens if manifest else tokens * 5 // 4)
+    tail, floor = await _tail(store, outline, end, tokens if manifest else deep(tokens))
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _latest(store, outline, floor)}
     older |= {record.seq: record for record in await _islands(store, outline, manifest, floor, older)}

@@ -28,12 +28,23 @@ reads are not linearised with appends of other processes that have not returned;
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from .answers import Linked, standing
 from .canonical import canonical, loads
-from .errors import ConversationBusy, CorruptLog, Fenced, Invalid, KeyReused, NotFound, VersionConflict
+from .errors import (
+    AlreadyAnswered,
+    ConversationBusy,
+    CorruptLog,
+    Fenced,
+    Invalid,
+    KeyReused,
+    NotFound,
+    VersionConflict,
+)
 from .events import ASIDE, NewEvent, Record
 from .ids import ANY, NO_STREAM, Expected, Position, check_key
 
@@ -70,6 +81,7 @@ __all__ = (
 )
 
 
+_NONE: Final[Mapping[str, Sequence[Linked]]] = MappingProxyType({})
 _ITEM: Final = "item.appended"
 _CREATED: Final = "conversation.created"
 
@@ -268,6 +280,7 @@ class Store(Protocol):
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
         uses: Mapping[str, KeyUse] | None = None,
+        answers: Sequence[str] = (),
     ) -> Appended:
         """Append events to a conversation; to a new one only if the first of them is `conversation.created`.
 
@@ -275,10 +288,13 @@ class Store(Protocol):
         conversation to the rest. With *fork* the new conversation begins behind the parent's events: its own first seq
         is `fork.at + 1`. *uses* are keys by name, as `keys` gave them elsewhere: each is used up from now on for the
         events that it stands for, which are there or are being appended. One that is here already changes nothing.
+        *answers* are links of calls that have no output yet, or the append is refused: a seal is none, and a call that
+        is made anew has none either (`turnlog.engine.answers`).
 
         Raises:
             NotFound: the conversation is not there and is not being created, or was deleted; or the fork's parent.
             VersionConflict: *expected* is not the version, or what is being created is there already.
+            AlreadyAnswered: one of the calls that *answers* names has its output.
             KeyReused: *key* came with other content before, or one of *uses* is here for something else.
             Fenced: *fence* is not the generation of the lease that is held.
             ConversationBusy: *lease* wants what somebody else holds.
@@ -428,6 +444,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     fork: Fork | None = None
     erasures: Sequence[Erasure] = ()
     uses: Mapping[str, KeyUse] = {}
+    answers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in self.uses:
@@ -442,12 +459,18 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    append: Append, head: Head | None, used: Mapping[str, KeyUse], now: int, trunk: Trunk | None = None
+    append: Append,
+    head: Head | None,
+    used: Mapping[str, KeyUse],
+    now: int,
+    trunk: Trunk | None = None,
+    linked: Mapping[str, Sequence[Linked]] = _NONE,
 ) -> tuple[Head | None, Appended]:
     """Return the head after an append and its result, or raise what the contract says; pure.
 
-    *used* is what the keys that it brings were used for, those that were; *trunk* what its fork begins with. The head
-    is None when nothing is to be written (a replay). What keys are to be written, `brought` tells.
+    *used* is what the keys that it brings were used for, those that were; *trunk* what its fork begins with; *linked*
+    what the log has, in order, of the links in its `answers`. The head is None when nothing is to be written (a
+    replay). What keys are to be written, `brought` tells.
     """
     name = append.conversation
     expected = _version(append.expected)
@@ -462,6 +485,10 @@ def decide(
         raise Fenced(name, append.fence, head.generation)
     if expected is not None and expected != actual:
         raise VersionConflict(name, expected, actual)
+    for link in append.answers:
+        seq = standing(link, linked.get(link, ()))
+        if seq is not None:
+            raise AlreadyAnswered(name, link, seq)
     head = _leased(append, head)
     first = head.version + 1
     head = _advanced(head, append.events, now)

@@ -280,8 +280,10 @@ class Fates:
 
     def of(self, seq: int) -> Fate:
         """Return what became of *seq*."""
-        run = self.run(seq)
-        return "later" if run is None else run.fate
+        latest = self._latest
+        if latest is None or not latest.first <= seq <= latest.last:
+            latest = self.run(seq)
+        return "later" if latest is None else latest.fate
 
     def sent(self, seq: int) -> bool:
         """Return whether the model saw *seq*."""

@@ -30,7 +30,7 @@ from .tokens import Counter
 from .window.budget import Budget
 from .window.choose import Deeper, Request, choose
 from .window.policies import Policy
-from .window.render import SEALED, Rendered, render, seal
+from .window.render import SEALED, Rendered, Written, render, seal
 from .window.units import Weights
 
 __all__ = ("Aim", "Reader", "logged")
@@ -39,6 +39,8 @@ _LIVE: Final = 256
 """Conversations whose history is kept in memory."""
 _GROWTH: Final = 1024
 """Groups by which a live history may outgrow twice what was loaded; then its beginning is let go."""
+_SENT: Final = 64
+"""Conversations whose items are remembered as they were sent."""
 _COUNTED: Final = 64
 """Conversations, by counter, whose items' weights are remembered."""
 
@@ -83,6 +85,8 @@ class Reader:
         self._live: OrderedDict[str, tuple[History, int]] = OrderedDict()
         """Histories, each with the number of groups that it may grow to."""
         self._weights: OrderedDict[tuple[str, Counter], _Weighed] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, bool], Written | None] = OrderedDict()
+        """Items as they were sent, by conversation and whether through Chat Completions; None: a first time."""
 
     async def head(self, name: str) -> Head:
         """Return a conversation's head.
@@ -143,6 +147,8 @@ class Reader:
     def forget(self, name: str) -> None:
         """Let go of what is known of a conversation: its path or one of its items has changed."""
         self._live.pop(name, None)
+        for api in (False, True):
+            self._sent.pop((name, api), None)
         for place in [place for place in self._weights if place[0] == name]:
             del self._weights[place]
 
@@ -211,10 +217,23 @@ class Reader:
         if history.base is not None:
             base = await self.stand_in(history.conversation, history.base[1], target)
         fates = Fates(manifest)
-        sent = (entry for entry in history.entries() if entry.blobs and fates.sent(entry.seq))
+        sent = [entry for entry in history.large if fates.sent(entry.seq)]
         large = {entry.seq: await filled(self._store, entry.item, entry.blobs, blobs) for entry in sent}
         with _naming_damage(history):
-            return render(history, history.early, base, manifest.base, manifest, target, large)
+            known = self._remembered(history.conversation, target)
+            return render(history.sent(manifest), history.early, base, manifest.base, manifest, target, large, known)
+
+    def _remembered(self, name: str, target: Target) -> Written | None:
+        """Return where items of a live history are remembered as they were sent, from its second window on."""
+        if name not in self._live:
+            return None
+        place = name, target.api == "chat"
+        known = {} if place in self._sent and self._sent[place] is None else self._sent.get(place)
+        self._sent[place] = known
+        self._sent.move_to_end(place)
+        while len(self._sent) > _SENT:
+            self._sent.popitem(last=False)
+        return known
 
     async def stand_in(self, name: str, said: ContextCompacted, target: Target) -> list[dict[str, Any]]:
         """Return what is sent for compacted events."""

@@ -44,6 +44,7 @@ class Writer:
         lease: LeaseChange | None = None,
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
+        answers: Sequence[str] = (),
         quiet: bool = False,
     ) -> Appended:
         """Append, with the bodies that come with the events; see `turnlog.engine.log.Store.append`."""
@@ -52,7 +53,15 @@ class Writer:
         if any(one.blobs for one in events):
             bodies = {**(bodies or {}), **bodies_of(events)}
         appended = await self._store.append(
-            name, events, expected=expected, key=key, fence=fence, lease=lease, bodies=bodies, fork=fork
+            name,
+            events,
+            expected=expected,
+            key=key,
+            fence=fence,
+            lease=lease,
+            bodies=bodies,
+            fork=fork,
+            answers=answers,
         )
         if not appended.replayed:
             if self._reader.follows(name):

@@ -57,7 +57,7 @@ LAYERS = (
     ("checks", "ids", "canonical", "pages", "families", "media", "schemas"),
     ("items", "manifest", "extras", "signatures"),
     ("events",),
-    ("codec", "prices"),
+    ("codec", "prices", "answers"),
     ("log", "blobs", "kept"),
     ("stores.batching", "stores.statements", "history", "compaction"),
     ("stores.memory", "stores.sqlite_connection", "stores.sqlite_facets", "window.excerpts", "window.kinds"),
@@ -109,6 +109,7 @@ LAYERS = (
 )
 PURE = (
     "items",
+    "answers",
     "events",
     "history",
     "compaction",

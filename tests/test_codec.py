@@ -28,7 +28,7 @@ from turnlog.engine.events import (
     checksum,
 )
 from turnlog.engine.ids import Position
-from turnlog.engine.items import Reading, accept, read
+from turnlog.engine.items import accept, read, reading
 from turnlog.engine.log import record
 from turnlog.engine.manifest import Manifest
 
@@ -116,7 +116,7 @@ def test_unknown_fields_are_kept_although_they_are_not_read():
 @given(json_values)
 def test_an_unknown_kind_is_passed_on_unchanged(data):
     there = msgspec.structs.replace(
-        logged(event(Unknown("weather.changed", data), item=b'{"type":"x"}', form=Reading("x", None, "l"), tokens=9)),
+        logged(event(Unknown("weather.changed", data), item=b'{"type":"x"}', form=reading("x", "l"), tokens=9)),
         schema=41,
         sum=77,
         flags=2**20,
@@ -193,15 +193,15 @@ def test_what_a_newer_version_added_to_is_read():
     ("said", "columns", "marks"),
     [
         (ConversationCreated(), {}, ()),
-        (ItemAppended(), {"form": Reading("user", "input", None)}, ()),
-        (ItemAppended(), {"form": Reading("user", "input", None), "flags": PINNED}, ("pin",)),
-        (ItemAppended(), {"form": Reading("additional_tools", "input", None)}, ("effect:additional_tools",)),
+        (ItemAppended(), {"form": reading("user", None)}, ()),
+        (ItemAppended(), {"form": reading("user", None), "flags": PINNED}, ("pin",)),
+        (ItemAppended(), {"form": reading("additional_tools", None)}, ("effect:additional_tools",)),
         (
             ItemAppended(),
-            {"form": Reading("configuration_update", "input", None), "flags": PINNED | ESTIMATED},
+            {"form": reading("configuration_update", None), "flags": PINNED | ESTIMATED},
             ("pin", "effect:configuration_update"),
         ),
-        (ItemAppended(), {"form": Reading("configuration_update", "input", None), "flags": PINNED | ASIDE}, ()),
+        (ItemAppended(), {"form": reading("configuration_update", None), "flags": PINNED | ASIDE}, ()),
         (CallDecided(call_id="c1", approve=True, by="ada"), {}, ("decided:c1",)),
         (
             requested(key="k", manifest=Manifest(policy="p", renderer=1, as_of=0, line="l")),

@@ -9,7 +9,7 @@ from turnlog.engine.codec import event
 from turnlog.engine.events import ESTIMATED, PICTURED, SECRET, ItemAppended, ResponseCompleted, Usage
 from turnlog.engine.families import ANY_FAMILY, Patches, family_of
 from turnlog.engine.intake import Intake
-from turnlog.engine.items import Reading
+from turnlog.engine.items import reading
 from turnlog.engine.tokens import CALL, MESSAGE, OUTPUT, compacted, count_json, measure, overhead, scale_of, settled
 
 
@@ -214,12 +214,12 @@ def test_odd_settings_weigh_nothing():
 
 
 def thought(tokens, flags=SECRET):
-    form = Reading("reasoning", "model", None)
+    form = reading("reasoning", None)
     return event(ItemAppended(), item=b"{}", form=form, tokens=tokens, flags=flags)
 
 
 def said(tokens):
-    return event(ItemAppended(), item=b"{}", form=Reading("assistant", "model", None), tokens=tokens)
+    return event(ItemAppended(), item=b"{}", form=reading("assistant", None), tokens=tokens)
 
 
 def weights(events, **usage):

@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from ..answers import Linked
 from ..canonical import canonical, encode, loads
 from ..errors import Conflict, ConversationBusy, NotFound
 from ..events import NewEvent, Record
@@ -93,6 +94,7 @@ class MemoryStore:
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
         uses: Mapping[str, KeyUse] | None = None,
+        answers: Sequence[str] = (),
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         return self._append(
@@ -106,13 +108,16 @@ class MemoryStore:
                 bodies=bodies or {},
                 fork=fork,
                 uses=uses or {},
+                answers=answers,
             )
         )
 
     def _append(self, append: Append) -> Appended:
         name, used = append.conversation, self._keys.get(append.conversation, {})
         trunk = self._trunk(append.fork) if append.fork else None
-        head, result = decide(append, self._head(name), used, micros(self._clock()), trunk)
+        there = self._head(name)
+        linked = {link: self._linked(there, link) for link in append.answers} if there else {}
+        head, result = decide(append, there, used, micros(self._clock()), trunk, linked)
         if head is None:
             return result
         self._heads[name] = head
@@ -132,6 +137,9 @@ class MemoryStore:
         self._bodies.update(append.bodies)
         stream.refs[0].update(set(append.bodies).difference(*(event.refs for event in append.events)))
         return result
+
+    def _linked(self, head: Head, link: str) -> list[Linked]:
+        return [(entry.seq, entry.shape, entry.flags) for entry in self._found(head, Query(link=link))]
 
     def _file(self, stream: _Stream, entry: Record) -> None:
         stream.records[entry.seq] = entry

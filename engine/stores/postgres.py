@@ -141,6 +141,7 @@ class PostgresStore:
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
         uses: Mapping[str, KeyUse] | None = None,
+        answers: Sequence[str] = (),
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         self._check()
@@ -154,6 +155,7 @@ class PostgresStore:
             bodies=bodies or {},
             fork=fork,
             uses=uses or {},
+            answers=answers,
         )
         return await self._lane(conversation).add(append)
 

@@ -9,11 +9,13 @@ key, and the batch is made again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 
+from ..answers import Linked
 from ..errors import Invalid, StoreError, TurnlogError
 from ..log import Append, Appended, Head, KeyUse, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
@@ -148,6 +150,10 @@ class Writing:
         self._entries: dict[str, _Entry] = {}
         self._changed: set[str] = set()
         self._uses: dict[tuple[str, str], KeyUse] = {}
+        self._linked: dict[tuple[str, str], list[Linked]] = {}
+        """What is there of links, by conversation."""
+        self._asked: set[tuple[str, str]] = set()
+        """Of which that is known."""
         self._held: set[tuple[str, bytes]] = set()
         """Bodies that conversations refer to as a whole, so that nobody removes them while these are locked."""
         self._rows = _Rows()
@@ -159,13 +165,13 @@ class Writing:
         session = self._session
         forked = {append.fork.parent for append in batch if append.fork}
         names = sorted({append.conversation for append in batch} | forked | set(others))
-        keys = [(append.conversation, text(name)) for append in batch for name in append.names]
-        bodies = [(append.conversation, digest) for append in batch for digest in _referred(append)]
+        keys, links, bodies = _named(batch), _answered(batch), _referred(batch)
         async with session.pipeline():
             await begin(session, settings)
             locked = await session.ask("lock", {"ids": names})
             moment = await session.ask("moment")
             uses = await session.ask("used_keys", columns(("conversations", "names"), keys)) if keys else None
+            linked = await session.ask("linked_to", _linking(links)) if links else None
             held = await session.ask("held_bodies", columns(("conversations", "digests"), bodies)) if bodies else None
         ((self._clock, self._place, session.transaction, version),) = await moment.fetchall()
         check_version(session.place, version)
@@ -174,8 +180,25 @@ class Writing:
             self._entries[head.conversation] = _Entry(head, row[-1], known=True, written=head)
         if uses is not None:
             self._uses = {(row[0], said(row[1])): KeyUse(*row[2:]) for row in await uses.fetchall()}
+        if linked is not None:
+            self._link(links, await linked.fetchall())
         if held is not None:
             self._held = {(name, digest) for name, digest in await held.fetchall()}
+
+    def _link(self, asked: Iterable[tuple[str, str]], rows: Iterable[tuple[Any, ...]]) -> None:
+        self._asked |= {(name, said(link)) for name, link in asked if name in self._entries}
+        for name, link, seq, shape, flags in rows:
+            linked = self._linked.setdefault((name, said(link)), [])
+            linked.append((seq, None if shape is None else said(shape), flags))
+
+    async def _answers(self, append: Append) -> dict[str, list[Linked]]:
+        """Return what there is of the links that an append answers, with what is to be written."""
+        name = append.conversation
+        if name in self._entries and any((name, link) not in self._asked for link in append.answers):
+            await self.write(commit=False)  # it was created meanwhile, perhaps as a fork
+            links = _answered([append])
+            self._link(links, await (await self._session.ask("linked_to", _linking(links))).fetchall())
+        return {link: sorted(self._linked.get((name, link), ())) for link in append.answers}
 
     def head(self, name: str) -> Head | None:
         """Return a head that was locked, as this transaction leaves it."""
@@ -195,7 +218,8 @@ class Writing:
         used = {key: use for key in append.names if (use := self._uses.get((name, key))) is not None}
         try:
             trunk = await self._trunk(append) if append.fork and entry is None else None
-            head, result = decide(append, entry.head if entry else None, used, self._now, trunk)
+            linked = await self._answers(append)
+            head, result = decide(append, entry.head if entry else None, used, self._now, trunk, linked)
             if head is None:
                 return result
             rows = _Added(append, entry.head.items if entry else trunk.items if trunk else 0)
@@ -208,6 +232,9 @@ class Writing:
             entry = self._entries[name] = _Entry(head, self._place, known=False, written=None)
         entry.head, entry.place = head, max(self._place, entry.place)
         self._changed.add(name)
+        for seq, one in enumerate(append.events, result.first):
+            if one.link is not None:
+                self._linked.setdefault((name, one.link), []).append((seq, one.shape, one.flags))
         for key, use in brought(append, used, result).items():
             self._uses[name, key] = use
             self._rows.keys.append((name, text(key), use.digest, use.first, use.last))
@@ -392,13 +419,28 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _referred(append: Append) -> Iterator[bytes]:
-    """Yield the bodies that an append brings or refers to, as far as they can be named."""
-    for name in (*append.bodies, *(name for event in append.events for name in event.refs)):
-        try:
-            yield digest_of(name)
-        except ValueError:
-            continue  # it is refused when it is decided on
+def _answered(batch: Sequence[Append]) -> list[tuple[str, str]]:
+    """Return the links that a batch answers, each with its conversation."""
+    return sorted({(append.conversation, text(link)) for append in batch for link in append.answers})
+
+
+def _linking(links: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
+    return columns(("conversations", "links"), links)
+
+
+def _named(batch: Sequence[Append]) -> list[tuple[str, str]]:
+    """Return the names of the keys that a batch brings, each with its conversation."""
+    return [(append.conversation, text(name)) for append in batch for name in append.names]
+
+
+def _referred(batch: Sequence[Append]) -> list[tuple[str, bytes]]:
+    """Return the bodies that a batch brings or refers to, as far as they can be named, each with its conversation."""
+    found: list[tuple[str, bytes]] = []
+    for append in batch:
+        for name in (*append.bodies, *(name for event in append.events for name in event.refs)):
+            with suppress(ValueError):  # it is refused when it is decided on
+                found.append((append.conversation, digest_of(name)))
+    return found
 
 
 def _portions(events: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:

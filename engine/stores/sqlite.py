@@ -197,6 +197,7 @@ class SqliteStore:
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
         uses: Mapping[str, KeyUse] | None = None,
+        answers: Sequence[str] = (),
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         return await self._batcher.add(
@@ -210,6 +211,7 @@ class SqliteStore:
                 bodies=bodies or {},
                 fork=fork,
                 uses=uses or {},
+                answers=answers,
             )
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
+from ..canonical import encode
 from ..errors import Invalid
 from ..events import Record
 from ..ids import Position
@@ -35,6 +36,8 @@ __all__ = (
 
 ITEM: Final = "item.appended"
 _FAR: Final = 2**63 - 1
+_MANY: Final = 3
+"""Marks for which it pays to ask first which of them there are."""
 _REMEMBERED: Final = 1000
 """Lineages that a connection remembers."""
 
@@ -122,18 +125,35 @@ def snapshot(db: Database, conversation: str, queries: Sequence[Query]) -> Snaps
     """Return the head and the events of each query as of one moment."""
     with moment(db):
         of = known(db, conversation, time.time())
-        return None if of is None else Snapshot(of.head, [_found(db, of, query) for query in queries])
+        if of is None:
+            return None
+        # Of what was deleted the tombstone is shown, whatever forks keep of the rest.
+        spans = [(of.key, of.head.version, of.head.version)] if of.head.deleted else lineage(db, of)
+        there = _marks(db, spans, [query.mark for query in queries if query.mark is not None])
+        found = [
+            _found(db, conversation, query, spans) if query.mark is None or query.mark in there else []
+            for query in queries
+        ]
+        return Snapshot(of.head, found)
 
 
-def _found(db: Database, of: Known, query: Query) -> list[Record]:
-    # Of what was deleted the tombstone is shown, whatever forks keep of the rest.
-    spans = [(of.key, of.head.version, of.head.version)] if of.head.deleted else lineage(db, of)
+def _marks(db: Database, spans: Sequence[Span], wanted: Sequence[str]) -> Collection[str]:
+    """Return which of some marks there may be: one statement tells for all of them, and most are rare."""
+    if len(wanted) < _MANY:
+        return wanted
+    marks = encode(wanted).decode()
+    owners = {owner for owner, _, _ in spans}
+    values = ({"conversation": owner, "marks": marks} for owner in owners)
+    return {mark for each in values for (mark,) in db.execute(SQL["marks_there"], each)}
+
+
+def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list[Record]:
     stream = "marked_" if query.mark is not None else "linked_" if query.link is not None else ""
     statement = SQL[stream + ("falling" if query.reverse else "rising")]
     before = _FAR if query.before is None else query.before
     most = _FAR if query.limit is None else query.limit
     values: dict[str, Any] = {"mark": query.mark, "link": query.link}
-    name, left = of.head.conversation, query.tokens
+    left = query.tokens
     found: list[Record] = []
     for owner, first, last in spans if query.reverse else reversed(spans):
         values |= {"conversation": owner, "after": max(query.after, first - 1), "before": min(before, last + 1)}
@@ -142,10 +162,12 @@ def _found(db: Database, of: Known, query: Query) -> list[Record]:
         values["limit"] = most - len(found)
         with closing(db.execute(statement, values)) as rows:
             # The columns are in the order of a record's fields.
-            some = list(limited((Record(name, *row) for row in rows), left))
-        found += some
-        if left is not None:
-            left -= weight(some)
+            if left is None:
+                found += [Record(name, *row) for row in rows]
+            else:
+                some = list(limited((Record(name, *row) for row in rows), left))
+                found += some
+                left -= weight(some)
         if len(found) >= most or (left is not None and left <= 0):
             break
     return found

@@ -7,14 +7,15 @@ took a step for each of its rows would wait as often for an event loop that has 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, Final
 
+from ..canonical import loads
 from .sqlite_connection import SQL, Database
 
-__all__ = ("write_rows",)
+__all__ = ("read_rows", "write_rows")
 
 _ROW: Final = re.compile(r"(?<=VALUES )\([?, 0]+\)")
 _PARAMETERS: Final = 999
@@ -23,12 +24,23 @@ _PARAMETERS: Final = 999
 
 def write_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> None:
     """Run a statement that takes one row of values with all of *rows*, in as few steps as may be."""
+    for text, values in _parts(name, rows):
+        db.execute(text, values)
+
+
+def read_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return what a statement that takes one row of values finds for all of *rows*: each time it gives a JSON list."""
+    found = (db.execute(text, values).fetchone()[0] for text, values in _parts(name, rows))
+    return [*chain.from_iterable(map(loads, found))]
+
+
+def _parts(name: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
     most = 1 << (_PARAMETERS // len(rows[0])).bit_length() - 1
     start = 0
     while start < len(rows):
         while most > len(rows) - start:
             most >>= 1
-        db.execute(_text(name, most), [*chain.from_iterable(rows[start : start + most])])
+        yield _text(name, most), [*chain.from_iterable(rows[start : start + most])]
         start += most
 
 

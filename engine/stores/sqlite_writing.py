@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from ..answers import Linked
 from ..errors import Invalid, StoreError, TurnlogError
 from ..ids import Position
 from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
 from .sqlite_connection import SQL, Database, file_of, transaction, translated
 from .sqlite_facets import facets
-from .sqlite_reading import ITEM, Known, known, owner_of
-from .sqlite_rows import write_rows
+from .sqlite_reading import ITEM, Known, known, lineage, owner_of
+from .sqlite_rows import read_rows, write_rows
 
 __all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
 
@@ -70,6 +71,7 @@ def _written(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
         if seen != db.seen or len(heads) > _REMEMBERED:
             heads = {}
         writing = Writing(db, now, heads)
+        writing.look_up(batch)
         outcomes = [writing.decided(append) for append in batch]
         writing.write()
     # What is left of a lease depends on when one looks.
@@ -95,6 +97,10 @@ class Writing:
         self._before: dict[str, Head | None] = {}
         """The conversations that change, as they are in the database."""
         self._uses: dict[tuple[str, str], KeyUse] = {}
+        self._linked: dict[tuple[int, str], list[Linked]] = {}
+        """What the database has of links, by whose own it is."""
+        self._links: dict[tuple[int, str], list[Linked]] = {}
+        """The same, of what is to be written."""
         self._events: list[tuple[Any, ...]] = []
         self._marks: list[tuple[int, str, int]] = []
         self._counts: list[tuple[int, int, int, int]] = []
@@ -120,6 +126,32 @@ class Writing:
         self._before.setdefault(name, of.head)
         self._known[name] = Known(of.key, head, of.origin, of.about)
 
+    def look_up(self, batch: Iterable[Append]) -> None:
+        """Look up, in one statement, what there is for the calls that a batch answers."""
+        wanted: set[tuple[int, str]] = set()
+        for append in batch:
+            found = self.known(append.conversation) if append.answers else None
+            owners = lineage(self._db, found) if found else ()
+            wanted |= {(owner, link) for owner, *_ in owners for link in append.answers} - self._linked.keys()
+        self._linked |= {place: [] for place in wanted}
+        for owner, link, seq, shape, flags in read_rows(self._db, "linked_to", sorted(wanted)) if wanted else ():
+            self._linked[owner, link].append((seq, shape, flags))
+
+    def _answered(self, append: Append, found: Known) -> dict[str, list[Linked]]:
+        """Return what there is of the links that an append answers, with what is to be written."""
+        self.look_up([append])  # of what was created meanwhile nothing was known
+        spans = lineage(self._db, found)
+        return {
+            link: sorted(
+                one
+                for owner, first, last in spans
+                for known in (self._linked[owner, link], self._links.get((owner, link), ()))
+                for one in known
+                if first <= one[0] <= last
+            )
+            for link in append.answers
+        }
+
     def decided(self, append: Append) -> Outcome:
         """Decide on an append, and note what it writes."""
         name = append.conversation
@@ -129,7 +161,8 @@ class Writing:
         forks = append.fork if found is None else None
         try:
             trunk = self._trunk(forks) if forks else None
-            head, result = decide(append, found.head if found else None, used, self._now, trunk)
+            linked = self._answered(append, found) if append.answers and found else {}
+            head, result = decide(append, found.head if found else None, used, self._now, trunk, linked)
         except TurnlogError as error:
             return error
         if head is None:
@@ -213,6 +246,8 @@ class Writing:
                     event.sum,
                 )
             )
+            if event.link is not None:
+                self._links.setdefault((key, event.link), []).append((seq, event.shape, event.flags))
             if event.marks:
                 self._marks.extend((key, mark, seq) for mark in dict.fromkeys(event.marks))
             if event.refs:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import Final
 
 from .concurrency import CONCURRENCY
+from .contract_answers import ANSWERS
 from .contract_crowds import CROWDS
 from .contract_deleting import DELETING
 from .contract_erasing import ERASING
@@ -42,6 +43,7 @@ __all__ = ("CHECKS", "CONCURRENCY", "FAULTS", "At", "Check", "Declined", "Place"
 CHECKS: Final[tuple[Check, ...]] = (
     *WRITING,
     *KEYS,
+    *ANSWERS,
     *LEASES,
     *READING,
     *LISTING,

@@ -148,10 +148,11 @@ class FaultyStore:
         bodies: Mapping[str, bytes] | None = None,
         fork: Fork | None = None,
         uses: Mapping[str, KeyUse] | None = None,
+        answers: Sequence[str] = (),
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
         more: dict[str, Any] = {"expected": expected, "key": key, "fence": fence, "lease": lease, "bodies": bodies}
-        work = partial(self.store.append, conversation, events, fork=fork, uses=uses, **more)
+        work = partial(self.store.append, conversation, events, fork=fork, uses=uses, answers=answers, **more)
         return await self._call("append", work)
 
     async def read(self, conversation: str, *queries: Query) -> Snapshot | None:

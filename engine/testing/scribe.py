@@ -424,7 +424,7 @@ class Scribe:
         """Return what stands for compacted events: for its maker, and for others where that is something else."""
         weight = sum(one.tokens for one in quoted)
         count = (await self.intake.vocabulary()).count
-        short = extract([Entry(one) for one in quoted], [], weight // 2 + 30, count)
+        short = extract([Entry.of(one) for one in quoted], [], weight // 2 + 30, count)
         if step.method == "extract":
             return short, Extract([], 0)
         opaque = step.method != "summary"

@@ -125,4 +125,4 @@ async def _asked(along: Along, history: History) -> list[Entry]:
     snapshot = await along.read(history.conversation, Query(after=turn - 1, limit=_INPUTS)) if turn else None
     records = snapshot.records[0] if snapshot else ()
     begun = takewhile(lambda one: one.kind == ITEM and reading(one.shape or "", one.link).maker == "input", records)
-    return [Entry(one) for one in begun if not one.flags & (ERASED | PINNED)]
+    return [Entry.of(one) for one in begun if not one.flags & (ERASED | PINNED)]

@@ -12,22 +12,20 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from ..codec import body, event
+from ..answering import check_answers
+from ..codec import event
 from ..errors import (
-    AlreadyAnswered,
     CallsOpen,
     ConversationBusy,
     Invalid,
-    NotFound,
     ResponseFailed,
     VersionConflict,
 )
-from ..events import SEAL, CallStarted, HistoryRewound, NewEvent, Record, Usage
-from ..history import History, alive, segments
+from ..events import SEAL, CallStarted, NewEvent, Usage
+from ..history import History
 from ..ids import ulid
 from ..intake import leading
-from ..items import reading
-from ..log import Appended, Head, Query, Release, Snapshot, Store, Take
+from ..log import Appended, Head, Query, Release, Take
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent
 from ..shield import bounded, finish
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
     from .plan import Plan
 
-__all__ = ("KeyTaken", "Turn", "answers_to", "check_answers")
+__all__ = ("KeyTaken", "Turn")
 
 _log = Log("turnlog.turn")
 
@@ -58,66 +56,6 @@ _PATIENCE: Final = 10.0
 
 class KeyTaken(Exception):
     """Somebody with the same key was first."""
-
-
-def _links(events: Sequence[NewEvent]) -> list[str]:
-    """Return the links of outputs."""
-    return list(dict.fromkeys(one.link for one in events if _is_output(one) and one.link is not None))
-
-
-async def answers_to(store: Store, name: str, events: Sequence[NewEvent]) -> Snapshot:
-    """Return a conversation's head, and what it has for the calls that outputs among *events* are for; in one read.
-
-    Raises:
-        NotFound: there is no such conversation.
-    """
-    snapshot = await store.read(name, Query(mark="rewind"), *(Query(link=link) for link in _links(events)))
-    if snapshot is None or snapshot.head.deleted:
-        raise NotFound(f"conversation {name}", deleted=snapshot is not None)
-    rewinds, *found = snapshot.records
-    moves = [(record.seq, said.to) for record in rewinds if isinstance(said := body(record), HistoryRewound)]
-    if moves:
-        path = segments(moves, snapshot.head.version)
-        found = [[record for record in records if alive(path, record.seq)] for records in found]
-    return Snapshot(snapshot.head, found)
-
-
-def check_answers(name: str, events: Sequence[NewEvent], there: Snapshot) -> None:
-    """See to it that outputs are the first for their calls; a seal counts for none.
-
-    Raises:
-        AlreadyAnswered: one of them is not.
-        Invalid: two of them are for one call.
-    """
-    links = _links(events)
-    answers: dict[str, Record | NewEvent | None] = dict(zip(links, map(_answer, there.records), strict=True))
-    for one in events:
-        if one.link is None or one.link not in answers:
-            continue
-        answer = answers[one.link]
-        if not _is_output(one):
-            answers[one.link] = None  # the call is made anew
-        elif isinstance(answer, Record):
-            raise AlreadyAnswered(name, one.link, answer.seq)
-        elif answer is not None:
-            raise Invalid(f"{name}: two outputs for call {one.link}; a call has one")
-        else:
-            answers[one.link] = one
-
-
-def _is_output(one: NewEvent | Record) -> bool:
-    return one.link is not None and reading(one.shape or "", one.link).is_output
-
-
-def _answer(records: Sequence[Record]) -> Record | None:
-    """Return the output that the last call among records of one link has; a seal is none."""
-    answer = None
-    for entry in records:
-        if not _is_output(entry):
-            answer = None
-        elif answer is None and not entry.flags & SEAL:
-            answer = entry
-    return answer
 
 
 class _Next(NamedTuple):
@@ -254,8 +192,7 @@ class Turn:
         """Return what the turn begins with: the input, and its first request, unless something comes before that."""
         items = self.plan.items if attempt is None else []
         jobs, sealing = await self._owed(history)
-        if any(map(_is_output, items)):
-            check_answers(self.name, items, await answers_to(self.engine.store, self.name, items))
+        await check_answers(self.engine.store, self.name, items)
         if history.leading and head.items == sum(1 for _ in history.entries()):
             items = leading(items)
         events = [*sealing, *items, *starts(jobs)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from ..compaction import guessed, weight
@@ -46,36 +45,38 @@ class Account:
         self.bare: list[int] = []
         self.sealed: list[int] = []
         self._decisions: dict[int, _Decision] = {}
-        for unit in units:
-            self._enter(unit)
+        self._enter(units)
         self._enter_strays()
         base = self.history.base
         if base is not None:
             self.estimated += guessed(*base, scene.target)
 
-    def _enter(self, unit: Unit) -> None:
-        """Take the decisions on a unit in."""
-        fit = unit.fit
-        excerpted: _Decision = ("excerpted", self._excerpted_by(unit) if unit.excerpted else "")
-        whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
-        for entry in fit.entries:
-            seq = entry.seq
-            rule = fit.out.get(seq) if fit.out else None
-            if rule is not None:
-                self._decisions[seq] = _fate_of(rule), rule
-                continue
-            tokens, short = fit.weights[seq]
-            decision = whole
-            if unit.excerpted and short is not None:
-                tokens, decision = short, excerpted
-            self._decisions[seq] = decision
-            self.weights[seq] = tokens
-            if entry.flags & ESTIMATED:
-                self.estimated += tokens
-        if fit.bare:
-            self.bare += [seq for seq in fit.bare if seq not in fit.out]
-        if fit.sealed:
+    def _enter(self, units: Sequence[Unit]) -> None:
+        """Take the decisions on units in."""
+        decisions, weights = self._decisions, self.weights
+        for unit in units:
+            fit = unit.fit
+            out, other = fit.out, fit.other
+            whole, excerpted = self._sent(unit)
+            for entry in fit.entries:
+                seq = entry.seq
+                if out and seq in out:
+                    decisions[seq] = _fate_of(out[seq]), out[seq]
+                    continue
+                tokens, short = fit.weight(entry) if other else (entry.tokens, entry.excerpt)
+                if unit.excerpted and short is not None:
+                    decisions[seq], weights[seq] = excerpted, short
+                else:
+                    decisions[seq], weights[seq] = whole, tokens
+                if entry.flags & ESTIMATED:
+                    self.estimated += weights[seq]
+            self.bare += [seq for seq in fit.bare if seq not in out]
             self.sealed += [entry.seq for entry in fit.sealed]
+
+    def _sent(self, unit: Unit) -> tuple[_Decision, _Decision]:
+        """Return what becomes of a unit's items that are sent whole, and of those that go as excerpts."""
+        whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
+        return whole, ("excerpted", self._excerpted_by(unit)) if unit.excerpted else whole
 
     def _excerpted_by(self, unit: Unit) -> str:
         """Return the rule by which an earlier cut excerpted a unit, else that of the new one."""
@@ -91,7 +92,7 @@ class Account:
         """Decide on outputs that came after the cut for calls before it, whether these are loaded or not."""
         here = {unit.at for unit in self.units}
         first = max(self.cut, self.history.start + 1)
-        for group in chain(self.history.early, self.history):
+        for group in map(self.history.groups.__getitem__, self.history.late):
             if group.stray or (group.at < first and group.at not in here):
                 for entry in group.entries:
                     if entry.seq >= first:
@@ -119,7 +120,7 @@ class Account:
             "early": tuple(
                 sorted(
                     entry.seq
-                    for unit in self.units
+                    for unit in (self.units if early else ())
                     if unit.at in early
                     for entry in unit.entries
                     if entry.seq not in unit.fit.out
@@ -138,18 +139,24 @@ class Account:
 
     def _covered(self) -> Iterator[tuple[int, int, _Decision]]:
         """Yield every seq's decision in order, as stretches."""
-        others = self._others()
-        at = 1
-        before = _KEPT
-        for seq in [*sorted(self._decisions), self.history.version + 1]:
+        decisions, others = self._decisions, self._others()
+        first = at = 1
+        current: _Decision | None = None
+        for seq in [*sorted(decisions), self.history.version + 1]:
+            decision = decisions.get(seq)
+            if seq == at and decision is current:
+                at = seq + 1
+                continue
+            if current is not None:
+                yield first, at - 1, current
             if seq > at:
-                yield from self._gap(at, seq - 1, before, others)
-            if seq in self._decisions:
-                decision = self._decisions[seq]
-                yield seq, seq, decision
-                # What carries no item goes with what stands before it.
-                before = _KEPT if decision[0] == "pinned" or seq < self.cut else decision
-            at = seq + 1
+                yield from self._gap(at, seq - 1, self._beside(at - 1), others)
+            first, at, current = seq, seq + 1, decision
+
+    def _beside(self, seq: int) -> _Decision:
+        """Return what becomes of what carries no item behind *seq*: it goes with what stands before it."""
+        decision = self._decisions.get(seq, _KEPT)
+        return _KEPT if decision[0] == "pinned" or seq < self.cut else decision
 
     def _others(self) -> list[tuple[int, int, _Decision]]:
         """Return the stretches that are rewound or aside; asides only from the cut on, where all of them are known."""

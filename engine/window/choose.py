@@ -12,13 +12,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..canonical import canonical
 from ..compaction import weight
 from ..errors import BudgetExceeded
 from ..events import Target
-from ..history import Group, History
+from ..history import Group, History, deep
 from ..kept import stateless
 from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled
@@ -61,10 +63,14 @@ def line_of(policy: Policy, budget: Budget, target: Target) -> str:
 
     How the server keeps state is no part of it: it changes what is sent, not what the model sees.
     """
-    target = stateless(target)
+    return _line(policy.name, policy.version, budget, stateless(target))
+
+
+@lru_cache(256)
+def _line(name: str, version: int, budget: Budget, target: Target) -> str:
     whom = [target.api, target.backend, target.model, target.state]
     thoughts = [] if target.thoughts == "never" else [target.thoughts]
-    parts = [policy.name, policy.version, budget.context, budget.reserve, *whom, *thoughts]
+    parts = [name, version, budget.context, budget.reserve, *whom, *thoughts]
     return hashlib.sha256(canonical(parts)).hexdigest()[:12]
 
 
@@ -75,14 +81,31 @@ def choose(history: History, request: Request, policy: Policy) -> Manifest:
         BudgetExceeded: what must be sent does not fit.
         Deeper: older events have to be loaded first.
     """
-    return _Choice(history, request, policy).manifest()
+    floor = _floor(history, request, policy)
+    if floor > history.floor:
+        with suppress(Deeper):
+            return _Choice(history, request, policy, floor).manifest()
+    return _Choice(history, request, policy, history.floor).manifest()
+
+
+def _floor(history: History, request: Request, policy: Policy) -> int:
+    """Return below which seq what is loaded need not be looked at, to decide as if it had not been loaded.
+
+    So the windows of a history that has grown cost no more than its first, which was not loaded any deeper than that.
+    """
+    line = line_of(policy, request.budget, request.target)
+    if history.lines.get(line) is not None or not getattr(policy, "oldest_first", False):
+        return history.floor
+    return max(history.floor, history.last_of(deep(request.budget.context)) - 1)
 
 
 class _Choice:
     """One decision: what the line's last manifest kept, what is new, and, if that is too much, a new cut."""
 
-    def __init__(self, history: History, request: Request, policy: Policy) -> None:
+    def __init__(self, history: History, request: Request, policy: Policy, floor: int) -> None:
         self.history = history
+        self.floor = floor
+        """What is not above it counts as not loaded."""
         self.request = request
         self.policy = policy
         self.line = line_of(policy, request.budget, request.target)
@@ -93,7 +116,7 @@ class _Choice:
         self.cut = self.last.cut if self.last else 0
         self.begin = max(self.cut, history.start + 1)
         """What is older was decided before: dropped, unless it is pinned or the last window sent it."""
-        self.short = history.floor >= self.begin
+        self.short = floor >= self.begin
         """Whether there may be more to send than what is loaded."""
         self.refused = _least(request.refused, self.last.refused if self.last else 0)
         self.unread = max(request.unread, self.last.unread if self.last else 0)
@@ -102,6 +125,7 @@ class _Choice:
         for unit in self.units:
             if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
                 unit.shrink()
+        self._limits: dict[int, int] = {}
         self.fixed = weight(*history.base, request.target) if history.base else 0
         """Counted tokens of what stands for compacted events."""
         if history.base and request.weights and request.weights.base is not None:
@@ -110,13 +134,14 @@ class _Choice:
     def _considered(self) -> Iterator[Group]:
         """Yield the groups that may be sent, in order."""
         history = self.history
-        begin = max(self.begin, history.floor + 1)
+        begin = max(self.begin, self.floor + 1)
         continued = self.last is not None and self.last.base == (history.base[0].seq if history.base else 0)
         for group in history.early:
             if not group.stray and (history.is_pinned(group) or (continued and self._was_sent(group))):
                 yield group
-        for group in history:
-            if not group.stray and (group.at >= begin or history.is_pinned(group) or self._was_sent(group)):
+        sent = [span for span in self.last.sent() if span[0] < begin] if self.last else []
+        for group in history.since(begin, sent):
+            if not group.stray:
                 yield group
 
     def _was_sent(self, group: Group) -> bool:
@@ -171,9 +196,11 @@ class _Choice:
 
     def _limit(self, factor: int) -> int:
         """Return how many counted tokens of items a window may hold before the policy is asked."""
-        left = self._room(factor)
-        limit = getattr(self.policy, "limit", None)
-        return left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+        if factor not in self._limits:
+            left = self._room(factor)
+            limit = getattr(self.policy, "limit", None)
+            self._limits[factor] = left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+        return self._limits[factor]
 
     def _total(self, units: Sequence[Unit]) -> int:
         total = self.fixed + sum([unit.fit.lean if unit.excerpted else unit.fit.cost for unit in units])
@@ -249,7 +276,7 @@ class _Choice:
             (
                 index
                 for index, unit in enumerate(self.units)
-                if unit.at > self.history.floor
+                if unit.at > self.floor
                 and unit.group.maker != "input"
                 and not (unit.group.attached or unit.group.pinned)
             ),

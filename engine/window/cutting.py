@@ -125,9 +125,7 @@ class Draft(Cut):
         """The places of what cannot be dropped: the current turn's input and its last group."""
         self.turns = tuple(_turns(units))
         """The same units by turns; those before the first turn come first."""
-        self.current = next(
-            (index for index, turn in enumerate(self.turns) if any(unit.at in frontier for unit in turn)), 0
-        )
+        self.current = _first_of(self.turns, frontier)
         """The index of the current turn."""
         self._pinned: frozenset[int] = frozenset()
 
@@ -148,6 +146,18 @@ class Draft(Cut):
         """Drop a unit, unless it is pinned or belongs to the frontier."""
         if unit.at not in self.frontier and unit.at not in self._pinned:
             super().drop(unit)
+
+
+def _first_of(turns: Sequence[Sequence[Unit]], frontier: frozenset[int]) -> int:
+    """Return the index of the first turn with something of the frontier in it, which is one of the last."""
+    first, left = 0, len(frontier)
+    for index in range(len(turns) - 1, -1, -1):
+        found = sum([unit.at in frontier for unit in turns[index]])
+        if found:
+            first, left = index, left - found
+        if left <= 0:
+            break
+    return first
 
 
 def _turns(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:

@@ -7,9 +7,12 @@ and keep the old one for old manifests.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from ..canonical import encode, loads
 from ..events import CALLED, Target
@@ -19,7 +22,7 @@ from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
 from .kinds import paired
 
-__all__ = ("RENDERER", "SEALED", "Rendered", "function_name", "render", "seal")
+__all__ = ("RENDERER", "SEALED", "Rendered", "Written", "function_name", "render", "seal")
 
 RENDERER: Final = 1
 
@@ -47,27 +50,30 @@ _PARTS: Final = {
     **dict.fromkeys(("function_call_output", "custom_tool_call_output"), "output"),
 }
 """Where kinds that a caller makes have their parts."""
+_CALLERS: Final = ("input", "output")
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
+_NOTHING: Final[tuple[bytes, dict[str, Any]]] = (b"", {})
+_SPARE: Final = 64
+"""Items that are remembered beyond twice those of the window."""
 
 
-class Rendered:
+Written: TypeAlias = dict[int, tuple[bytes, dict[str, Any]]]
+"""Items by seq, negative where they go without their ids: as they were logged, and as they were written."""
+
+
+class Rendered(msgspec.Struct, eq=False, gc=False):
     """One item of a window, with what an adapter needs to know to write it in its own shape."""
 
-    __slots__ = ("extra", "home", "item", "response", "seq")
-
-    def __init__(
-        self, seq: int, response: int | None, item: dict[str, Any], extra: Any = None, *, home: bool = False
-    ) -> None:
-        self.seq = seq
-        """Where it stands in the log; of a stand-in, the seq of the event it comes from."""
-        self.response = response
-        """The response that it is part of; None for what the caller made."""
-        self.item = item
-        self.extra = extra
-        """Fields of its maker's own shape."""
-        self.home = home
-        """Whether the target is where they come from."""
+    seq: int
+    """Where it stands in the log; of a stand-in, the seq of the event it comes from."""
+    response: int | None
+    """The response that it is part of; None for what the caller made."""
+    item: dict[str, Any]
+    extra: Any = None
+    """Fields of its maker's own shape."""
+    home: bool = False
+    """Whether the target is where they come from."""
 
     def __repr__(self) -> str:
         return f"<Rendered {self.seq} {self.item.get('type', self.item.get('role'))}>"
@@ -81,23 +87,30 @@ def render(
     manifest: Manifest,
     target: Target,
     whole: Mapping[int, bytes] | None = None,
+    known: Written | None = None,
 ) -> list[Rendered]:
     """Return the items that a manifest names, in their order, as *target* takes them.
 
-    *whole* holds the items of which some stands out of line, put together again.
+    *whole* holds the items of which some stands out of line, put together again. In *known*, if it is given, items are
+    remembered as they were written, for the conversation's next window for the same API.
 
     *early* are pinned groups that the compaction covers which the window starts from, *base* are the items that stand
     for it. A request that was made elsewhere is in the order in which it was logged.
     """
-    pen = _Pen(manifest, target, whole or {})
+    pen = _Pen(manifest, target, whole or {}, known)
     if target.state == "recorded":
         entries = (entry for group in chain(early, groups) for entry in group.entries)
         logged = sorted((entry for entry in entries if pen.fates.sent(entry.seq)), key=_seq)
         return [*(Rendered(base_seq, None, item) for item in base), *map(pen.copy, logged)]
-    written = list(chain.from_iterable(map(pen.group, early)))
+    written = pen.groups(early)
     stand_in = paired(list(base), target)
     written += [Rendered(base_seq, None, pen.plain(item, read(item).shape)) for item in stand_in]
-    return written + list(chain.from_iterable(map(pen.group, groups)))
+    written += pen.groups(groups)
+    if known is not None and len(known) > 2 * len(written) + _SPARE:
+        sent = {one.seq for one in written}
+        for place in [place for place in known if abs(place) not in sent]:
+            del known[place]
+    return written
 
 
 def _seq(entry: Entry) -> int:
@@ -107,8 +120,9 @@ def _seq(entry: Entry) -> int:
 class _Pen:
     """Writes entries for one target, as one manifest says."""
 
-    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes]) -> None:
+    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: Written | None) -> None:
         self._whole = whole
+        self._known = known
         self._programs: set[object] = set()
         """The call ids of the programs that were written."""
         self.fates = Fates(manifest)
@@ -116,55 +130,77 @@ class _Pen:
         self.sealed = frozenset(manifest.sealed)
         self.target = target
 
-    def group(self, group: Group) -> Iterator[Rendered]:
-        """Yield what is sent of a group; stand-ins for missing outputs come last, where real ones would be added."""
-        for entry in group.entries:
-            fate = self.fates.of(entry.seq)
-            if fate in SENT:
-                yield self.entry(entry, excerpted=fate == "excerpted")
-        for entry in group.entries if self.sealed else ():
-            if entry.seq in self.sealed:
-                yield Rendered(entry.seq, None, seal(self._item(entry), entry.reading.shape, SEALED))
+    def groups(self, groups: Iterable[Group]) -> list[Rendered]:
+        """Return what is sent of groups; stand-ins for missing outputs come last, where real ones would be added."""
+        written: list[Rendered] = []
+        fate_of, sealed = self.fates.of, self.sealed
+        for group in groups:
+            for entry in group.entries:
+                fate = fate_of(entry.seq)
+                if fate in SENT:
+                    written.append(self.entry(entry, excerpted=fate == "excerpted"))
+            for entry in group.entries if sealed else ():
+                if entry.seq in sealed:
+                    made = seal(self._item(entry), entry.reading.shape, SEALED)
+                    written.append(Rendered(entry.seq, None, made))
+        return written
 
     def copy(self, entry: Entry) -> Rendered:
         """Return an entry as it was logged."""
         return self._rendered(entry, self._item(entry))
 
     def _item(self, entry: Entry) -> dict[str, Any]:
-        item: dict[str, Any] = loads(self._whole.get(entry.seq, entry.item))
+        item: dict[str, Any] = loads(self._whole.get(entry.seq, entry.item) if self._whole else entry.item)
         return item
 
     def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
         """Return an entry as the target takes it."""
-        item = self._item(entry)
+        known = self._known
+        if known is None or excerpted:
+            return self._rendered(entry, self._written(entry, excerpted=excerpted))
+        place = -entry.seq if entry.seq in self.bare else entry.seq
+        data, item = known.get(place, _NOTHING)
+        # An event that was rendered before it was appended may have come to stand elsewhere.
+        if data != entry.item:
+            item = self._written(entry, excerpted=False)
+            if entry.flags & CALLED or entry.blobs or entry.reading.shape == "program" or not _is_flat(item):
+                return self._rendered(entry, item)
+            known[place] = entry.item, item
+        # Whoever gets a window may change it.
+        return self._rendered(entry, item.copy())
+
+    def _written(self, entry: Entry, *, excerpted: bool) -> dict[str, Any]:
+        item, shape = self._item(entry), entry.reading.shape
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:
             item.pop("id", None)
-        if entry.reading.shape == "program":
+        if shape == "program":
             self._programs.add(item.get("call_id"))
         elif entry.flags & CALLED and item["caller"].get("caller_id") not in self._programs:
             del item["caller"]  # without its program, it is sent as a call of its own
-        return self._rendered(entry, self.plain(item, entry.reading.shape))
+        return self.plain(item, shape)
 
     def _rendered(self, entry: Entry, item: dict[str, Any]) -> Rendered:
-        origin = entry.origin
-        home = origin is not None and (origin.adapter, origin.backend) == (self.target.api, self.target.backend)
-        response = entry.response if entry.reading.maker not in ("input", "output") else None
-        return Rendered(entry.seq, response, item, entry.extra, home=home)
+        origin, target = entry.origin, self.target
+        home = origin is not None and origin.adapter == target.api and origin.backend == target.backend
+        response = None if entry.reading.maker in _CALLERS else entry.response
+        return Rendered(entry.seq, response, item, entry.extra, home)
 
     def plain(self, item: dict[str, Any], shape: str) -> dict[str, Any]:
         """Return an item without what the target does not take on input."""
+        if len(item) == 2 and shape in ROLES and isinstance(item.get("content"), str):
+            return item  # a role and a text, which everybody takes
         if not _OUTPUT_ONLY.isdisjoint(item) or None in item.values():
             item = _pruned(item, shape)
+        chat = self.target.api == "chat"
         if shape in _CALLS:
             item = _worded(item, _CALLS[shape])
-        if self.target.api == "chat":
+            return item if chat else _named(item)
+        if chat:
             return item
         if shape in ROLES and "name" in item:
             item = {key: value for key, value in item.items() if key != "name"}  # Chat Completions alone has it
-        if shape in _CALLS:
-            return _named(item)
         if shape == "assistant":
             return _assistant(item)
         field = _PARTS.get(shape, "")
@@ -176,6 +212,11 @@ class _Pen:
 def seal(call: Mapping[str, Any], shape: str, text: str) -> dict[str, Any]:
     """Return the output that says in words what became of a function or custom tool call."""
     return {"type": f"{shape}_output", "call_id": call["call_id"], "output": text}
+
+
+def _is_flat(item: Mapping[str, Any]) -> bool:
+    """Return whether a copy of an item shares nothing with it that could be changed."""
+    return not any(isinstance(value, dict | list) for value in item.values())
 
 
 def _pruned(item: dict[str, Any], shape: str) -> dict[str, Any]:
@@ -203,9 +244,11 @@ def _text(value: Any, nothing: str) -> str:
 def _named(call: dict[str, Any]) -> dict[str, Any]:
     """Write a call's name with the characters that this API takes; backends of the other one allow more."""
     name = call.get("name")
-    return {**call, "name": function_name(name)} if isinstance(name, str) else call
+    taken = function_name(name) if isinstance(name, str) else name
+    return call if taken == name else {**call, "name": taken}
 
 
+@lru_cache(1024)
 def function_name(name: str) -> str:
     """Return a function's name with the characters, and of the length, that OpenAI's APIs take."""
     return _NAME.sub("_", name)[:_LONGEST_NAME] or "_"
@@ -218,9 +261,12 @@ def _assistant(item: dict[str, Any]) -> dict[str, Any]:
         return item
     if "id" in item:
         return {**item, "content": [_bare_part(part) for part in content]}
-    texts = (part.get("text", part.get("refusal")) for part in parts(item))
-    easy = {"type": "message", "role": "assistant", "content": "".join(text for text in texts if isinstance(text, str))}
-    return {**easy, "phase": item["phase"]} if item.get("phase") else easy
+    texts = [part.get("text", part.get("refusal")) for part in parts(item)]
+    said = "".join([text for text in texts if isinstance(text, str)])
+    easy: dict[str, Any] = {"type": "message", "role": "assistant", "content": said}
+    if item.get("phase"):
+        easy["phase"] = item["phase"]
+    return easy
 
 
 def _bare_part(part: Any) -> Any:

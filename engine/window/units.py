@@ -9,16 +9,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from typing import Final, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..events import Target
+import msgspec
+
+from ..events import ERASED, MISNAMED, NAMED, PINNED, Target
 from ..history import Entry, Group, History, turn_starts
+from ..items import ROLES
 from ..tokens import SEAL_TOKENS
 
-__all__ = ("FAILED", "GONE", "Fit", "Invariant", "Rule", "Scene", "Unit", "Weights", "mark_turns", "units_of")
+__all__ = (
+    "FAILED",
+    "GONE",
+    "IDS",
+    "Fit",
+    "Invariant",
+    "Rule",
+    "Scene",
+    "Unit",
+    "Weights",
+    "is_settled",
+    "mark_turns",
+    "of_ids",
+    "units_of",
+)
 
 FAILED: Final = "its response failed"
 GONE: Final = "erased"
+
+
+_NONE: Final[Mapping[int, Any]] = MappingProxyType({})
+IDS: Final = NAMED | MISNAMED
+"""Flags of items that have an id."""
+_CALLS: Final = {
+    **dict.fromkeys(("function_call", "function_call_output"), "function_call"),
+    **dict.fromkeys(("custom_tool_call", "custom_tool_call_output"), "custom_tool_call"),
+}
+"""The calls that every API takes, and the outputs of such, by their shapes: the call's."""
+
+
+class _Named(msgspec.Struct):
+    id: Any = None
+
+
+_named: Final = msgspec.json.Decoder(_Named)
 
 
 class Weights(NamedTuple):
@@ -65,76 +100,110 @@ class Scene:
         return self.at_home(entry) and origin is not None and origin.model == self.target.model
 
 
-class Fit:
-    """One group, with what is attached to it, as a target receives it."""
+class Fit(msgspec.Struct, eq=False, gc=False):
+    """One group, with what is attached to it, as a target receives it.
 
-    __slots__ = ("bare", "cost", "empty", "entries", "lean", "out", "sealed", "weights")
+    What it holds is replaced, never changed: so copies share it.
+    """
 
-    def __init__(self, entries: tuple[Entry, ...]) -> None:
-        self.entries = entries
-        self.out: dict[int, str] = {}
-        """What is left out, by seq, with the rule."""
-        self.bare: set[int] = set()
-        """What goes without its id, by seq."""
-        self.sealed: list[Entry] = []
-        """Calls that are followed by a stand-in for their output."""
-        self.weights: dict[int, tuple[int, int | None]] = {}
-        """Tokens of what is sent, by seq: whole, and as an excerpt."""
-        self.cost = 0
-        """What it costs whole."""
-        self.lean = 0
-        """What it costs with its large outputs excerpted."""
-        self.empty = False
-        """Whether nothing of it would be sent."""
+    entries: tuple[Entry, ...]
+    flags: int
+    """Those of all its entries."""
+    settled: bool = False
+    """Whether every target takes it as it is, but for ids."""
+    out: Mapping[int, str] = _NONE
+    """What is left out, by seq, with the rule."""
+    bare: frozenset[int] = frozenset()
+    """What goes without its id, by seq."""
+    sealed: tuple[Entry, ...] = ()
+    """Calls that are followed by a stand-in for their output."""
+    other: Mapping[int, tuple[int, int | None]] = _NONE
+    """Tokens by seq, whole and as an excerpt, of what weighs something else than the log says."""
+    cost: int = 0
+    """What it costs whole."""
+    lean: int = 0
+    """What it costs with its large outputs excerpted."""
+    empty: bool = False
+    """Whether nothing of it would be sent."""
 
-    def copy(self) -> Fit:
-        """Return one like it, to be changed."""
-        twin = copy(self)
-        twin.out, twin.bare, twin.sealed = self.out.copy(), self.bare.copy(), self.sealed.copy()
-        return twin
+    _made: Sequence[Entry] | None = None
+    _ids: Sequence[str] | None = None
 
     @property
-    def made(self) -> list[Entry]:
+    def made(self) -> Sequence[Entry]:
         """What a model made."""
-        return [entry for entry in self.entries if entry.reading.maker == "model"]
+        if self._made is None:
+            self._made = [entry for entry in self.entries if entry.reading.maker == "model"]
+        return self._made
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids with which it is sent."""
+        if self._ids is None:
+            sent = [one for one in self.entries if one.flags & IDS and one.seq not in self.bare]
+            sent = [one for one in sent if one.seq not in self.out]
+            self._ids = [name for entry in sent if isinstance(name := _named.decode(entry.item).id, str)]
+        return self._ids
+
+    @property
+    def weights(self) -> dict[int, tuple[int, int | None]]:
+        """Tokens of what is sent, by seq: whole, and as an excerpt."""
+        return {entry.seq: self.weight(entry) for entry in self.entries if entry.seq not in self.out}
+
+    def weight(self, entry: Entry) -> tuple[int, int | None]:
+        """Return the tokens of an entry that is sent: whole, and as an excerpt."""
+        return self.other.get(entry.seq) or (entry.tokens, entry.excerpt)
 
     def leave_out(self, entry: Entry, rule: str) -> None:
         """Leave an entry out, unless an earlier rule has."""
-        self.out.setdefault(entry.seq, rule)
+        if entry.seq not in self.out:
+            self.out = {**self.out, entry.seq: rule}
+            self._ids = None
+
+    def strip(self, entries: Iterable[Entry]) -> None:
+        """Send entries without their ids, those that have one."""
+        self.bare = self.bare.union([entry.seq for entry in entries if entry.flags & IDS])
+        self._ids = None
+
+    def seal(self, call: Entry) -> None:
+        """Follow a call with a stand-in for its output."""
+        self.sealed = (*self.sealed, call)
 
     def weigh(self, scene: Scene) -> None:
         """Add up what is sent."""
+        out, counted = self.out, scene.weights
         cost = lean = scene.seal * len(self.sealed)
-        weights: dict[int, tuple[int, int | None]] = {}
+        other: dict[int, tuple[int, int | None]] = {}
         for entry in self.entries:
-            seq = entry.seq
-            if seq in self.out:
+            if out and entry.seq in out:
                 continue
-            whole, short = scene.weights.get(seq) or (entry.tokens, entry.excerpt)
-            # Fields of its maker's own shape go back to its maker only, and are counted only there.
-            if entry.beside and scene.at_home(self.entries[0]):
-                whole, short = whole + entry.beside, None if short is None else short + entry.beside
-            weights[seq] = whole, short
+            whole, short = entry.tokens, entry.excerpt
+            if counted or entry.beside:
+                whole, short = other[entry.seq] = self._other(entry, scene)
             cost += whole
             lean += whole if short is None else short
-        self.weights, self.cost, self.lean, self.empty = weights, cost, lean, not weights
+        self.other, self.cost, self.lean, self.empty = other or _NONE, cost, lean, len(out) == len(self.entries)
+
+    def _other(self, entry: Entry, scene: Scene) -> tuple[int, int | None]:
+        whole, short = scene.weights.get(entry.seq) or (entry.tokens, entry.excerpt)
+        # Fields of its maker's own shape go back to its maker only, and are counted only there.
+        if entry.beside and scene.at_home(self.entries[0]):
+            whole, short = whole + entry.beside, None if short is None else short + entry.beside
+        return whole, short
 
 
-class Unit:
+class Unit(msgspec.Struct, eq=False, gc=False):
     """One group, with what is attached to it, in one window."""
 
-    __slots__ = ("at", "excerpted", "fit", "group", "pinned", "start")
-
-    def __init__(self, group: Group, fit: Fit, *, pinned: bool) -> None:
-        self.group = group
-        self.at = group.at
-        self.fit = fit
-        """How its target takes it."""
-        self.pinned = pinned
-        self.start = False
-        """Whether a turn starts here."""
-        self.excerpted = False
-        """Whether its large outputs go as excerpts since an earlier cut."""
+    group: Group
+    at: int
+    fit: Fit
+    """How its target takes it."""
+    pinned: bool
+    start: bool = False
+    """Whether a turn starts here."""
+    excerpted: bool = False
+    """Whether its large outputs go as excerpts since an earlier cut."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -167,20 +236,32 @@ Rule: TypeAlias = Callable[[Sequence[Unit], Scene], None]
 """What holds between the units that are sent."""
 
 
+_ids: Final[set[Invariant]] = set()
+
+
+def of_ids(invariant: Invariant) -> Invariant:
+    """Mark an invariant that is about nothing but ids: it alone is asked about groups that are settled otherwise."""
+    _ids.add(invariant)
+    return invariant
+
+
 def units_of(groups: Iterable[Group], scene: Scene, invariants: Sequence[Invariant]) -> list[Unit]:
     """Return groups in order as units, after every invariant has had its say."""
     units: list[Unit] = []
     in_effect, key = set(scene.history.effects.values()), scene.key
     for group in groups:
         if group.attached and units and _holds(units[-1].group):
-            units[-1].fit = _fit((*units[-1].entries, *group.entries), scene, invariants, units[-1].group.void)
+            before = units[-1]
+            entries, flags = (*before.entries, *group.entries), before.fit.flags | group.flags
+            before.fit = _fit(Fit(entries, flags), scene, invariants, void=before.group.void)
             continue
         fit = group.fits.get(key)
         if fit is None:
-            fit = _fit(group.entries, scene, invariants, group.void)
+            fit = _fit(Fit(group.entries, group.flags), scene, invariants, void=group.void)
             if key is not None:
                 group.fits[key] = fit
-        units.append(Unit(group, fit, pinned=group.pinned or group.at in in_effect))
+        at = group.at
+        units.append(Unit(group, at, fit, group.flags & PINNED != 0 or at in in_effect))
     return units
 
 
@@ -193,21 +274,49 @@ def _holds(group: Group) -> bool:
     return not (group.void or group.pinned or (kind is not None and kind.positional))
 
 
-def _fit(entries: tuple[Entry, ...], scene: Scene, invariants: Sequence[Invariant], void: bool) -> Fit:
-    fit = Fit(entries)
+def _fit(fit: Fit, scene: Scene, invariants: Sequence[Invariant], *, void: bool) -> Fit:
+    """Return a fit after every invariant has had its say; *void*: its response failed."""
+    fit.settled = not fit.flags & ERASED and is_settled(fit.entries)
     if void:
-        for entry in entries:
+        for entry in fit.entries:
             fit.leave_out(entry, FAILED)
-    elif not all(entry.plain for entry in entries):
+    elif not fit.settled:
         for invariant in invariants:
             invariant(fit, scene)
+    elif fit.flags & IDS:
+        for invariant in invariants:
+            if invariant in _ids:
+                invariant(fit, scene)
     fit.weigh(scene)
     return fit
 
 
+def is_settled(entries: Sequence[Entry]) -> bool:
+    """Return whether every target takes a group of which nothing was erased as it is, but for ids.
+
+    That is so of messages, and of calls of the kinds that all APIs take, each with one output.
+    """
+    if len(entries) == 1:  # so most are
+        return entries[0].reading.shape in ROLES
+    calls: set[tuple[str, str | None]] = set()
+    answered: set[tuple[str, str | None]] = set()
+    for entry in entries:
+        form = entry.reading
+        if form.shape in ROLES:
+            continue
+        pair = _CALLS.get(form.shape, ""), form.link
+        if form.is_call and pair[0] and pair not in calls:
+            calls.add(pair)
+        elif form.is_output and pair in calls and pair not in answered:
+            answered.add(pair)
+        else:
+            return False
+    return len(calls) == len(answered)
+
+
 def mark_turns(units: Sequence[Unit]) -> None:
     """Mark where turns start; where nothing of a turn's first group would be sent, at the next that is."""
-    starts = set(turn_starts(unit.group for unit in units))
+    starts = set(turn_starts([unit.group for unit in units]))
     due = False
     for unit in units:
         if unit.at in starts:

@@ -179,10 +179,11 @@ async def cold(conversation, number):
 
 OPERATIONS = {
     "append": (lambda c, number: c.append(turn(number)[0]), 1, 6),
-    "append of a turn": (lambda c, number: c.append(*turn(number)), 3, 18),
-    "window, cold": (cold, 6, 41),
-    "window, live": (lambda c, _: c.window(BUDGET), 2, 8),
-    "turn of two calls": (answered, 9, 56),
+    "append of a turn": (lambda c, number: c.append(*turn(number)), 1, 6),
+    "append of an output": (lambda c, number: c.append(turn(number)[2]), 1, 7),
+    "window, cold": (cold, 1, 6),
+    "window, live": (lambda c, _: c.window(BUDGET), 1, 4),
+    "turn of two calls": (answered, 7, 47),
 }
 """Each with its hops and statements."""
 

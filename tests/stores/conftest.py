@@ -8,6 +8,7 @@ from pg_server import pg_url, schema  # noqa: F401 - fixtures
 from victims import strace, victim  # noqa: F401 - fixtures
 
 PARTS = (
+    "answers",
     "crowds",
     "deleting",
     "erasing",

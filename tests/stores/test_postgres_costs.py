@@ -175,6 +175,7 @@ NEW = {
 VALUES = {
     "lock": {"ids": TEN},
     "used_keys": {"conversations": TEN, "names": ["k1"] * 10},
+    "linked_to": {"conversations": TEN, "links": TEN},
     "held_bodies": {"conversations": TEN, "digests": DIGESTS},
     "trunk": {"parent": "c0", "at": 9_000},
     "update_heads": NEW,

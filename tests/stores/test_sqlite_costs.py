@@ -219,7 +219,9 @@ WITH_FACET = "SEARCH f USING PRIMARY KEY (facet=? AND (time,id){}(?,?))"
 ONE_FACET = "SEARCH facets USING PRIMARY KEY (facet=? AND time=? AND id=?)"
 ALSO = ["CORRELATED SCALAR SUBQUERY 1", "SEARCH o USING PRIMARY KEY (facet=? AND time=? AND id=?)"]
 BY_SEQ = ["SEARCH events USING INDEX events_seq (conversation=? AND seq>? AND seq<?)"]
+OF_LINK = "SEARCH e USING INDEX events_link (conversation=? AND <expr>=?)"
 BY_LINK = ["SEARCH events USING INDEX events_link (conversation=? AND <expr>=? AND seq>? AND seq<?)"]
+ONE_MARK = "SEARCH marks USING PRIMARY KEY (conversation=? AND mark=?)"
 BY_MARK = [
     "SEARCH m USING PRIMARY KEY (conversation=? AND mark=? AND seq>? AND seq<?)",
     "SEARCH e USING INDEX events_seq (conversation=? AND seq=?)",
@@ -262,8 +264,10 @@ PLANS = {
     "body": [OF_BODIES],
     "rising": BY_SEQ,
     "falling": BY_SEQ,
+    "linked_to": [OF_LINK],
     "linked_rising": BY_LINK,
     "linked_falling": BY_LINK,
+    "marks_there": ["SCAN json_each VIRTUAL TABLE INDEX 1:", "CORRELATED SCALAR SUBQUERY 1", ONE_MARK],
     "marked_rising": BY_MARK,
     "marked_falling": BY_MARK,
     "fed": ["SEARCH e USING INTEGER PRIMARY KEY (rowid>?)", BY_KEY, ABOUT],
@@ -287,7 +291,7 @@ PLANS = {
     "forget_unused": ["SEARCH refs USING PRIMARY KEY (conversation=? AND seq<?)"],
     **{f"{verb}_{name}": plan for name, plan in BY_ROW.items() for verb in ("content_of", "fill", "restore")},
 }
-AROUND = re.compile(r"CO-ROUTINE|SETUP|RECURSIVE STEP|SCAN (CONSTANT ROW|line|s|\(subquery-1\))$")
+AROUND = re.compile(r"CO-ROUTINE|SETUP|RECURSIVE STEP|SCAN (CONSTANT ROW|line|s|w|\(subquery-1\))$")
 """What a plan says of rows that the statement itself has gathered."""
 
 

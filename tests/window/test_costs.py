@@ -195,7 +195,7 @@ async def test_the_first_window_of_a_log_costs_what_it_holds(store):
 
     found = await costs(store, first)
     assert even(found)
-    assert found[0][0]["reads"] <= 3
+    assert found[0][0]["reads"] == 2  # it ends within a response, whose beginning is read too
     assert found[0][0]["rows"] <= 7 * TURN
 
 
@@ -232,7 +232,7 @@ async def test_a_window_that_goes_on_from_a_cut_reads_what_came_since(store):
     found = await costs(store, second)
     assert even(found)
     assert found[0][0]["reads"] == 1
-    assert found[0][0]["rows"] <= 6 * TURN  # as much as the budget holds, wherever the cut is
+    assert found[0][0]["rows"] <= 7 * TURN  # what the budget holds and an eighth, wherever the cut is
 
 
 async def test_the_next_window_of_a_live_history_reads_what_is_new_and_nothing_else(store):
@@ -349,4 +349,4 @@ async def test_of_what_was_rewound_no_more_is_read_than_a_window_holds(store):
 
     found = await costs(store, rewound)
     assert even(found)
-    assert found[0]["rows"] <= 8 * TURN
+    assert found[0]["rows"] <= 9 * TURN

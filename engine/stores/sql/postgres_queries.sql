@@ -33,6 +33,21 @@ SELECT k.conversation, k.name, k.digest, k.first, k.last
 FROM unnest(%(conversations)b::text[], %(names)b::text[]) AS a (conversation, name)
 JOIN {schema}.keys AS k ON k.conversation = a.conversation AND k.name = a.name;
 
+-- name: linked_to
+-- What conversations have under some links: of their own events, and of those that they share.
+SELECT a.conversation, a.link, e.seq, e.shape, e.flags
+FROM unnest(%(conversations)b::text[], %(links)b::text[]) AS a (conversation, link)
+CROSS JOIN LATERAL (
+    SELECT a.conversation, 1, 9223372036854775807
+    UNION ALL
+    SELECT s.owner, s.first, s.last FROM {schema}.spans AS s WHERE s.conversation = a.conversation
+) AS p (owner, first, last)
+CROSS JOIN LATERAL (
+    SELECT seq, shape, flags FROM {schema}.events
+    WHERE conversation = p.owner AND right(link, 8) = right(a.link, 8) AND link = a.link
+        AND seq >= p.first AND seq <= p.last
+) AS e;
+
 -- name: held_bodies
 -- Which bodies conversations refer to already.
 SELECT r.conversation, r.digest

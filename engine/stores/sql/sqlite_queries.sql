@@ -183,6 +183,14 @@ SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schem
     excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
+-- name: linked_to
+-- What conversations' own events have under some links, as one list in JSON: it takes one step, however many they are.
+WITH wanted (conversation, link) AS (VALUES (?, ?))
+SELECT json_group_array(json_array(e.conversation, e.link, e.seq, e.shape, e.flags))
+FROM wanted AS w CROSS JOIN events AS e INDEXED BY events_link
+WHERE e.conversation = w.conversation AND substr(e.link, -8) = substr(w.link, -8) AND e.link IS NOT NULL
+    AND +e.link = w.link;
+
 -- name: linked_rising
 -- Calls and outputs of one link, oldest first. Without the plus sign the index would not be found: the link that is
 -- looked for would stand in place of the column everywhere.
@@ -201,6 +209,12 @@ FROM events INDEXED BY events_link
 WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
     AND seq > :after AND seq < :before
 ORDER BY seq DESC LIMIT :limit;
+
+-- name: marks_there
+-- Which of some marks a conversation's own events have; they are given as a list in JSON.
+SELECT value FROM json_each(:marks) WHERE EXISTS (
+    SELECT 1 FROM marks WHERE conversation = :conversation AND mark = value
+);
 
 -- name: marked_rising
 -- Events with a mark, oldest first.

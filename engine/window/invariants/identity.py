@@ -9,31 +9,30 @@ from typing import Final
 
 from ...events import MISNAMED, NAMED
 from ...history import Entry
-from ..units import Fit, Scene
+from ..units import Fit, Scene, of_ids
 
 __all__ = ("ids_only_where_accepted", "without_ids")
 
 _NAMELESS: Final = "the API takes it only with its id, which means nothing without its whole response"
 
 
+@of_ids
 def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
     """Take the ids from what callers said, and from a response that is not whole or from elsewhere."""
     if scene.target.api == "chat":
         return
-    for entry in fit.entries:
-        if entry.flags & (NAMED | MISNAMED) and entry.reading.maker in ("input", "output"):
-            fit.bare.add(entry.seq)
-    if not all(entry.seq not in fit.out and _at_home(entry, scene) for entry in fit.made):
-        without_ids(fit, _NAMELESS)
+    for entry in fit.made:
+        if entry.seq in fit.out or not _at_home(entry, scene):
+            without_ids(fit, _NAMELESS)
+            return
+    fit.strip([entry for entry in fit.entries if entry.reading.maker in ("input", "output")])
 
 
 def without_ids(fit: Fit, rule: str) -> None:
     """Take the ids from a response, and leave out what cannot go without."""
-    for entry in fit.entries:
-        kind = entry.reading.kind
-        if entry.flags & (NAMED | MISNAMED):
-            fit.bare.add(entry.seq)
-        if kind is not None and kind.needs_id and entry.reading.maker == "model":
+    fit.strip(fit.entries)
+    for entry in fit.made:
+        if entry.reading.kind is not None and entry.reading.kind.needs_id:
             fit.leave_out(entry, rule)
 
 

@@ -37,7 +37,7 @@ def calls_with_their_outputs(fit: Fit, scene: Scene) -> None:  # noqa: ARG001 - 
 def _complete(fit: Fit, call: Entry) -> None:
     kind = call.reading.kind
     if kind is not None and kind.sealed_by is not None:
-        fit.sealed.append(call)
+        fit.seal(call)
     elif call.reading.shape not in _OPTIONAL:
         fit.leave_out(call, "it has no output")
 

@@ -7,6 +7,7 @@ the two may be of different groups, of which a cut may leave one. Only the lates
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from ...history import Entry
 from ..units import Scene, Unit
@@ -23,7 +24,7 @@ def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
     for unit in units:
         if unit.group.maker == "model" and not unit.fit.empty:
             latest = unit
-        for entry in unit.entries:
+        for entry in () if unit.fit.settled else unit.entries:
             if entry.reading.shape not in ("program", "program_output") or entry.seq in unit.fit.out:
                 continue
             link = str(entry.value().get("call_id"))
@@ -38,7 +39,7 @@ def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
 
 def _leave_out(unit: Unit, entry: Entry, rule: str, scene: Scene) -> None:
     # How the group fits elsewhere does not depend on what else is sent here.
-    unit.fit = fit = unit.fit.copy()
+    unit.fit = fit = copy(unit.fit)
     fit.leave_out(entry, rule)
     without_ids(fit, "its response is not sent whole")
     outputs_with_their_calls(fit, scene)

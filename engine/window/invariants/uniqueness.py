@@ -6,13 +6,11 @@ in the log already makes such pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from copy import copy
+from typing import Final
 
-import msgspec
-
-from ...events import MISNAMED, NAMED
-from ..units import Fit, Scene, Unit
+from ..units import IDS, Scene, Unit
 from .identity import without_ids
 from .pairing import outputs_with_their_calls
 
@@ -21,34 +19,20 @@ __all__ = ("each_id_once",)
 _AGAIN: Final = "the API takes it only with its id, which an earlier item has"
 
 
-class _Named(msgspec.Struct):
-    id: Any = None
-
-
-_named: Final = msgspec.json.Decoder(_Named)
-
-
 def each_id_once(units: Sequence[Unit], scene: Scene) -> None:
     """Take the ids from units in which one is repeated; *units* are what is sent, in order."""
     if scene.target.api == "chat":
         return
     seen: set[str] = set()
     for unit in units:
-        ids = list(_ids(unit.fit))
+        ids = unit.fit.ids if unit.fit.flags & IDS else ()
+        if not ids:
+            continue
         if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
             seen.update(ids)
             continue
         # How the group fits elsewhere does not depend on what stands before it here.
-        unit.fit = fit = unit.fit.copy()
+        unit.fit = fit = copy(unit.fit)
         without_ids(fit, _AGAIN)
         outputs_with_their_calls(fit, scene)
         fit.weigh(scene)
-
-
-def _ids(fit: Fit) -> Iterator[str]:
-    """Yield the ids that a unit is sent with."""
-    for entry in fit.entries:
-        if entry.flags & (NAMED | MISNAMED) and entry.seq not in fit.out and entry.seq not in fit.bare:
-            name = _named.decode(entry.item).id
-            if isinstance(name, str):
-                yield name

@@ -1,0 +1,51 @@
+"""First outputs: a call has one, and the first stands. What an append has to find out for that, and from what. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from .errors import Invalid
+from .events import SEAL, NewEvent
+from .items import reading
+
+__all__ = ("Linked", "first_outputs", "standing")
+
+Linked: TypeAlias = tuple[int, str | None, int]
+"""Of a call or an output in the log: its seq, its shape, its flags."""
+
+
+def first_outputs(conversation: str, events: Iterable[NewEvent]) -> Sequence[str]:
+    """Return the links of calls, not among *events* themselves, that outputs among them are for.
+
+    Raises:
+        Invalid: two outputs for one call.
+    """
+    wanted: list[str] = []
+    answered: dict[str, bool] = {}
+    for one in events:
+        if one.link is None:
+            continue
+        if not reading(one.shape or "", one.link).is_output:
+            answered[one.link] = False  # the call is made anew
+        elif answered.get(one.link):
+            raise Invalid(f"{conversation}: two outputs for call {one.link}; a call has one")
+        else:
+            if one.link not in answered:
+                wanted.append(one.link)
+            answered[one.link] = True
+    return wanted
+
+
+def standing(link: str, linked: Iterable[Linked]) -> int | None:
+    """Return the seq of the output that the last call of a link has, None without one; a seal is none.
+
+    *linked* is what the log has of the link, in order.
+    """
+    answer: int | None = None
+    for seq, shape, flags in linked:
+        if not reading(shape or "", link).is_output:
+            answer = None
+        elif answer is None and not flags & SEAL:
+            answer = seq
+    return answer
