@@ -130,7 +130,7 @@ class Conversation:
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
         answers = first_outputs(self.id, events)
-        if any(one.shape in _LEADS for one in events):
+        if not _LEADS.isdisjoint([one.shape for one in events]):
             appended = await self._append(events, expected, named, answers)
         else:
             appended = await self._engine.writer.append(self.id, events, expected=expected, key=named, answers=answers)
