@@ -23,7 +23,19 @@ import msgspec
 
 from .errors import InvalidItem
 
-__all__ = ("MAX_BYTES", "MAX_DEPTH", "JSONValue", "canonical", "digest", "encode", "loads", "parse", "plain", "salvage")
+__all__ = (
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "JSONValue",
+    "canonical",
+    "digest",
+    "encode",
+    "loads",
+    "parse",
+    "plain",
+    "salvage",
+    "written",
+)
 
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
 
@@ -53,9 +65,18 @@ def canonical(value: Any, path: str = "$") -> bytes:
     b'{"a":[true,null],"b":1}'
 
     Raises:
-        InvalidItem: see `plain`; also when the bytes would exceed 64 MiB.
+        InvalidItem: see `plain` and `written`.
     """
-    data = encode(plain(value, path))
+    return written(plain(value, path), path)
+
+
+def written(value: Any, path: str = "$") -> bytes:
+    """Return the canonical bytes of a value that `plain` has returned.
+
+    Raises:
+        InvalidItem: they would exceed 64 MiB.
+    """
+    data = encode(value)
     if len(data) > MAX_BYTES:
         raise InvalidItem(
             path, f"{len(data):,} bytes of JSON; at most {MAX_BYTES:,} are taken. Store a reference to it."

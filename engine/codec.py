@@ -68,8 +68,11 @@ def event(
     flags: int = 0,
 ) -> NewEvent:
     """Return an event ready to be appended. *item* is canonical JSON, *form* what it says of itself."""
-    kind = kind_of(said)
-    written = None if said is BARE else _data(said, kind)
+    bare = said is BARE
+    kind = ITEM if bare else kind_of(said)
+    written = None if bare else _data(said, kind)
+    # Of most items there is nothing to be found by.
+    marked = not bare or flags & events.PINNED or (form is not None and form.kind is not None and form.kind.positional)
     return NewEvent(
         kind=kind,
         schema=SCHEMAS.get(kind, 1),
@@ -82,7 +85,7 @@ def event(
         item=item,
         data=written,
         sum=checksum(item, written),
-        marks=tuple(_marks(said, flags, form)),
+        marks=tuple(_marks(said, flags, form)) if marked else (),
         refs=_refs(said),
     )
 

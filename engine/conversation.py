@@ -137,7 +137,7 @@ class Conversation:
     async def _written(self, events: list[NewEvent], expected: Expected, key: Key | None) -> Written:
         """Append what a caller says."""
         answers = first_outputs(self.id, events)
-        if not any(one.shape in _LEADS for one in events):
+        if _LEADS.isdisjoint([one.shape for one in events]):
             try:
                 return await self._engine.writer.append(self.id, events, expected=expected, key=key, answers=answers)
             except AlreadyAnswered:
@@ -165,7 +165,7 @@ class Conversation:
 
     async def _leading(self, events: list[NewEvent], head: Head) -> list[NewEvent]:
         """Pin what leads."""
-        if not any(one.shape in _LEADS for one in events):
+        if _LEADS.isdisjoint([one.shape for one in events]):
             return events
         _, history = await self._engine.reader.fresh(self.id)
         if history.leading and head.items == sum(1 for _ in history.entries()):

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from .canonical import canonical, loads
+from .canonical import plain, written
 from .errors import InvalidItem
 
 __all__ = (
@@ -206,8 +206,8 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
         value = {"role": "user", "content": value}
     elif not isinstance(value, Mapping):
         value = _dumped(value, path)
-    data = canonical(value, path)
-    item = loads(data)
+    item = plain(value, path)
+    data = written(item, path)
     _check(item, path)
     return item, data
 

@@ -249,15 +249,16 @@ def units_of(groups: Iterable[Group], scene: Scene, invariants: Sequence[Invaria
     """Return groups in order as units, after every invariant has had its say."""
     units: list[Unit] = []
     in_effect, key = set(scene.history.effects.values()), scene.key
+    asked = invariants, [one for one in invariants if one in _ids]
     for group in groups:
         if group.attached and units and _holds(units[-1].group):
             before = units[-1]
             entries, flags = (*before.entries, *group.entries), before.fit.flags | group.flags
-            before.fit = _fit(Fit(entries, flags), scene, invariants, void=before.group.void)
+            before.fit = _fit(Fit(entries, flags), scene, asked, void=before.group.void)
             continue
         fit = group.fits.get(key)
         if fit is None:
-            fit = _fit(Fit(group.entries, group.flags), scene, invariants, void=group.void)
+            fit = _fit(Fit(group.entries, group.flags), scene, asked, void=group.void)
             if key is not None:
                 group.fits[key] = fit
         at = group.at
@@ -274,19 +275,18 @@ def _holds(group: Group) -> bool:
     return not (group.void or group.pinned or (kind is not None and kind.positional))
 
 
-def _fit(fit: Fit, scene: Scene, invariants: Sequence[Invariant], *, void: bool) -> Fit:
-    """Return a fit after every invariant has had its say; *void*: its response failed."""
+def _fit(fit: Fit, scene: Scene, asked: tuple[Sequence[Invariant], Sequence[Invariant]], *, void: bool) -> Fit:
+    """Return a fit after invariants have had their say: those that are asked of all, and of what is settled.
+
+    *void* says that its response failed.
+    """
     fit.settled = not fit.flags & ERASED and is_settled(fit.entries)
     if void:
         for entry in fit.entries:
             fit.leave_out(entry, FAILED)
-    elif not fit.settled:
-        for invariant in invariants:
+    elif not fit.settled or fit.flags & IDS:
+        for invariant in asked[fit.settled]:
             invariant(fit, scene)
-    elif fit.flags & IDS:
-        for invariant in invariants:
-            if invariant in _ids:
-                invariant(fit, scene)
     fit.weigh(scene)
     return fit
 
@@ -298,20 +298,19 @@ def is_settled(entries: Sequence[Entry]) -> bool:
     """
     if len(entries) == 1:  # so most are
         return entries[0].reading.shape in ROLES
-    calls: set[tuple[str, str | None]] = set()
-    answered: set[tuple[str, str | None]] = set()
+    answered: dict[tuple[str | None, str | None], bool] = {}
     for entry in entries:
         form = entry.reading
         if form.shape in ROLES:
             continue
-        pair = _CALLS.get(form.shape, ""), form.link
-        if form.is_call and pair[0] and pair not in calls:
-            calls.add(pair)
-        elif form.is_output and pair in calls and pair not in answered:
-            answered.add(pair)
+        pair = _CALLS.get(form.shape), form.link
+        if form.is_call and pair[0] is not None and pair not in answered:
+            answered[pair] = False
+        elif form.is_output and answered.get(pair) is False:
+            answered[pair] = True
         else:
             return False
-    return len(calls) == len(answered)
+    return all(answered.values())
 
 
 def mark_turns(units: Sequence[Unit]) -> None:
