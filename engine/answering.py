@@ -61,7 +61,9 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
     place = call.seq if call.response is None else call.response
     kind = read(item := item_of(call) or {}).shape
     outputs = [one for one in linked if one.seq > call.seq and _answers(one) == kind]
-    made = [one for one in decisions if one.response == place]
+    # What a fork's parent may run, the fork may not: there it is decided anew.
+    since = paths.head.parent[1] if paths.head.parent and not outputs else 0
+    made = [one for one in decisions if one.response == place and one.seq > since]
     _, history = await engine.reader.fresh(name)
     started = any(one.entry.seq == call.seq and history.attempts(one) for one in history.unanswered())
     return _Call(paths.head, call, item, outputs, made[-1] if made else None, started)

@@ -230,7 +230,9 @@ class Compactor:
 
     def _check(self, count: Counter, fixed: int, items: Sequence[Item]) -> str | None:
         spoken = sum(measure(item, count).tokens for item in items if _is_spoken(item))
-        return "too_short" if is_too_short(count(text_of(items)), self.material.replaced) else self._longer(fixed + spoken)
+        return (
+            "too_short" if is_too_short(count(text_of(items)), self.material.replaced) else self._longer(fixed + spoken)
+        )
 
     async def _part(
         self, plan: Plan, scene: Scene, part: Sequence[Unit], asking: NewEvent, base: int, check: Check

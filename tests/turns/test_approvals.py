@@ -6,7 +6,7 @@ import pytest
 from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound, ToolContext, open_engine, tool
 from turnlog.engine.errors import AlreadyAnswered, AlreadyDecided, CallsOpen, KeyReused
 from turnlog.engine.testing.server import Call, CustomCall, Item, Reply
-from turnlog.engine.turns.outcome import TOO_MANY, UNANSWERED
+from turnlog.engine.turns.outcome import ELSEWHERE, TOO_MANY, UNANSWERED
 
 pytestmark = pytest.mark.anyio
 
@@ -398,3 +398,95 @@ async def test_calls_of_other_kinds_are_answered_with_items(stage):
             await c.answer("call_cu", "seen")
         with pytest.raises(Invalid, match="cannot be refused in words"):
             await c.decide("call_cu", approve=False, by="ada")
+
+
+# -- forks
+
+
+async def test_a_fork_runs_no_call_that_its_parent_was_allowed_to(stage, api):
+    """One approval is one refund: in the fork it is decided anew, under a key of the fork's own."""
+    shop = Shop()
+    async with stage(refund(), "Done.", "Sealed.", "Done here, too.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Refund it", tools=shop.tools)
+        await c.decide("call_r", approve=True, by="ada")
+        forks = [await c.fork() for _ in range(2)]
+        assert named(await forks[0].open_calls()) == named(await forks[1].open_calls())
+        assert named(await forks[0].open_calls())[0][2:4] == ("approval", "waiting")
+        assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
+        for fork in forks:
+            with pytest.raises(CallsOpen) as raised:
+                await fork.run(s.model(api), tools=shop.tools)
+            assert [call.needs for call in raised.value.calls] == ["approval"]
+        assert len(shop.done) == 1
+        sealed = await forks[0].run(s.model(api), "Well?", tools=shop.tools, open_calls="seal")
+        assert (sealed.output_text, len(shop.done)) == ("Sealed.", 1)
+        assert (await outputs(forks[0]))["call_r"] == UNANSWERED
+        made = await forks[1].decide("call_r", approve=True, by="bob")
+        assert not made.replayed
+        assert (await forks[1].decide("call_r", approve=True, by="bob")).replayed
+        assert (await forks[1].run(s.model(api), tools=shop.tools)).output_text == "Done here, too."
+        assert len({key for _, _, key in shop.done}) == 2
+
+
+async def test_decisions_that_came_with_an_output_stand_in_a_fork(stage, api):
+    shop = Shop()
+    async with stage(refund()) as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Refund it", tools=shop.tools)
+        await c.decide("call_r", approve=False, by="ada")
+        fork = await c.fork()
+        assert (await fork.decide("call_r", approve=False, by="ada")).replayed
+        with pytest.raises(AlreadyDecided):
+            await fork.decide("call_r", approve=True, by="ada")
+
+
+@pytest.mark.parametrize("safe", [False, True])
+async def test_calls_that_need_nobody_are_the_parents_too(stage, api, safe):
+    """Those that may be run again are; of others the model is told whose they are."""
+    done = []
+
+    @tool(rerun_safe=safe)
+    async def ask() -> str:
+        done.append("asked")
+        return "yes"
+
+    async with stage(Call("ask", {}, id="a"), "In the fork.", "In the parent.") as s:
+        c = await s.engine.create()
+        await c.respond(s.model(api), "Ask", tools=[ask])
+        fork = await c.fork()
+        assert (await fork.run(s.model(api), "And?", tools=[ask])).output_text == "In the fork."
+        assert (await outputs(fork))["a"] == ("yes" if safe else ELSEWHERE)
+        assert (await c.run(s.model(api), tools=[ask])).output_text == "In the parent."
+        assert (await outputs(c))["a"] == "yes"
+        assert len(done) == 1 + safe
+
+
+async def test_a_call_for_the_client_can_be_answered_in_a_fork(stage, api):
+    async with stage(Call("ask", {}, id="a"), "Thanks.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Ask", tools=[ASK])
+        fork = await c.fork()
+        assert named(await fork.open_calls())[0][2:4] == ("output", "waiting")
+        await fork.answer("a", "yes")
+        assert (await fork.run(s.model(api), tools=[ASK])).output_text == "Thanks."
+
+
+async def test_a_call_that_the_parent_is_running_is_left_to_it(stage, api):
+    begun, go = anyio.Event(), anyio.Event()
+
+    async def slow() -> str:
+        begun.set()
+        await go.wait()
+        return "done"
+
+    async with stage(lambda r: Call("slow", {}, id="a") if r.number == 1 else "Told.") as s:
+        c = await s.engine.create()
+        async with c.stream(s.model(api), "Go", tools=[slow]) as stream:
+            await begun.wait()
+            fork = await c.fork()
+            assert (await fork.run(s.model(api), "And?", tools=[slow])).output_text == "Told."
+            assert (await outputs(fork))["a"] == ELSEWHERE
+            go.set()
+            assert (await stream.result()).output_text == "Told."
+        assert (await outputs(c))["a"] == "done"
