@@ -656,10 +656,11 @@ class Conversation:
         running = head.lease is not None and head.lease.remaining > 0
         found = []
         for call in history.unanswered():
-            begun = history.attempts(call) > 0
-            state: Literal["waiting", "running", "unknown"] = (
-                "running" if running and begun else "unknown" if begun else "waiting"
-            )
+            state: Literal["waiting", "approved", "running", "unknown"] = "waiting"
+            if history.attempts(call):
+                state = "running" if running else "unknown"
+            elif history.is_approved(call):
+                state = "approved"
             found.append(open_call(call.entry.value(), call.entry.seq, needs=history.needs(call), state=state))
         return found
 

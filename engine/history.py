@@ -172,8 +172,9 @@ class OpenCall(msgspec.Struct, frozen=True):
     arguments: str
     seq: int
     needs: Literal["output", "approval"] = "output"
-    state: Literal["waiting", "running", "unknown"] = "waiting"
-    """waiting for the caller; running in somebody's turn; unknown: started by a worker that is gone."""
+    state: Literal["waiting", "approved", "running", "unknown"] = "waiting"
+    """waiting for the caller; approved by a person, so that who brings its tool runs it; running in somebody's turn;
+    unknown: started by a worker that is gone."""
 
 
 class _Figures(msgspec.Struct, frozen=True):

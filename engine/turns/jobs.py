@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import anyio
 
@@ -93,7 +93,8 @@ def owed(history: History, plan: Plan, brought: Iterable[str]) -> Owed:
             found.sealed.append((item, ELSEWHERE if history.is_inherited(call) else UNKNOWN))
         else:
             needs = "approval" if tool is not None else history.needs(call)
-            found.waiting.append(open_call(item, call.entry.seq, needs=needs))
+            state: Literal["waiting", "approved"] = "approved" if history.is_approved(call) else "waiting"
+            found.waiting.append(open_call(item, call.entry.seq, needs=needs, state=state))
             found.sealed.append((item, UNANSWERED))
     return found._replace(jobs=jobs)
 

@@ -121,7 +121,7 @@ def open_call(
     seq: int,
     *,
     needs: Literal["output", "approval"] = "output",
-    state: Literal["waiting", "running", "unknown"] = "waiting",
+    state: Literal["waiting", "approved", "running", "unknown"] = "waiting",
 ) -> OpenCall:
     """Return a call whose output is owed."""
     shape = read(item)

@@ -67,7 +67,7 @@ async def test_days_later_in_another_process(stage_for, api, db):
             assert named(await c.open_calls()) == [waiting]
             decided = await c.decide("call_r", approve=True, by="ada", reason="policy 7")
             assert (decided.last, decided.version, decided.replayed) == (c.version, c.version, False)
-            assert named(await c.open_calls())[0][2:4] == ("output", "waiting")
+            assert named(await c.open_calls())[0][2:4] == ("output", "approved")
             second = await c.run(s.model(api), tools=late.tools)
             assert (second.status, second.output_text, second.turn) == ("completed", "All done.", result.turn)
             assert late.done[0][:2] == ("A1", 1)
@@ -398,6 +398,30 @@ async def test_calls_of_other_kinds_are_answered_with_items(stage):
             await c.answer("call_cu", "seen")
         with pytest.raises(Invalid, match="cannot be refused in words"):
             await c.decide("call_cu", approve=False, by="ada")
+
+
+async def test_an_approved_call_whose_tool_is_not_given(stage, api):
+    """It is told from one that the client executes; either is answered, or sealed."""
+    shop = Shop()
+    async with stage(Reply(refund(), Call("ask", {}, id="a")), "Done.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Refund it", tools=shop.tools)
+        await c.decide("call_r", approve=True, by="ada")
+        assert [(call.call_id, call.needs, call.state) for call in await c.open_calls()] == [
+            ("call_r", "output", "approved"),
+            ("a", "output", "waiting"),
+        ]
+        with pytest.raises(
+            CallsOpen, match=r"pass the tool of what a person has approved in tools= \(refund\)"
+        ) as raised:
+            await c.run(s.model(api), tools=[ASK])
+        assert [call.state for call in raised.value.calls] == ["approved", "waiting"]
+        assert "decide(" not in str(raised.value)
+        await c.answer("a", "yes")
+        with pytest.raises(CallsOpen, match="tools="):
+            await c.run(s.model(api))
+        assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
+        assert len(shop.done) == 1
 
 
 # -- forks
