@@ -427,29 +427,40 @@ async def test_an_approved_call_whose_tool_is_not_given(stage, api):
 # -- forks
 
 
-async def test_a_fork_runs_no_call_that_its_parent_was_allowed_to(stage, api):
-    """One approval is one refund: in the fork it is decided anew, under a key of the fork's own."""
+async def approved_and_forked(s, api, shop):
+    """Let a refund be approved; return the conversation, and a fork in which nothing is to be run."""
+    c = await s.engine.create()
+    await c.run(s.model(api), "Refund it", tools=shop.tools)
+    await c.decide("call_r", approve=True, by="ada")
+    fork = await c.fork()
+    assert named(await fork.open_calls())[0][2:4] == ("approval", "waiting")
+    assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
+    with pytest.raises(CallsOpen) as raised:
+        await fork.run(s.model(api), tools=shop.tools)
+    assert [call.needs for call in raised.value.calls] == ["approval"]
+    assert len(shop.done) == 1
+    return c, fork
+
+
+async def test_one_approval_is_one_refund(stage, api):
+    """The fork goes on without it."""
     shop = Shop()
-    async with stage(refund(), "Done.", "Sealed.", "Done here, too.") as s:
-        c = await s.engine.create()
-        await c.run(s.model(api), "Refund it", tools=shop.tools)
-        await c.decide("call_r", approve=True, by="ada")
-        forks = [await c.fork() for _ in range(2)]
-        assert named(await forks[0].open_calls()) == named(await forks[1].open_calls())
-        assert named(await forks[0].open_calls())[0][2:4] == ("approval", "waiting")
-        assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
-        for fork in forks:
-            with pytest.raises(CallsOpen) as raised:
-                await fork.run(s.model(api), tools=shop.tools)
-            assert [call.needs for call in raised.value.calls] == ["approval"]
-        assert len(shop.done) == 1
-        sealed = await forks[0].run(s.model(api), "Well?", tools=shop.tools, open_calls="seal")
+    async with stage(refund(), "Done.", "Sealed.") as s:
+        c, fork = await approved_and_forked(s, api, shop)
+        sealed = await fork.run(s.model(api), "Well?", tools=shop.tools, open_calls="seal")
         assert (sealed.output_text, len(shop.done)) == ("Sealed.", 1)
-        assert (await outputs(forks[0]))["call_r"] == UNANSWERED
-        made = await forks[1].decide("call_r", approve=True, by="bob")
-        assert not made.replayed
-        assert (await forks[1].decide("call_r", approve=True, by="bob")).replayed
-        assert (await forks[1].run(s.model(api), tools=shop.tools)).output_text == "Done here, too."
+        assert (await outputs(fork))["call_r"] == UNANSWERED
+        assert (await outputs(c))["call_r"] == "A1 refunded"
+
+
+async def test_in_a_fork_a_call_is_decided_on_anew(stage, api):
+    """It is run there under a key of the fork's own."""
+    shop = Shop()
+    async with stage(refund(), "Done.", "Done here, too.") as s:
+        _, fork = await approved_and_forked(s, api, shop)
+        assert [(await fork.decide("call_r", approve=True, by="bob")).replayed for _ in range(2)] == [False, True]
+        assert named(await fork.open_calls())[0][2:4] == ("output", "approved")
+        assert (await fork.run(s.model(api), tools=shop.tools)).output_text == "Done here, too."
         assert len({key for _, _, key in shop.done}) == 2
 
 
