@@ -63,10 +63,16 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
     place = call.seq if call.response is None else call.response
     kind = read(item := item_of(call) or {}).shape
     outputs = [one for one in linked if one.seq > call.seq and _answers(one) == kind]
-    made = [one for one in decisions if one.response == place]
+    decision = _latest(decisions, place, paths.head.parent if not outputs else None)
     _, history = await engine.reader.fresh(name)
     started = any(one.entry.seq == call.seq and history.attempts(one) for one in history.unanswered())
-    return _Call(paths.head, call, item, outputs, made[-1] if made else None, started)
+    return _Call(paths.head, call, item, outputs, decision, started)
+
+
+def _latest(decisions: Sequence[Record], place: int, parent: tuple[str, int] | None) -> Record | None:
+    """Return what was decided on a call of a response; in a fork what was decided there, not by its *parent*."""
+    since = parent[1] if parent else 0
+    return next((one for one in reversed(decisions) if one.response == place and one.seq > since), None)
 
 
 def _answers(output: Record) -> str | None:

@@ -445,7 +445,8 @@ class Conversation:
         """Run a turn and watch it: `run`, streamed. `async with` it, or `await` it and `aclose()` it from any task.
 
         Everything that can be refused is refused on opening. `on_leave` says what becomes of the turn when the reader
-        leaves before its end: it is cancelled, or it goes on unseen. Other args and errors are those of `run`.
+        leaves before its end: it is cancelled, or it goes on unseen; closing the engine waits for that a little, see
+        `open_engine(grace=)`. Other args and errors are those of `run`.
         """
         options = Options(
             instructions=instructions,
@@ -461,7 +462,7 @@ class Conversation:
             deps=deps,
         )
         one_of("on_leave", on_leave, ("cancel", "finish"))
-        return Opening(lambda: self._engine.start(self, model, input, options), on_leave)
+        return Opening(partial(self._engine.start, self, model, input, options, finish=on_leave == "finish"), on_leave)
 
     async def _perform(self, model: Model, value: Input | None, options: Options) -> Result:
         self._engine.check()
@@ -663,10 +664,11 @@ class Conversation:
         running = head.lease is not None and head.lease.remaining > 0
         found = []
         for call in history.unanswered():
-            begun = history.attempts(call) > 0
-            state: Literal["waiting", "running", "unknown"] = (
-                "running" if running and begun else "unknown" if begun else "waiting"
-            )
+            state: Literal["waiting", "approved", "running", "unknown"] = "waiting"
+            if history.attempts(call):
+                state = "running" if running else "unknown"
+            elif history.is_approved(call):
+                state = "approved"
             found.append(open_call(call.entry.value(), call.entry.seq, needs=history.needs(call), state=state))
         return found
 

@@ -124,6 +124,10 @@ class Engine:
         if self._closed:
             raise StoreError("this engine is closed: use it inside of its `async with`")
 
+    async def settle(self, grace: float) -> None:
+        """Wait so many seconds at most for the streamed turns that are to end without a reader."""
+        await self._crew.settle(grace)
+
     async def close(self) -> None:
         """Cancel what works in the background, wait until it has cleaned up, and close the store."""
         self._closed = True
@@ -357,15 +361,20 @@ class Engine:
             over.set()
         raise StoreError("this engine was closed while the turn ran; open it again, and run the turn again")
 
-    async def start(self, conversation: Conversation, model: Model, value: Input | None, options: Options) -> Channel:
-        """Open a turn and let it work in the background; return the channel that it speaks into."""
+    async def start(
+        self, conversation: Conversation, model: Model, value: Input | None, options: Options, *, finish: bool
+    ) -> Channel:
+        """Open a turn and let it work in the background; return the channel that it speaks into.
+
+        Closing the engine waits a little for a turn that is to *finish*.
+        """
         self.check()
         made = await plan(self, conversation, model, value, options)
         channel = Channel()
         turn = await self._opened(made)
         if isinstance(turn, Turn):
             channel.on_leave(turn.left)
-            self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}")
+            self._crew.start(_work(turn, channel), f"turnlog turn {conversation.id}/{turn.turn}", awaited=finish)
             return channel
         result, events = turn
         for said in events:

@@ -145,15 +145,25 @@ class KeyReused(Conflict):
         self.key = key
 
 
+def _ways_on(calls: Sequence[OpenCall]) -> str:
+    """Return what can be done about calls that wait."""
+    ways: list[str] = []
+    approved = ", ".join(call.name for call in calls if call.state == "approved")
+    if approved:
+        ways.append(f"pass the tool of what a person has approved in tools= ({approved})")
+    if any(call.needs == "approval" for call in calls):
+        ways.append("give a person's decision with decide(call_id, …)")
+    if any(call.needs == "output" for call in calls):
+        ways.append("give the output with answer(call_id, …)")
+    return ", or ".join(ways)
+
+
 class CallsOpen(Conflict):
     """Calls of the last response wait for their outputs."""
 
     def __init__(self, conversation: str, calls: Sequence[OpenCall]) -> None:
         named = ", ".join(f"{call.name} ({call.call_id})" for call in calls)
-        super().__init__(
-            f"{conversation}: waiting for {named}. Give the output with answer(call_id, …), a person's decision with "
-            'decide(call_id, …), or pass open_calls="seal".',
-        )
+        super().__init__(f'{conversation}: waiting for {named}: {_ways_on(calls)}, or pass open_calls="seal".')
         self.conversation = conversation
         self.calls = calls
 

@@ -172,8 +172,9 @@ class OpenCall(msgspec.Struct, frozen=True):
     arguments: str
     seq: int
     needs: Literal["output", "approval"] = "output"
-    state: Literal["waiting", "running", "unknown"] = "waiting"
-    """waiting for the caller; running in somebody's turn; unknown: started by a worker that is gone."""
+    state: Literal["waiting", "approved", "running", "unknown"] = "waiting"
+    """waiting for the caller; approved by a person, so that who brings its tool runs it; running in somebody's turn;
+    unknown: started by a worker that is gone."""
 
 
 class _Figures(msgspec.Struct, frozen=True):
@@ -311,8 +312,8 @@ class History:
         """What the API reported, by request; not of answers that its own tools were part of, whose usage is a sum."""
         self.started: dict[Place, int] = {}
         """How often the tools of calls were started."""
-        self.decided: dict[Place, bool] = {}
-        """What a person has said of calls."""
+        self.decided: dict[Place, tuple[int, bool]] = {}
+        """What a person has said of calls, and the seq of that."""
         self.held: set[Place] = set()
         """The calls that are not run before a person has agreed."""
         self.open: int | None = None
@@ -395,7 +396,7 @@ class History:
             place = record.response, said.call_id
             self.started[place] = self.started.get(place, 0) + 1
         elif isinstance(said, CallDecided):
-            self.decided[record.response, said.call_id] = said.approve
+            self.decided[record.response, said.call_id] = record.seq, said.approve
 
     def _start(self, record: Record, response: int) -> None:
         said = body(record)
@@ -582,13 +583,18 @@ class History:
         """Return how often a call's tool was started."""
         return self.started.get(call.place, 0)
 
+    def is_inherited(self, call: Call) -> bool:
+        """Return whether a call was made before the fork that this is: it is the parent's to run."""
+        return call.entry.seq <= self.forked
+
     def is_approved(self, call: Call) -> bool:
-        """Return whether a person has agreed to a call."""
-        return self.decided.get(call.place, False)
+        """Return whether a person has agreed to a call, in this conversation rather than in a parent of it."""
+        seq, approved = self.decided.get(call.place, (0, False))
+        return approved and seq > self.forked
 
     def needs(self, call: Call) -> Literal["output", "approval"]:
         """Return what a call without an output waits for: its output, or a person's decision first."""
-        undecided = call.place in self.held and call.place not in self.decided
+        undecided = call.place in self.held and self.decided.get(call.place, (0,))[0] <= self.forked
         return "approval" if undecided or call.entry.reading.shape == "mcp_approval_request" else "output"
 
     def is_alive(self, seq: int) -> bool:

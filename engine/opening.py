@@ -44,6 +44,7 @@ def open_engine(
     schema: str | None = None,
     pool: object | None = None,
     lease: float = 60.0,
+    grace: float = 10.0,
     budget: Budget | None = None,
     policy: Policy | None = None,
     clock: Callable[[], datetime] | None = None,
@@ -73,6 +74,9 @@ def open_engine(
         schema: of a PostgreSQL database, where the tables are; default: public.
         pool: an open `psycopg_pool.AsyncConnectionPool` of that database, to be used and not closed.
         lease: seconds after which a worker that shows no sign of life is taken for dead.
+        grace: seconds that the end of the `async with` waits at most for streamed turns that are to end without a
+            reader (`on_leave="finish"`); then, and at once where the block was left by an exception, they are
+            cancelled: the log says that they were interrupted, and whoever runs the conversation on repeats them.
         budget: for models that bring none.
         policy: what goes first when a window is short of room; default: large outputs, then the oldest turns.
         clock: the source of events' times.
@@ -95,8 +99,8 @@ def open_engine(
         raise Invalid("schema= and pool= are for PostgreSQL: a postgresql:// url is needed")
     else:
         opened = partial(_store, place, durability=durability, migrate=migrate)
-    given = accepted(budget)
-    return _Once(_opened(opened, clock or system_clock, lease=held, budget=given, policy=policy, ids=ids))
+    given, patience = accepted(budget), seconds("grace", grace, 0.0, _LIMITS[1])
+    return _Once(_opened(opened, clock or system_clock, patience, lease=held, budget=given, policy=policy, ids=ids))
 
 
 class _Once(AbstractAsyncContextManager[Engine]):
@@ -173,12 +177,15 @@ async def _kept_in(module: str, name: str, *place: object, **options: Any) -> St
 
 
 @asynccontextmanager
-async def _opened(open_: Callable[..., Awaitable[Store]], clock: Clock, **options: Any) -> AsyncIterator[Engine]:
+async def _opened(
+    open_: Callable[..., Awaitable[Store]], clock: Clock, grace: float, **options: Any
+) -> AsyncIterator[Engine]:
     store = await open_(clock=clock)
     crew = Crew()
     engine = Engine(store, crew, clock=clock, **options)
     crew.start(engine.renew_leases(), "turnlog leases")
     try:
         yield engine
+        await engine.settle(grace)
     finally:
         await finish(engine.close())

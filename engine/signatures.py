@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypeAlias, get_args, get_type_hints
 
 from .canonical import parse, plain
 from .errors import Invalid
@@ -25,7 +27,7 @@ class Arguments:
         Invalid: one of them cannot be passed by name, or has a type that makes no schema.
     """
 
-    __slots__ = ("_adapter", "_defaults", "context", "schema")
+    __slots__ = ("_adapter", "_defaults", "about", "context", "schema")
 
     def __init__(self, function: Function, name: str, context: type) -> None:
         self.context, self._adapter = _parameters(function, name, context)
@@ -35,9 +37,14 @@ class Arguments:
             key: one.default for key, one in parameters if one.default is not one.empty and key != self.context
         }
         self.schema: dict[str, Any] = _untitled(self._adapter.json_schema())
+        properties = self.schema.get("properties", {})
+        self.about, told = _described(inspect.cleandoc(function.__doc__ or ""), {*properties, self.context})
+        """What the function does, without what is said of its parameters."""
+        for key in told.keys() & properties.keys():
+            properties[key].setdefault("description", told[key])
         for key, default in _told(self._defaults):
-            if key in self.schema.get("properties", {}):
-                self.schema["properties"][key].setdefault("default", default)
+            if key in properties:
+                properties[key].setdefault("default", default)
 
     def read(self, arguments: str) -> dict[str, Any]:
         """Return what a model's JSON gives, by name, as the types that the function wants.
@@ -70,6 +77,8 @@ def _parameters(function: Function, name: str, context: type) -> tuple[str | Non
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise Invalid(f"tool {name}: parameter {key} cannot be passed by name")
         if hint is context or context in get_args(hint):
+            if found is not None:
+                raise Invalid(f"tool {name}: {found} and {key} both take the {context.__name__}; one is enough")
             found = key
         else:
             fields[key] = hint if parameter.default is parameter.empty else NotRequired[hint]
@@ -92,6 +101,35 @@ def _told(defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, default in defaults.items():
         with suppress(ValueError, UnicodeError):
             yield key, plain(pydantic_core.to_jsonable_python(default))
+
+
+_SECTION: Final = re.compile(
+    r"^(?:Args|Arguments|Parameters|Params):[ ]*\n((?:[ \t]+\S.*(?:\n|$)|[ \t]*\n)+)", re.MULTILINE
+)
+_PARAMETER: Final = re.compile(r"(\w+)[ ]*(?:\([^)]*\))?[ ]*:[ ]*(.*)")
+
+
+def _described(doc: str, names: AbstractSet[str | None]) -> tuple[str, dict[str, str]]:
+    """Return a docstring without the section on the parameters *names*, and what that says of each.
+
+    A section that speaks of anything else stays where it is.
+    """
+    section = _SECTION.search(doc)
+    lines = inspect.cleandoc(section[1]).splitlines() if section else []
+    told: dict[str, list[str]] = {}
+    said: list[str] = []
+    for line in lines:
+        begun = _PARAMETER.fullmatch(line)
+        if begun is not None:
+            said = told.setdefault(begun[1], [begun[2]])
+        elif line[:1].isspace() or not line:
+            said.append(line.strip())
+        else:
+            return doc, {}
+    if section is None or not told or not told.keys() <= names:
+        return doc, {}
+    rest = f"{doc[: section.start()].rstrip()}\n\n{doc[section.end() :].strip()}".strip()
+    return rest, {name: " ".join(filter(None, words)) for name, words in told.items()}
 
 
 def _untitled(schema: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .items import parts, read
+from .notices import notice
 
-__all__ = ("HEADER", "UNFIT", "prompt", "unusable")
+__all__ = ("HEADER", "UNFIT", "is_too_short", "prompt", "unusable")
 
 HEADER: Final = "[What was said up to here is left out. A summary of it follows.]"
 """What stands in front of a summary, as the user's."""
@@ -32,19 +31,16 @@ UNFIT: Final[Mapping[str, str]] = {
     "refused": "the model refused",
     "empty": "there is nothing in it",
     "error": "it is an error message",
+    "too_short": "it is too short for what it would stand for",
     "no_compaction": "no compaction item is in it",
     "not_shorter": "it is no shorter than what it would stand for",
 }
 """Why a result is not used, by the reason that the log gives."""
 
-_ERROR: Final = re.compile(
-    r"\W{0,5}((internal |upstream |server |api |http |fatal )*error\b|bad gateway|service unavailable|gateway time-?out"
-    r"|too many requests|rate limit|request (failed|timed out)|context[ _]length[ _]exceeded|maximum context length"
-    r"|this model'?s maximum context|invalid_request_error|unauthorized|forbidden|not found\b)",
-    re.IGNORECASE,
-)
-_SHORT: Final = 400
-"""Characters up to which a text that begins like an error message is taken for one."""
+_PLENTY: Final = 64
+"""Tokens that are enough for a summary of whatever length."""
+_SHARE: Final = 500
+"""How many tokens one token of a summary may stand for, as long as it is not plenty."""
 
 
 def prompt(before: str | None = None) -> str:
@@ -68,14 +64,9 @@ def _unfit(items: Sequence[Mapping[str, Any]]) -> str | None:
     if any(piece.get("type") == "refusal" for piece in said):
         return "refused"
     text = "".join(piece["text"] for piece in said if isinstance(piece.get("text"), str)).strip()
-    return "empty" if not text else "error" if _is_error(text) else None
+    return notice(text) if text else "empty"
 
 
-def _is_error(text: str) -> bool:
-    """Return whether a text is a server's, that a backend has passed on as its model's."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        pages = text[:100].lower()
-        return "<html" in pages or "<!doctype html" in pages or (len(text) <= _SHORT and _ERROR.match(text) is not None)
-    return isinstance(value, dict) and ("error" in value or "detail" in value)
+def is_too_short(tokens: int, replaced: int) -> bool:
+    """Return whether a summary of so many tokens can hardly hold what counts of *replaced* tokens."""
+    return tokens < min(_PLENTY, replaced // _SHARE)

@@ -44,6 +44,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """The same for every attempt at this call, and of no other call: for what the tool does elsewhere."""
 
 
+Output: TypeAlias = str | list[dict[str, Any]]
+"""What a call came to: a text, or parts."""
 Approval: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
 """Whether a person must agree to a call first, or a function of its arguments that tells."""
 
@@ -79,7 +81,7 @@ class Tool:
             {
                 "type": "function",
                 "name": self.name,
-                "description": inspect.cleandoc(function.__doc__ or ""),
+                "description": self._arguments.about,
                 "parameters": self._arguments.schema,
                 "strict": False,
             }
@@ -106,10 +108,11 @@ class Tool:
         """Call the function itself."""
         return await self.function(*args, **kwargs)
 
-    async def run(self, arguments: str, context: ToolContext) -> str:
+    async def run(self, arguments: str, context: ToolContext) -> Output:
         """Return the output of one call: the result, or in words what went wrong.
 
-        A string is the output as it is; anything else goes as JSON.
+        A string is the output as it is, and so is a list of parts: `input_text`, `input_image` and `input_file`, as the
+        Responses API has them. Anything else goes as JSON.
         """
         try:
             values = self._arguments.read(arguments)
@@ -118,11 +121,12 @@ class Tool:
         if self._arguments.context is not None:
             values[self._arguments.context] = context
         with anyio.move_on_after(self.timeout) as patience:
-            return _text(await self._result(values, context))
+            output = await self._result(values, context)
+            return _text(output) if isinstance(output, str) else output
         assert patience.cancelled_caught
         return f"error: {self.name} did not finish within {self.timeout:g} s"
 
-    async def _result(self, values: Mapping[str, Any], context: ToolContext) -> str:
+    async def _result(self, values: Mapping[str, Any], context: ToolContext) -> Output:
         try:
             return _output(await self.function(**values))
         except asyncio.CancelledError:
@@ -204,7 +208,7 @@ class Runs(Protocol):
         """Return whether a person must agree first."""
         ...
 
-    async def run(self, arguments: str, context: ToolContext) -> str:
+    async def run(self, arguments: str, context: ToolContext) -> Output:
         """Return the call's output."""
         ...
 
@@ -271,15 +275,37 @@ def _declared(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema
 
 
-def _output(result: object) -> str:
+def _output(result: object) -> Output:
     if isinstance(result, str):
         return result
     import pydantic_core  # noqa: PLC0415 - it is here since the tool was made
 
     try:
-        return encode(plain(pydantic_core.to_jsonable_python(result))).decode()
+        value = plain(pydantic_core.to_jsonable_python(result))
+        return _parts(value) or encode(value).decode()
     except (InvalidItem, pydantic_core.PydanticSerializationError, UnicodeError) as error:
         return f"error: the result is no JSON: {brief(error)}"
+
+
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "input_text": ("text",),
+    "input_image": ("image_url", "file_id"),
+    "input_file": ("file_data", "file_id", "file_url"),
+}
+"""The parts of an output, and the fields one of which says what they are."""
+
+
+def _parts(value: Any) -> Output | None:
+    """Return a result that is a list of parts as it is; None: it is something else."""
+    if not isinstance(value, list) or not value:
+        return None
+    for number, part in enumerate(value, 1):
+        fields = _PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
+        if fields is None:
+            return None
+        if not any(isinstance(part.get(field), str) for field in fields):
+            return f"error: part {number} of the result, of type {part['type']}, has no {' or '.join(fields)}"
+    return value
 
 
 def _text(output: str) -> str:

@@ -25,6 +25,7 @@ from turnlog.engine.errors import (
     UnknownModel,
     VersionConflict,
 )
+from turnlog.engine.history import OpenCall
 
 EVERY = {
     Invalid("expected='x': a version is needed"): "expected='x': a version is needed",
@@ -53,9 +54,13 @@ EVERY = {
     ),
     ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 12 s, or pass when_busy="wait".',
     KeyReused("c", "k"): "c: key 'k' was used for other input. A key names one input: choose a new one.",
-    CallsOpen("c", []): (
-        "c: waiting for . Give the output with answer(call_id, …), a person's decision with decide(call_id, …), "
-        'or pass open_calls="seal".'
+    CallsOpen("c", [OpenCall("1", "ask", "{}", 4)]): (
+        'c: waiting for ask (1): give the output with answer(call_id, …), or pass open_calls="seal".'
+    ),
+    CallsOpen("c", [OpenCall("1", "pay", "{}", 4, "approval"), OpenCall("2", "send", "{}", 5, state="approved")]): (
+        "c: waiting for pay (1), send (2): pass the tool of what a person has approved in tools= (send), or give a "
+        "person's decision with decide(call_id, …), or give the output with answer(call_id, …), or pass "
+        'open_calls="seal".'
     ),
     AlreadyAnswered("c", "call_1", 9): "c: call call_1 was answered at 9; the first output stands.",
     AlreadyDecided("c", "call_1", 9, "was refused"): "c: call call_1 was refused at 9; that stands.",

@@ -1,6 +1,7 @@
 """Streams: what they show and when, who may read and close them where, and what becomes of the turn."""
 
 import asyncio
+import contextlib
 import gc
 
 import anyio
@@ -9,7 +10,7 @@ import pytest
 from turnlog import ConversationBusy, Invalid, NotFound, ResponseFailed, StoreError, open_engine
 from turnlog.engine.errors import CallsOpen, VersionConflict
 from turnlog.engine.log import Query
-from turnlog.engine.testing.server import Call, Fail, Reason, Refuse, Reply, Text
+from turnlog.engine.testing.server import Call, Fail, Hang, Reason, Refuse, Reply, Text
 
 pytestmark = pytest.mark.anyio
 
@@ -288,6 +289,44 @@ async def test_leaving_early_lets_it_finish(stage, api):
         assert (await c.respond(s.model(api), "Go on")).output_text == "Next."
 
 
+@pytest.mark.parametrize("watched", [False, True])
+async def test_closing_the_engine_waits_for_what_is_to_finish(stage_for, db, watched):
+    """Whether its reader has left or not; a turn whose reader matters is cancelled at once."""
+    async with open_engine(db) as watching, stage_for(LONG, Hang(30), engine=watching) as s:
+        async with open_engine(db) as engine:
+            c, other = await engine.create(), await engine.create()
+            stream = await c.stream(s.model("responses"), "Go", on_leave="finish")
+            async for event in stream:
+                if event.delta:
+                    break
+            if not watched:
+                await stream.aclose()
+            doomed = await other.stream(s.model("responses"), "Go")
+        assert (await stream.result()).output_text == LONG.parts[0].text
+        assert await statuses(await watching.get(c.id)) == ["completed"]
+        assert await statuses(await watching.get(other.id)) == ["interrupted"]
+        await doomed.aclose()
+
+
+@pytest.mark.parametrize("left", ["late", "by an exception"])
+async def test_closing_the_engine_waits_no_longer_than_it_was_told(stage_for, db, left):
+    async with open_engine(db) as watching, stage_for(Hang(30), engine=watching) as s:
+        with contextlib.suppress(LookupError):
+            async with open_engine(db, grace=0.05 if left == "late" else 60) as engine:
+                c = await engine.create()
+                stream = await c.stream(s.model("responses"), "Go", on_leave="finish")
+                await stream.aclose()
+                if left != "late":
+                    raise LookupError
+        assert await statuses(await watching.get(c.id)) == ["interrupted"]
+
+
+async def test_what_is_no_grace():
+    for wrong in (-1, "soon", None, True):
+        with pytest.raises(Invalid, match="grace"):
+            open_engine(":memory:", grace=wrong)
+
+
 async def test_leaving_while_a_tool_runs(stage, api):
     running, stopped = anyio.Event(), []
 
@@ -399,7 +438,7 @@ async def test_the_engine_is_closed_meanwhile(stage_for, api, db, on_leave):
             outcomes.append(failed)
 
     async with open_engine(db) as again, stage_for(LONG, "Next.", engine=again) as s:
-        async with anyio.create_task_group() as group, open_engine(db) as engine:
+        async with anyio.create_task_group() as group, open_engine(db, grace=0) as engine:
             c = await engine.create()
             stream = await c.stream(s.model(api), "Go", on_leave=on_leave)
             group.start_soon(read, stream)

@@ -570,3 +570,113 @@ async def test_a_failing_store_is_the_callers_and_no_group(stage, api):
         interrupted = [event.data async for event in c.events() if event.type == "response.interrupted"]
         assert [said["cause"] for said in interrupted] == ["crashed"]
         assert len(interrupted[0]["sealed"]) == 4
+
+
+# -- what a tool may say of itself, and return
+
+
+def described(function):
+    schema = tool()(function).schema
+    return schema["description"], {
+        name: one.get("description") for name, one in schema["parameters"].get("properties", {}).items()
+    }
+
+
+async def google(ctx: ToolContext, order: str, amount: float = 1.0, note: str = "") -> None:
+    """Pay an order back.
+
+    Nothing is paid twice.
+
+    Args:
+        ctx: the call.
+        order: its number,
+            as on the bill: "A1".
+        amount (float): in euros
+
+    Returns:
+        Nothing.
+    """
+
+
+async def named(order: Annotated[str, pydantic.Field(description="The number.")]) -> None:
+    """Args:
+    order: something else.
+    """
+
+
+async def of_others(order: str) -> None:
+    """Find.
+
+    Args:
+        order: its number.
+        depth: of something that is no parameter.
+    """
+
+
+async def prose(order: str) -> None:
+    """Find.
+
+    Args:
+        Whatever you like.
+    """
+
+
+def test_what_a_docstring_says_of_parameters_stands_with_them():
+    assert described(google) == (
+        "Pay an order back.\n\nNothing is paid twice.\n\nReturns:\n    Nothing.",
+        {"order": 'its number, as on the bill: "A1".', "amount": "in euros", "note": None},
+    )
+    assert described(named)[1] == {"order": "The number."}
+
+
+@pytest.mark.parametrize("function", [of_others, prose])
+def test_a_section_that_speaks_of_something_else_stays_where_it_is(function):
+    text, parameters = described(function)
+    assert text.startswith("Find.\n\nArgs:\n    ")
+    assert parameters == {"order": None}
+
+
+def test_a_tool_has_one_context():
+    async def two(a: ToolContext, b: ToolContext) -> None: ...
+
+    with pytest.raises(Invalid, match="tool two: a and b both take the ToolContext; one is enough"):
+        tool()(two)
+
+
+PARTS = [{"type": "input_text", "text": "A1"}, {"type": "input_image", "image_url": "https://example.org/a1.png"}]
+
+
+async def test_parts_go_as_parts(stage, api):
+    async def photo() -> list[dict[str, str]]:
+        return PARTS
+
+    async with stage(Call("photo", {}, id="p"), "A parcel.") as s:
+        c = await s.engine.create()
+        result = await c.run(s.model(api), "Show it", tools=[photo])
+        assert result.items[1]["output"] == PARTS
+        told = s.bodies[1]["input" if api == "responses" else "messages"]
+        if api == "responses":
+            assert told[-1]["output"] == PARTS
+        else:
+            assert "A1" in str(told)
+
+
+async def test_which_lists_are_parts():
+    class Part(pydantic.BaseModel):
+        type: str = "input_text"
+        text: str = "one"
+
+    async def returned(value):
+        async def give() -> Any:
+            return value
+
+        return await call(give)
+
+    assert await returned([Part()]) == [{"type": "input_text", "text": "one"}]
+    file = {"type": "input_file", "file_id": "file_1"}
+    assert await returned([file]) == [file]
+    for value in ([], ["a"], [{"type": "note", "text": "a"}], [*PARTS, "a"], [{"text": "a"}], {"type": "input_text"}):
+        assert await returned(value) == json.dumps(value, separators=(",", ":"), sort_keys=True)
+    assert await returned([PARTS[0], {"type": "input_image"}]) == (
+        "error: part 2 of the result, of type input_image, has no image_url or file_id"
+    )

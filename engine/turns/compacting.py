@@ -21,7 +21,7 @@ from ..log import LeaseChange
 from ..manifest import Manifest
 from ..model import StreamEvent
 from ..reader import logged
-from ..summaries import HEADER, prompt
+from ..summaries import HEADER, is_too_short, prompt
 from ..tokens import Counter, measure
 from ..window.coverage import next_part, sending
 from ..window.extracts import extract
@@ -229,7 +229,10 @@ class Compactor:
         return self._said(parts), fixed + sum(spoken.values())
 
     def _check(self, count: Counter, fixed: int, items: Sequence[Item]) -> str | None:
-        return self._longer(fixed + sum(measure(item, count).tokens for item in items if _is_spoken(item)))
+        spoken = sum(measure(item, count).tokens for item in items if _is_spoken(item))
+        return (
+            "too_short" if is_too_short(count(text_of(items)), self.material.replaced) else self._longer(fixed + spoken)
+        )
 
     async def _part(
         self, plan: Plan, scene: Scene, part: Sequence[Unit], asking: NewEvent, base: int, check: Check

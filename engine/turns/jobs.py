@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import anyio
 
@@ -15,7 +15,7 @@ from ..log import Appended, Release
 from ..model import StreamEvent
 from ..shield import finish
 from ..tools import Runs, ToolContext
-from .outcome import UNANSWERED, UNKNOWN, open_call
+from .outcome import ELSEWHERE, UNANSWERED, UNKNOWN, open_call
 
 if TYPE_CHECKING:
     from .call import Emit, Hold
@@ -60,14 +60,21 @@ class Owed(NamedTuple):
 def will_run(history: History, plan: Plan, call: Call) -> bool:
     """Return whether a turn runs an open call: its tool is here, nobody has to agree first, and it may be run.
 
-    A call that was started may have taken effect: only a tool that says so is run again.
+    A call that was started may have taken effect, and one that was made before a fork is its parent's: only a tool that
+    says so is run again, or what a person has agreed to in the fork.
     """
     item: Mapping[str, Any] = call.entry.value()
     tool = plan.own_tool(item)
     if tool is None or (history.attempts(call) and not tool.rerun_safe):
         return False
-    asks = history.needs(call) == "approval" or tool.needs_approval(arguments_of(item))
-    return not asks or history.is_approved(call)
+    if history.is_approved(call):
+        return True
+    return not _asks(history, tool, call) and (tool.rerun_safe or not history.is_inherited(call))
+
+
+def _asks(history: History, tool: Runs, call: Call) -> bool:
+    """Return whether a person must agree to a call of a tool."""
+    return history.needs(call) == "approval" or tool.needs_approval(arguments_of(call.entry.value()))
 
 
 def owed(history: History, plan: Plan, brought: Iterable[str]) -> Owed:
@@ -82,11 +89,12 @@ def owed(history: History, plan: Plan, brought: Iterable[str]) -> Owed:
             continue
         if tool is not None and will_run(history, plan, call):
             jobs[link] = Job(item, call.entry.seq, call.at, tool, attempts + 1)
-        elif attempts:
-            found.sealed.append((item, UNKNOWN))
+        elif attempts or (tool is not None and not _asks(history, tool, call)):
+            found.sealed.append((item, ELSEWHERE if history.is_inherited(call) else UNKNOWN))
         else:
             needs = "approval" if tool is not None else history.needs(call)
-            found.waiting.append(open_call(item, call.entry.seq, needs=needs))
+            state: Literal["waiting", "approved"] = "approved" if history.is_approved(call) else "waiting"
+            found.waiting.append(open_call(item, call.entry.seq, needs=needs, state=state))
             found.sealed.append((item, UNANSWERED))
     return found._replace(jobs=jobs)
 

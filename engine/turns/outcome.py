@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "CUT_OFF",
+    "ELSEWHERE",
     "NEVER_RAN",
     "TOO_MANY",
     "UNANSWERED",
@@ -37,6 +38,9 @@ __all__ = (
 
 NEVER_RAN: Final = "[interrupted before this call was started: it never ran]"
 UNKNOWN: Final = "[interrupted while this call was running: whether it took effect is unknown]"
+ELSEWHERE: Final = (
+    "[not run here: this call was made before the conversation was forked, and is left to the one it was forked from]"
+)
 UNANSWERED: Final = "[no output was given: the conversation went on without it]"
 TOO_MANY: Final = "[not run: the turn reached its limit of model calls]"
 CUT_OFF: Final = "[not run: the answer was cut off]"
@@ -117,7 +121,7 @@ def open_call(
     seq: int,
     *,
     needs: Literal["output", "approval"] = "output",
-    state: Literal["waiting", "running", "unknown"] = "waiting",
+    state: Literal["waiting", "approved", "running", "unknown"] = "waiting",
 ) -> OpenCall:
     """Return a call whose output is owed."""
     shape = read(item)

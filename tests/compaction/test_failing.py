@@ -64,6 +64,9 @@ async def it_is_as_before(s, c, api, window, transcript):
         ("Error: upstream request timed out", "compaction_error"),
         ("**Internal Server Error**", "compaction_error"),
         (PAGE, "compaction_error"),
+        ("litellm.RateLimitError: too many", "compaction_error"),
+        ("You exceeded your current quota, please check your plan and billing details.", "compaction_error"),
+        ("I'm sorry, but I can't assist with that.", "compaction_refused"),
         (f"Summary: {LONG * 4}", "compaction_not_shorter"),
     ],
     ids=lambda value: str(value)[:40],
@@ -81,6 +84,15 @@ async def test_a_summary_that_is_none(stage, api, answer, code):
         (end,) = [event.data async for event in c.events(after=last.seq) if event.type == "response.completed"]
         assert end["reason"] == code.removeprefix("compaction_")
         await it_is_as_before(s, c, api, window, transcript)
+
+
+async def test_a_summary_that_is_too_short_for_what_it_stands_for(stage, api):
+    async with stage(*answers(24), "Jokes.", "Jokes were told, and each of them was explained in a few words.") as s:
+        c = await told(s, api, 24)
+        with pytest.raises(ResponseFailed, match="too short for what it would stand for") as raised:
+            await c.compact(s.model(api), method="summary")
+        assert raised.value.code == "compaction_too_short"
+        assert (await c.compact(s.model(api), method="summary")).method == "summary"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from small_logs import RESPONSES, SmallLog, call, output, said, thought
 from turnlog.engine.events import PINNED
-from turnlog.engine.summaries import prompt, unusable
+from turnlog.engine.summaries import is_too_short, prompt, unusable
 from turnlog.engine.tokens import measure
 from turnlog.engine.window.coverage import cover, everything, next_part
 from turnlog.engine.window.extracts import extract
@@ -185,7 +185,7 @@ def text(value):
         ("error: the model is overloaded", "error"),
         ("Internal server error", "error"),
         ("`Bad Gateway`", "error"),
-        ("429 Too Many Requests", None),
+        ("429 Too Many Requests", "error"),
         ("Too many requests, try later", "error"),
         ("<html><head><title>502</title>", "error"),
         ('{"detail": "not authorised"}', "error"),
@@ -195,6 +195,120 @@ def text(value):
 )
 def test_which_texts_are_no_summaries(value, reason):
     assert unusable([message(text(value))], "completed", remote=False) == reason
+
+
+ERRORS = [
+    "An error occurred while processing your request. You can retry your request, or contact us through our help.",
+    "The server had an error while processing your request. Sorry about that!",
+    "Sorry, something went wrong.",
+    "The model `gpt-x` does not exist or you do not have access to it.",
+    "You exceeded your current quota, please check your plan and billing details.",
+    "Rate limit reached for gpt-4o",
+    "litellm.RateLimitError: ...",
+    "OpenAIException - Connection error.",
+    "500 Internal Server Error",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+    "Overloaded",
+    "no healthy upstream",
+    "**Error**: timeout",
+    "Exception: boom",
+    "Request timed out.",
+    "Connection error.",
+    "Error code: 429 - {'error': {'message': 'Rate limit reached for gpt-4o-mini', 'type': 'tokens'}}",
+    "HTTP/1.1 503 Service Unavailable",
+    "HTTP 503",
+    "503",
+    "429 Too Many Requests",
+    "Traceback (most recent call last):\n  File",
+    "openai.APIConnectionError: Connection error.",
+    "That model is currently overloaded with other requests. You can retry your request",
+    "This model's maximum context length is 8192 tokens.",
+    "Error: upstream timeout",
+    "Internal Server Error",
+    "An error occurred while processing your request.",
+    "Too many requests, try later",
+    "error: the model is overloaded",
+    "Incorrect API key provided: sk-…",
+    "Bad Gateway",
+    "Error",
+    "Something went wrong. If this issue persists please contact us through our help center at help.openai.com.",
+    "504 Gateway Time-out",
+    "Oops! An unexpected error occurred.",
+    "Server error: please retry",
+    "We're currently processing too many requests — please try again later.",
+    "There was an error generating a response",
+    "Failed to generate a response",
+    "The request timed out",
+    "context_length_exceeded",
+]
+REFUSALS = [
+    "I'm sorry, but I can't assist with that.",
+    "I\u2019m sorry, but I cannot help with this request.",
+    "Sorry, I can't continue this conversation.",
+    "I can't help with that.",
+    "As an AI language model, I cannot",
+    "I cannot provide a summary of this content.",
+    "Unfortunately, I am unable to",
+    "I'm unable to assist",
+]
+SUMMARIES = [
+    "In short: an error in line 7 was found and mended.",
+    "The user asked why 'Error: not found' came up.",
+    "Error handling was discussed: retries with backoff, at most 3.",
+    "An error occurred in the user's build; the assistant found that PATH was wrong.",
+    'The user got "You exceeded your current quota" from the API and wants a fallback to another model.',
+    "Errors in parser.py fixed; tests pass.",
+    "Rate limits are 60 per minute; the key is in vault/a.",
+    "The customer sees 500 Internal Server Error on /pay since Monday; logs show a null order id.",
+    "500 euros were paid for order A1; the rest follows.",
+    "404 tickets were sold on Monday.",
+    "Forbidden words: foo, bar (list in words.txt).",
+    "Timeout was raised to 30 s in config.yaml; deploy is pending.",
+    "Not found so far: the missing invoice 77. Searched in mail and drive.",
+    "KeyError in parse_config was caused by a missing default; patch in PR 12.",
+    "User wants a poem about errors.",
+    "They talked about lorem.",
+    "In short.",
+    "Short.",
+    "Connection pooling: psycopg_pool with 10 connections was chosen.",
+    "The server was moved to Frankfurt; the model is trained there on Fridays.",
+    "Exception handling in the worker was rewritten.",
+    "Der Nutzer bekam „An error occurred while processing your request“ und will wissen, warum.",
+    "Incident 503 was closed; follow-up on Friday.",
+    "Service unavailable page redesigned: colour blue, logo left.",
+    "The request was to translate the letter; done, in French.",
+    "The assistant said: I'm sorry, but I can't assist with that. The user then asked for a cake recipe.",
+    "- Goal: fix `RateLimitError` in client.py\n- Done: retries added\n- Open: tests",
+]
+
+
+@pytest.mark.parametrize("value", ERRORS)
+def test_errors_that_are_passed_on_as_a_models_words(value):
+    assert unusable([message(text(value))], "completed", remote=False) == "error"
+    assert unusable([message(text(f"\n {value}\n"))], "completed", remote=False) == "error"
+
+
+@pytest.mark.parametrize("value", REFUSALS)
+def test_refusals_in_plain_words(value):
+    assert unusable([message(text(value))], "completed", remote=False) == "refused"
+
+
+@pytest.mark.parametrize("value", SUMMARIES)
+def test_summaries_that_speak_of_errors(value):
+    assert unusable([message(text(value))], "completed", remote=False) is None
+
+
+def test_a_long_text_is_no_notice():
+    long = "Error: the build failed because of a missing header. " * 12
+    assert unusable([message(text(long))], "completed", remote=False) is None
+
+
+def test_how_short_a_summary_may_be():
+    assert not is_too_short(1, 300)
+    assert is_too_short(3, 2_000)
+    assert not is_too_short(4, 2_000)
+    assert is_too_short(63, 1_000_000)
+    assert not is_too_short(64, 1_000_000)
 
 
 def test_which_results_are_none():

@@ -226,7 +226,7 @@ async def test_tools_and_their_outputs_are_summed_up_in_pairs(stage, api):
         return f"seen {at}: {LONG * 8}"
 
     first = [Reply(Call("look", {"at": "a"}), Call("look", {"at": "b"})), "Seen.", "Hi."]
-    async with stage(lambda received: [*first, *["Short."] * 9][received.number - 1]) as s:
+    async with stage(lambda received: [*first, *["Both were looked at."] * 9][received.number - 1]) as s:
         c = await s.engine.create()
         await c.run(s.model(api), "Look", tools=[look])
         await c.respond(s.model(api), "Hello")

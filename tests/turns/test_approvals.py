@@ -6,7 +6,7 @@ import pytest
 from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound, ToolContext, open_engine, tool
 from turnlog.engine.errors import AlreadyAnswered, AlreadyDecided, CallsOpen, KeyReused
 from turnlog.engine.testing.server import Call, CustomCall, Item, Reply
-from turnlog.engine.turns.outcome import TOO_MANY, UNANSWERED
+from turnlog.engine.turns.outcome import ELSEWHERE, TOO_MANY, UNANSWERED
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def test_days_later_in_another_process(stage_for, api, db):
             assert named(await c.open_calls()) == [waiting]
             decided = await c.decide("call_r", approve=True, by="ada", reason="policy 7")
             assert (decided.last, decided.version, decided.replayed) == (c.version, c.version, False)
-            assert named(await c.open_calls())[0][2:4] == ("output", "waiting")
+            assert named(await c.open_calls())[0][2:4] == ("output", "approved")
             second = await c.run(s.model(api), tools=late.tools)
             assert (second.status, second.output_text, second.turn) == ("completed", "All done.", result.turn)
             assert late.done[0][:2] == ("A1", 1)
@@ -398,3 +398,130 @@ async def test_calls_of_other_kinds_are_answered_with_items(stage):
             await c.answer("call_cu", "seen")
         with pytest.raises(Invalid, match="cannot be refused in words"):
             await c.decide("call_cu", approve=False, by="ada")
+
+
+async def test_an_approved_call_whose_tool_is_not_given(stage, api):
+    """It is told from one that the client executes; either is answered, or sealed."""
+    shop = Shop()
+    async with stage(Reply(refund(), Call("ask", {}, id="a")), "Done.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Refund it", tools=shop.tools)
+        await c.decide("call_r", approve=True, by="ada")
+        assert [(call.call_id, call.needs, call.state) for call in await c.open_calls()] == [
+            ("call_r", "output", "approved"),
+            ("a", "output", "waiting"),
+        ]
+        with pytest.raises(
+            CallsOpen, match=r"pass the tool of what a person has approved in tools= \(refund\)"
+        ) as raised:
+            await c.run(s.model(api), tools=[ASK])
+        assert [call.state for call in raised.value.calls] == ["approved", "waiting"]
+        assert "decide(" not in str(raised.value)
+        await c.answer("a", "yes")
+        with pytest.raises(CallsOpen, match="tools="):
+            await c.run(s.model(api))
+        assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
+        assert len(shop.done) == 1
+
+
+# -- forks
+
+
+async def approved_and_forked(s, api, shop):
+    """Let a refund be approved; return the conversation, and a fork in which nothing is to be run."""
+    c = await s.engine.create()
+    await c.run(s.model(api), "Refund it", tools=shop.tools)
+    await c.decide("call_r", approve=True, by="ada")
+    fork = await c.fork()
+    assert named(await fork.open_calls())[0][2:4] == ("approval", "waiting")
+    assert (await c.run(s.model(api), tools=shop.tools)).output_text == "Done."
+    with pytest.raises(CallsOpen) as raised:
+        await fork.run(s.model(api), tools=shop.tools)
+    assert [call.needs for call in raised.value.calls] == ["approval"]
+    assert len(shop.done) == 1
+    return c, fork
+
+
+async def test_one_approval_is_one_refund(stage, api):
+    """The fork goes on without it."""
+    shop = Shop()
+    async with stage(refund(), "Done.", "Sealed.") as s:
+        c, fork = await approved_and_forked(s, api, shop)
+        sealed = await fork.run(s.model(api), "Well?", tools=shop.tools, open_calls="seal")
+        assert (sealed.output_text, len(shop.done)) == ("Sealed.", 1)
+        assert (await outputs(fork))["call_r"] == UNANSWERED
+        assert (await outputs(c))["call_r"] == "A1 refunded"
+
+
+async def test_in_a_fork_a_call_is_decided_on_anew(stage, api):
+    """It is run there under a key of the fork's own."""
+    shop = Shop()
+    async with stage(refund(), "Done.", "Done here, too.") as s:
+        _, fork = await approved_and_forked(s, api, shop)
+        assert [(await fork.decide("call_r", approve=True, by="bob")).replayed for _ in range(2)] == [False, True]
+        assert named(await fork.open_calls())[0][2:4] == ("output", "approved")
+        assert (await fork.run(s.model(api), tools=shop.tools)).output_text == "Done here, too."
+        assert len({key for _, _, key in shop.done}) == 2
+
+
+async def test_decisions_that_came_with_an_output_stand_in_a_fork(stage, api):
+    shop = Shop()
+    async with stage(refund()) as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Refund it", tools=shop.tools)
+        await c.decide("call_r", approve=False, by="ada")
+        fork = await c.fork()
+        assert (await fork.decide("call_r", approve=False, by="ada")).replayed
+        with pytest.raises(AlreadyDecided):
+            await fork.decide("call_r", approve=True, by="ada")
+
+
+@pytest.mark.parametrize("safe", [False, True])
+async def test_calls_that_need_nobody_are_the_parents_too(stage, api, safe):
+    """Those that may be run again are; of others the model is told whose they are."""
+    done = []
+
+    @tool(rerun_safe=safe)
+    async def ask() -> str:
+        done.append("asked")
+        return "yes"
+
+    async with stage(Call("ask", {}, id="a"), "In the fork.", "In the parent.") as s:
+        c = await s.engine.create()
+        await c.respond(s.model(api), "Ask", tools=[ask])
+        fork = await c.fork()
+        assert (await fork.run(s.model(api), "And?", tools=[ask])).output_text == "In the fork."
+        assert (await outputs(fork))["a"] == ("yes" if safe else ELSEWHERE)
+        assert (await c.run(s.model(api), tools=[ask])).output_text == "In the parent."
+        assert (await outputs(c))["a"] == "yes"
+        assert len(done) == 1 + safe
+
+
+async def test_a_call_for_the_client_can_be_answered_in_a_fork(stage, api):
+    async with stage(Call("ask", {}, id="a"), "Thanks.") as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Ask", tools=[ASK])
+        fork = await c.fork()
+        assert named(await fork.open_calls())[0][2:4] == ("output", "waiting")
+        await fork.answer("a", "yes")
+        assert (await fork.run(s.model(api), tools=[ASK])).output_text == "Thanks."
+
+
+async def test_a_call_that_the_parent_is_running_is_left_to_it(stage, api):
+    begun, go = anyio.Event(), anyio.Event()
+
+    async def slow() -> str:
+        begun.set()
+        await go.wait()
+        return "done"
+
+    async with stage(lambda r: Call("slow", {}, id="a") if r.number == 1 else "Told.") as s:
+        c = await s.engine.create()
+        async with c.stream(s.model(api), "Go", tools=[slow]) as stream:
+            await begun.wait()
+            fork = await c.fork()
+            assert (await fork.run(s.model(api), "And?", tools=[slow])).output_text == "Told."
+            assert (await outputs(fork))["a"] == ELSEWHERE
+            go.set()
+            assert (await stream.result()).output_text == "Told."
+        assert (await outputs(c))["a"] == "done"
