@@ -35,17 +35,31 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its group."""
 
-    __slots__ = ("history", "key", "seal", "target", "unread", "weights")
+    __slots__ = ("history", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
 
-    def __init__(self, history: History, target: Target, weights: Weights | None = None, *, unread: int = 0) -> None:
+    def __init__(
+        self,
+        history: History,
+        target: Target,
+        weights: Weights | None = None,
+        *,
+        unread: int = 0,
+        unnamed: int = 0,
+        unfit: tuple[int, ...] = (),
+    ) -> None:
         self.history = history
         self.target = target
         self.unread = unread
         """Up to which seq encrypted content is not sent: its maker has refused to read it."""
+        self.unnamed = unnamed
+        """Up to which seq no ids are sent: the server did not find what it gave them to."""
+        self.unfit = unfit
+        """Items that are not sent: the server that made them has refused to take them back."""
         self.weights: Mapping[int, tuple[int, int | None]] = weights.items if weights else {}
         self.seal = weights.seal if weights else SEAL_TOKENS
-        whom = (target.api, target.backend, target.model, target.state, target.thoughts, str(unread))
-        self.key = None if weights else "\0".join(whom)
+        whom = (target.api, target.backend, target.model, target.state, target.thoughts)
+        refused = (str(unread), str(unnamed), *map(str, unfit))
+        self.key = None if weights else "\0".join((*whom, *refused))
         """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
 
     def of(self, history: History) -> Scene:

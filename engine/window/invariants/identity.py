@@ -14,6 +14,7 @@ from ..units import Fit, Scene
 __all__ = ("ids_only_where_accepted", "without_ids")
 
 _NAMELESS: Final = "the API takes it only with its id, which means nothing without its whole response"
+_UNFOUND: Final = "the server does not find it under its id, and takes it only with one"
 
 
 def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
@@ -23,7 +24,9 @@ def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
     for entry in fit.entries:
         if entry.flags & (NAMED | MISNAMED) and entry.reading.maker in ("input", "output"):
             fit.bare.add(entry.seq)
-    if not all(entry.seq not in fit.out and _at_home(entry, scene) for entry in fit.made):
+    if fit.made and fit.made[0].seq <= scene.unnamed:
+        without_ids(fit, _UNFOUND)
+    elif not all(entry.seq not in fit.out and _at_home(entry, scene) for entry in fit.made):
         without_ids(fit, _NAMELESS)
 
 

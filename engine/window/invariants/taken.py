@@ -11,6 +11,8 @@ from ..units import GONE, Fit, Scene
 
 __all__ = ("only_what_the_api_takes",)
 
+_UNFIT: Final = "the server has refused it"
+
 _UNLINKED: Final = frozenset({"function_call_output", "tool_search_call", "tool_search_output"})
 """Kinds that the Responses API takes without what pairs them; of searches, those that it carries out itself."""
 
@@ -22,7 +24,7 @@ def only_what_the_api_takes(fit: Fit, scene: Scene) -> None:
         if entry.flags & ERASED:
             fit.leave_out(entry, GONE)
             continue
-        rule = refused(entry.reading.shape, scene.target)
+        rule = _UNFIT if entry.seq in scene.unfit else refused(entry.reading.shape, scene.target)
         if rule is not None:
             fit.leave_out(entry, rule)
         elif entry.reading.link is None and _needs_link(entry, chat=chat):
