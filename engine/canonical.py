@@ -23,11 +23,25 @@ import msgspec
 
 from .errors import InvalidItem
 
-__all__ = ("MAX_BYTES", "MAX_DEPTH", "JSONValue", "canonical", "digest", "encode", "loads", "parse", "plain", "salvage")
+__all__ = (
+    "AROUND",
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "JSONValue",
+    "canonical",
+    "digest",
+    "encode",
+    "loads",
+    "parse",
+    "plain",
+    "salvage",
+)
 
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
 
 MAX_DEPTH: Final = 100
+AROUND: Final = 16
+"""Levels that events and requests may have around a value of so many."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 _INTEGRAL: Final = 2.0**53
 _DIGITS: Final = 4000
@@ -45,8 +59,8 @@ def encode(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-def canonical(value: Any, path: str = "$") -> bytes:
-    """Return the canonical bytes of a caller's value.
+def canonical(value: Any, path: str = "$", *, wrapped: int = 0) -> bytes:
+    """Return the canonical bytes of a caller's value; *wrapped* is as for `plain`.
 
     >>> from turnlog.engine.canonical import canonical
     >>> canonical({"b": 1.0, "a": [True, None]})
@@ -55,7 +69,7 @@ def canonical(value: Any, path: str = "$") -> bytes:
     Raises:
         InvalidItem: see `plain`; also when the bytes would exceed 64 MiB.
     """
-    data = encode(plain(value, path))
+    data = encode(plain(value, path, wrapped=wrapped))
     if len(data) > MAX_BYTES:
         raise InvalidItem(
             path, f"{len(data):,} bytes of JSON; at most {MAX_BYTES:,} are taken. Store a reference to it."

@@ -56,7 +56,7 @@ LAYERS = (
     ("errors", "shield", "logs"),
     ("checks", "ids", "canonical", "pages", "families", "media", "schemas"),
     ("items", "manifest", "extras", "signatures"),
-    ("events",),
+    ("events", "forms"),
     ("codec", "prices"),
     ("log", "blobs", "kept"),
     ("stores.batching", "stores.statements", "history", "compaction"),
@@ -121,6 +121,7 @@ PURE = (
     "messages",
     "manifest",
     "extras",
+    "forms",
     "turns.recorder",
     "window",
 )

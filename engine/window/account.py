@@ -65,7 +65,7 @@ class Account:
                 self._decisions[seq] = _fate_of(rule), rule
                 continue
             tokens, short = fit.weights[seq]
-            decision = whole
+            decision = whole if seq not in fit.notes else (whole[0], f"{whole[1]}, {fit.notes[seq]}")
             if unit.excerpted and short is not None:
                 tokens, decision = short, excerpted
             self._decisions[seq] = decision
@@ -148,7 +148,7 @@ class Account:
                 decision = self._decisions[seq]
                 yield seq, seq, decision
                 # What carries no item goes with what stands before it.
-                before = _KEPT if decision[0] == "pinned" or seq < self.cut else decision
+                before = _KEPT if decision[0] in ("pinned", "kept") or seq < self.cut else decision
             at = seq + 1
 
     def _others(self) -> list[tuple[int, int, _Decision]]:

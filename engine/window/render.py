@@ -12,7 +12,8 @@ from itertools import chain
 from typing import Any, Final
 
 from ..canonical import encode, loads
-from ..events import CALLED, Target
+from ..events import CALLED, ODD, Target
+from ..forms import mended
 from ..history import Entry, Group
 from ..items import ROLES, parts, read
 from ..manifest import SENT, Fates, Manifest
@@ -137,6 +138,8 @@ class _Pen:
     def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
         """Return an entry as the target takes it."""
         item = self._item(entry)
+        if entry.flags & ODD:
+            item = mended(item, entry.reading.shape, chat=self.target.api == "chat")
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:

@@ -82,7 +82,7 @@ class Scene:
 class Fit:
     """One group, with what is attached to it, as a target receives it."""
 
-    __slots__ = ("bare", "cost", "empty", "entries", "lean", "out", "sealed", "weights")
+    __slots__ = ("bare", "cost", "empty", "entries", "lean", "notes", "out", "sealed", "weights")
 
     def __init__(self, entries: tuple[Entry, ...]) -> None:
         self.entries = entries
@@ -92,6 +92,8 @@ class Fit:
         """What goes without its id, by seq."""
         self.sealed: list[Entry] = []
         """Calls that are followed by a stand-in for their output."""
+        self.notes: dict[int, str] = {}
+        """How something is sent that does not go as it is, by seq."""
         self.weights: dict[int, tuple[int, int | None]] = {}
         """Tokens of what is sent, by seq: whole, and as an excerpt."""
         self.cost = 0
