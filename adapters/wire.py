@@ -42,6 +42,7 @@ _LONGEST: Final = 2000
 """Characters of an error's message: some servers answer with a whole page."""
 _MARK: Final = b"\xef\xbb\xbf"
 _TOO_LONG: Final = re.compile(r"context (length|window)|(prompt|input) is too long|too many tokens")
+_UNFOUND: Final = re.compile(r"items? with id .{0,200}not found", re.DOTALL | re.IGNORECASE)
 _UNREADABLE: Final = re.compile(r"encrypted content .{0,200}could not be (verified|decrypted|decoded)", re.DOTALL)
 
 
@@ -221,6 +222,7 @@ def failure(error: openai.OpenAIError) -> ModelFailure:
             "http",
             message,
             code=_code(error.code, message),
+            param=error.param if isinstance(error.param, str) else None,
             status_code=error.status_code,
             retryable=_again(error),
             retries=_retries(error.request),
@@ -240,6 +242,8 @@ def _code(said: object, message: str) -> str | None:
             return "context_length_exceeded"
         if _UNREADABLE.search(message):
             return "invalid_encrypted_content"
+        if _UNFOUND.search(message):
+            return "item_not_found"
     return code
 
 
@@ -269,6 +273,7 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
         "model",
         message[:_LONGEST],
         code=name,
+        param=told["param"] if isinstance(told.get("param"), str) else None,
         status_code=status,
         retryable=helps(name),
         retries=retries,

@@ -24,6 +24,7 @@ import msgspec
 from .errors import InvalidItem
 
 __all__ = (
+    "AROUND",
     "MAX_BYTES",
     "MAX_DEPTH",
     "JSONValue",
@@ -40,6 +41,8 @@ __all__ = (
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
 
 MAX_DEPTH: Final = 100
+AROUND: Final = 16
+"""Levels that events and requests may have around a value of so many."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 _INTEGRAL: Final = 2.0**53
 _DIGITS: Final = 4000
@@ -57,8 +60,8 @@ def encode(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-def canonical(value: Any, path: str = "$") -> bytes:
-    """Return the canonical bytes of a caller's value.
+def canonical(value: Any, path: str = "$", *, wrapped: int = 0) -> bytes:
+    """Return the canonical bytes of a caller's value; *wrapped* is as for `plain`.
 
     >>> from turnlog.engine.canonical import canonical
     >>> canonical({"b": 1.0, "a": [True, None]})
@@ -67,7 +70,7 @@ def canonical(value: Any, path: str = "$") -> bytes:
     Raises:
         InvalidItem: see `plain` and `written`.
     """
-    return written(plain(value, path), path)
+    return written(plain(value, path, wrapped=wrapped), path)
 
 
 def written(value: Any, path: str = "$") -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from . import events
-from .canonical import canonical, encode, loads
+from .canonical import AROUND, canonical, encode, loads
 from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
 from .items import Reading, reading
@@ -99,7 +99,7 @@ def _data(said: EventBody, kind: str) -> bytes | None:
             said = msgspec.structs.replace(said, manifest=said.manifest.folded())
         data = msgspec.to_builtins(said)
         del data["type"]
-    return None if data == {} else canonical(data, kind)
+    return None if data == {} else canonical(data, kind, wrapped=AROUND)
 
 
 def _refs(said: EventBody) -> tuple[str, ...]:

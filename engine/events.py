@@ -21,10 +21,12 @@ __all__ = (
     "ESTIMATED",
     "MISNAMED",
     "NAMED",
+    "ODD",
     "PICTURED",
     "PINNED",
     "SEAL",
     "SECRET",
+    "UNPLACED",
     "Blob",
     "CallDecided",
     "CallStarted",
@@ -337,6 +339,10 @@ ERASED: Final = 128
 """Flag: the content was overwritten; an item is sent no more, a compaction stands for nothing any more."""
 PICTURED: Final = 512
 """Flag: pictures are in it, which weigh something else for each family of models."""
+ODD: Final = 1024
+"""Flag: the API would refuse something in it, and is sent it put right (`turnlog.engine.forms`)."""
+UNPLACED: Final = 2048
+"""Flag: something in it has no place in Chat Completions."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,15 +19,18 @@ from .events import (
     ESTIMATED,
     MISNAMED,
     NAMED,
+    ODD,
     PICTURED,
     PINNED,
     SEAL,
     SECRET,
+    UNPLACED,
     ItemAppended,
     NewEvent,
     ResponseInterrupted,
 )
 from .extras import goes_back
+from .forms import mended, unplaced
 from .items import InputItem, Reading, accept, read, reading
 from .tokens import Count, Counter, count_json, measure
 from .window.render import seal
@@ -51,18 +54,29 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
 
 
 def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
-    """Return what choosing must know of an item's body: encrypted content, and whether its id is of the API's form."""
+    """Return what choosing must know of an item's body.
+
+    That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent.
+    """
     flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
+    if mended(item, reading.shape) is not item:
+        flags |= ODD
+    if any(unplaced(item, reading.shape)):
+        flags |= UNPLACED
     caller = item.get("caller")
     if isinstance(caller, Mapping) and caller.get("type") == "program":
         flags |= CALLED
+    return flags | _id_flag(item, reading)
+
+
+def _id_flag(item: Mapping[str, Any], reading: Reading) -> int:
     name = item.get("id")
     kind = reading.kind
     if name is None or (kind is not None and kind.answers is not None and kind.link == "id"):
-        return flags  # of this output, the id is the link to its call
+        return 0  # of this output, the id is the link to its call
     prefix = kind.prefix if kind else None
     good = isinstance(name, str) and _ID.fullmatch(name) is not None and (prefix is None or name.startswith(prefix))
-    return flags | (NAMED if good else MISNAMED)
+    return NAMED if good else MISNAMED
 
 
 def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:

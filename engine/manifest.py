@@ -131,6 +131,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counted tokens that the server has found too many: windows of the line stay below; 0: none that is known."""
     unread: int = 0
     """Encrypted content up to this seq is not sent: its maker has refused to read it."""
+    unnamed: int = 0
+    """Ids up to this seq are not sent: the server did not find what it gave them to."""
+    unfit: tuple[int, ...] = ()
+    """Items that are not sent: the server that made them has refused to take them back."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
     """Tokens of each item, in memory only: a stored manifest comes back without them."""
 

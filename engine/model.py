@@ -102,6 +102,7 @@ class ModelFailure(Exception):
         message: str,
         *,
         code: str | None = None,
+        param: str | None = None,
         status_code: int | None = None,
         retryable: bool = False,
         retries: int = 0,
@@ -112,6 +113,8 @@ class ModelFailure(Exception):
         """client (it could not be asked), connection, timeout, http, stream (it broke off), answer (it cannot be read),
         model (it said so itself), adapter (its own code failed)"""
         self.code = None if code is None else clean(code)
+        self.param = param
+        """The place in the request that it is about, as the API names it."""
         self.status_code = status_code
         self.retryable = retryable
         self.retries = retries

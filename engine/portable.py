@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from .blobs import blobs_of
-from .canonical import canonical, digest, encode, loads
+from .canonical import AROUND, canonical, digest, encode, loads
 from .codec import ITEM, REQUESTED, body, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
 from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
@@ -328,7 +328,7 @@ def _object(line: Mapping[str, Any], key: str) -> bytes | None:
         return None
     if not isinstance(value, dict):
         raise InvalidItem(f"$.{key}", "a JSON object is expected here")
-    return canonical(value, f"$.{key}")
+    return canonical(value, f"$.{key}", wrapped=AROUND)
 
 
 async def restore(store: Store, package: Package) -> int:

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from turnlog import Conversation, Engine, NotFound, open_engine
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.responses import Responses
-from turnlog.engine.canonical import canonical, digest
+from turnlog.engine.canonical import AROUND, canonical, digest
 from turnlog.engine.testing.server import ScriptedServer, scripted_server
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
@@ -85,6 +85,11 @@ def corpus() -> Path:
     return CORPUS
 
 
+def digest_of(body: Any) -> str:
+    """Return the digest of a request, as the log has it."""
+    return digest(canonical(body, wrapped=AROUND))
+
+
 class Stage:
     """A scripted server, a client of it, and an engine."""
 
@@ -114,7 +119,7 @@ class Stage:
 
     async def check(self) -> None:
         """See to it that the log's digests are of what the server received, and that it can be rebuilt."""
-        received = {digest(canonical(one.body)): one.body for one in self.server.requests if one.body is not None}
+        received = {digest_of(one.body): one.body for one in self.server.requests if one.body is not None}
         logged = set()
         async for info in self.engine.list():
             conversation = await self.engine.get(info.id)
@@ -127,7 +132,7 @@ class Stage:
                 except NotFound as error:
                     assert error.deleted  # noqa: PT017 - it may have held what was erased since
                     continue
-                assert digest(canonical(body)) == call.digest
+                assert digest_of(body) == call.digest
                 if call.status in ("completed", "incomplete"):
                     assert json.loads(json.dumps(body)) == received[call.digest]
         assert received.keys() <= logged | self.gone

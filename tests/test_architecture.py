@@ -56,7 +56,7 @@ LAYERS = (
     ("errors", "shield", "logs"),
     ("checks", "ids", "canonical", "pages", "families", "media", "schemas"),
     ("items", "manifest", "extras", "signatures"),
-    ("events",),
+    ("events", "forms"),
     ("codec", "prices", "answers", "notices"),
     ("log", "blobs", "kept"),
     ("stores.batching", "stores.statements", "history", "compaction"),
@@ -123,6 +123,7 @@ PURE = (
     "messages",
     "manifest",
     "extras",
+    "forms",
     "turns.recorder",
     "window",
 )

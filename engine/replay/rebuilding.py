@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from ..blobs import Bodies, whole, whole_items
-from ..canonical import canonical, digest, loads
+from ..canonical import AROUND, canonical, digest, loads
 from ..codec import ITEM, RESTORE, body, item_of
 from ..compaction import references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
@@ -84,7 +84,7 @@ async def rebuild(store: Shelf, request: Record, known: Encoders | None = None, 
     try:
         rendered = (await gathered(store, request.conversation, said, near, changed)).rendered
         made = encode(rendered, addressed(keyed(loads(raw), said.cache_key), said.manifest))
-        found = digest(canonical(made))
+        found = digest(canonical(made, wrapped=AROUND))
     except StoreError:
         raise
     except Exception as error:

@@ -73,6 +73,10 @@ class View:
         """Counted tokens that the server has just found too many."""
         self.unread = 0
         """Up to which seq encrypted content has just been refused by its maker."""
+        self.unnamed = 0
+        """Up to which seq items have just not been found under their ids."""
+        self.unfit: tuple[int, ...] = ()
+        """Items that the server has just refused to take back."""
 
     async def request(self, history: History) -> Request:
         """Return what choosing needs to know; with another counter than the log's, items are counted anew."""
@@ -93,6 +97,8 @@ class View:
             shown._replace(forgets=self.forgets),
             refused=self.refused,
             unread=self.unread,
+            unnamed=self.unnamed,
+            unfit=self.unfit,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..canonical import canonical, digest
+from ..canonical import AROUND, canonical, digest
 from ..codec import event
 from ..errors import Invalid
 from ..events import NewEvent, Purpose, Record, ResponseRequested
@@ -73,7 +73,7 @@ def requested(
         target=plan.target,
         settings=plan.settings_digest,
         manifest=window.manifest,
-        digest=digest(canonical(body, "request")),
+        digest=digest(canonical(body, "request", wrapped=AROUND)),
         cache_key=cache_key,
         key=plan.options.key,
         retry_of=retry_of,

@@ -56,7 +56,7 @@ class Account:
         decisions, weights = self._decisions, self.weights
         for unit in units:
             fit = unit.fit
-            out, other = fit.out, fit.other
+            out, other, notes = fit.out, fit.other, fit.notes
             whole, excerpted = self._sent(unit)
             for entry in fit.entries:
                 seq = entry.seq
@@ -68,6 +68,9 @@ class Account:
                     decisions[seq], weights[seq] = excerpted, short
                 else:
                     decisions[seq], weights[seq] = whole, tokens
+                if notes and seq in notes:
+                    fate, rule = decisions[seq]
+                    decisions[seq] = fate, f"{rule}, {notes[seq]}"
                 if entry.flags & ESTIMATED:
                     self.estimated += weights[seq]
             self.bare += [seq for seq in fit.bare if seq not in out]
@@ -156,7 +159,7 @@ class Account:
     def _beside(self, seq: int) -> _Decision:
         """Return what becomes of what carries no item behind *seq*: it goes with what stands before it."""
         decision = self._decisions.get(seq, _KEPT)
-        return _KEPT if decision[0] == "pinned" or seq < self.cut else decision
+        return _KEPT if decision[0] in ("pinned", "kept") or seq < self.cut else decision
 
     def _others(self) -> list[tuple[int, int, _Decision]]:
         """Return the stretches that are rewound or aside; asides only from the cut on, where all of them are known."""

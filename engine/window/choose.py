@@ -56,6 +56,10 @@ class Request(NamedTuple):
     """Counted tokens that the server has just found too many; 0: it has not."""
     unread: int = 0
     """Encrypted content up to this seq has just been refused by its maker."""
+    unnamed: int = 0
+    """Items up to this seq have just not been found under their ids."""
+    unfit: tuple[int, ...] = ()
+    """Items that the server has just refused to take back."""
 
 
 def line_of(policy: Policy, budget: Budget, target: Target) -> str:
@@ -120,7 +124,11 @@ class _Choice:
         """Whether there may be more to send than what is loaded."""
         self.refused = _least(request.refused, self.last.refused if self.last else 0)
         self.unread = max(request.unread, self.last.unread if self.last else 0)
-        self.scene = Scene(history, request.target, request.weights, unread=self.unread)
+        self.unnamed = max(request.unnamed, self.last.unnamed if self.last else 0)
+        self.unfit = tuple(sorted({*request.unfit, *(self.last.unfit if self.last else ())}))
+        self.scene = Scene(
+            history, request.target, request.weights, unread=self.unread, unnamed=self.unnamed, unfit=self.unfit
+        )
         self.units = units_of(self._considered(), self.scene, INVARIANTS)
         for unit in self.units:
             if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
@@ -180,6 +188,8 @@ class _Choice:
             forked=self.history.forked,
             refused=self.refused,
             unread=self.unread,
+            unnamed=self.unnamed,
+            unfit=self.unfit,
             **self._shares(account.columns(exact=self.request.seen.share == 0)),
         )
 

@@ -15,7 +15,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..canonical import encode, loads
-from ..events import CALLED, Target
+from ..events import CALLED, ODD, Target
+from ..forms import mended
 from ..history import Entry, Group
 from ..items import ROLES, parts, read
 from ..manifest import SENT, Fates, Manifest
@@ -171,6 +172,8 @@ class _Pen:
 
     def _written(self, entry: Entry, *, excerpted: bool) -> dict[str, Any]:
         item, shape = self._item(entry), entry.reading.shape
+        if entry.flags & ODD:
+            item = mended(item, shape, chat=self.target.api == "chat")
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from ..events import ERASED, MISNAMED, NAMED, PINNED, Target
+from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, UNPLACED, Target
 from ..history import Entry, Group, History, turn_starts
 from ..items import ROLES
 from ..tokens import SEAL_TOKENS
@@ -40,6 +40,8 @@ GONE: Final = "erased"
 
 
 _NONE: Final[Mapping[int, Any]] = MappingProxyType({})
+_UNSETTLED: Final = ERASED | ODD | UNPLACED
+"""Flags of what not every target takes as it is."""
 IDS: Final = NAMED | MISNAMED
 """Flags of items that have an id."""
 _CALLS: Final = {
@@ -70,17 +72,31 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its group."""
 
-    __slots__ = ("history", "key", "seal", "target", "unread", "weights")
+    __slots__ = ("history", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
 
-    def __init__(self, history: History, target: Target, weights: Weights | None = None, *, unread: int = 0) -> None:
+    def __init__(
+        self,
+        history: History,
+        target: Target,
+        weights: Weights | None = None,
+        *,
+        unread: int = 0,
+        unnamed: int = 0,
+        unfit: tuple[int, ...] = (),
+    ) -> None:
         self.history = history
         self.target = target
         self.unread = unread
         """Up to which seq encrypted content is not sent: its maker has refused to read it."""
+        self.unnamed = unnamed
+        """Up to which seq no ids are sent: the server did not find what it gave them to."""
+        self.unfit = frozenset(unfit)
+        """Items that are not sent: the server that made them has refused to take them back."""
         self.weights: Mapping[int, tuple[int, int | None]] = weights.items if weights else {}
         self.seal = weights.seal if weights else SEAL_TOKENS
-        whom = (target.api, target.backend, target.model, target.state, target.thoughts, str(unread))
-        self.key = None if weights else "\0".join(whom)
+        whom = (target.api, target.backend, target.model, target.state, target.thoughts)
+        refused = (str(unread), str(unnamed), *map(str, unfit))
+        self.key = None if weights else "\0".join((*whom, *refused))
         """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
 
     def of(self, history: History) -> Scene:
@@ -117,6 +133,8 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     """What goes without its id, by seq."""
     sealed: tuple[Entry, ...] = ()
     """Calls that are followed by a stand-in for their output."""
+    notes: Mapping[int, str] = _NONE
+    """How something is sent that does not go as it is, by seq."""
     other: Mapping[int, tuple[int, int | None]] = _NONE
     """Tokens by seq, whole and as an excerpt, of what weighs something else than the log says."""
     cost: int = 0
@@ -159,6 +177,10 @@ class Fit(msgspec.Struct, eq=False, gc=False):
         if entry.seq not in self.out:
             self.out = {**self.out, entry.seq: rule}
             self._ids = None
+
+    def note(self, entry: Entry, how: str) -> None:
+        """Say how an entry is sent that does not go as it is."""
+        self.notes = {**self.notes, entry.seq: how}
 
     def strip(self, entries: Iterable[Entry]) -> None:
         """Send entries without their ids, those that have one."""
@@ -280,7 +302,8 @@ def _fit(fit: Fit, scene: Scene, asked: tuple[Sequence[Invariant], Sequence[Inva
 
     *void* says that its response failed.
     """
-    fit.settled = not fit.flags & ERASED and is_settled(fit.entries)
+    refused = bool(scene.unfit) and not scene.unfit.isdisjoint([entry.seq for entry in fit.entries])
+    fit.settled = not (fit.flags & _UNSETTLED or refused) and is_settled(fit.entries)
     if void:
         for entry in fit.entries:
             fit.leave_out(entry, FAILED)
@@ -292,7 +315,7 @@ def _fit(fit: Fit, scene: Scene, asked: tuple[Sequence[Invariant], Sequence[Inva
 
 
 def is_settled(entries: Sequence[Entry]) -> bool:
-    """Return whether every target takes a group of which nothing was erased as it is, but for ids.
+    """Return whether every target takes a group as it is, but for ids, where nothing of it was erased or is odd.
 
     That is so of messages, and of calls of the kinds that all APIs take, each with one output.
     """

@@ -6,7 +6,7 @@ from turnlog import Budget, ResponseFailed
 from turnlog.engine.codec import event
 from turnlog.engine.events import ContextCompacted, Origin, StandIn
 from turnlog.engine.replay import verify
-from turnlog.engine.testing.server import Call, Fail, Raw, Reason, Reply
+from turnlog.engine.testing.server import Call, Fail, Item, Raw, Reason, Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -212,3 +212,138 @@ async def test_a_stream_tells_of_it(stage, api):
         assert [(one.raw["way"], one.raw["retry_of"]) for one in seen if one.type == "turnlog.response.retried"] == [
             ("shorter", (await requests(c))[0].seq)
         ]
+
+
+@pytest.mark.parametrize("state", ["chained", "conversation"])
+async def test_encrypted_content_that_the_server_holds_is_left_behind_with_all_that_it_holds(stage, state):
+    """Another model cannot read what the first one thought, which is at the server and in no request."""
+
+    def answer(received):
+        return UNREADABLE if received.body["model"] == "gpt-4.1" and received.context else Reply(Reason("why"), "Yes.")
+
+    async with stage(answer) as s:
+        c = await s.engine.create()
+        first, second = (s.model("responses", name, state=state) for name in ("gpt-4o-mini", "gpt-4.1"))
+        await c.respond(first, "1")
+        assert (await c.respond(second, "2")).output_text == "Yes."
+        assert [len(body["input"]) for body in s.bodies] == [1, 1, 3]
+        field = {"chained": "previous_response_id", "conversation": "conversation"}[state]
+        before, refused, again = (body.get(field) for body in s.bodies)
+        assert refused != again
+        assert again is None if state == "chained" else again not in (None, before)
+        requested = [one async for one in c.events() if one.type == "response.requested"]
+        assert requested[2].data["retry_of"] == requested[1].seq
+        # From there on it goes on.
+        await c.respond(first, "3")
+        assert [(len(body["input"]), bool(body.get(field))) for body in s.bodies[3:]] == [(1, True)]
+        assert (await verify(s.engine.store, c.id)).verified == 4
+
+
+async def test_what_is_refused_in_every_way_fails(stage):
+    async with stage(Reply(Reason("why"), "One."), UNREADABLE, UNREADABLE, UNREADABLE, "Two.") as s:
+        c = await s.engine.create()
+        model = s.model("responses", state="chained")
+        await c.respond(model, "1")
+        with pytest.raises(ResponseFailed) as raised:
+            await c.respond(model, "2")
+        assert raised.value.code == "invalid_encrypted_content"
+        assert [len(body["input"]) for body in s.bodies] == [1, 1, 4, 3]
+        assert [body.get("previous_response_id") for body in s.bodies] == [None, "resp_0001", None, None]
+        assert (await c.respond(model)).output_text == "Two."
+
+
+# -- ids
+
+GONE = Fail(
+    404, message="Item with id 'rs_x' not found. Items are not persisted when `store` is set to false. Remove it."
+)
+
+
+async def test_items_that_the_server_does_not_find_go_without_ids(stage):
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    async with stage(Reply(Reason("why"), Item(search), "One."), "Two.", GONE, "Three.", Reply("Four."), "Five.") as s:
+        c = await s.engine.create()
+        for text in ("1", "2", "3", "4", "5"):
+            await c.respond(s.model("responses"), text)
+        assert await ends(c) == [
+            ("response.completed", None),
+            ("response.completed", None),
+            ("response.failed", "item_not_found"),
+            ("response.completed", None),
+            ("response.completed", None),
+            ("response.completed", None),
+        ]
+        named = [[item["id"] for item in body["input"] if "id" in item] for body in s.bodies]
+        assert [len(ids) for ids in named] == [0, 3, 4, 0, 1, 2]
+        requested = [one async for one in c.events() if one.type == "response.requested"]
+        assert requested[3].data["retry_of"] == requested[2].seq
+        fourth = (await requests(c))[3].manifest
+        assert [one["content"] for one in s.bodies[3]["input"]] == ["1", "One.", "2", "Two.", "3"]
+        rules = {fourth.why(seq).rule for seq in range(1, fourth.as_of + 1)}
+        assert "the server does not find it under its id, and takes it only with one" in rules
+        assert (await verify(s.engine.store, c.id)).verified == 6
+
+
+async def test_without_ids_there_is_nothing_to_go_without(stage):
+    async with stage(GONE) as s:
+        c = await s.engine.create()
+        with pytest.raises(ResponseFailed) as raised:
+            await c.respond(s.model("responses"), "Hi")
+        assert raised.value.code == "item_not_found"
+        assert len(s.bodies) == 1
+
+
+# -- items that the server refuses
+
+
+def unfit(index, code="invalid_value", status=400, **more):
+    return Fail(status, code=code, param=f"input[{index}].type", message="Invalid value.", **more)
+
+
+async def test_what_a_model_said_and_the_server_refuses_is_left_out_once(stage):
+    strange = {"type": "hologram_call", "id": "holo_1", "beam": 1}
+    async with stage(Reply("Look", Item(strange), "there."), "ok", "fine", refused=1) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        assert (await c.respond(s.model("responses"), "2")).output_text == "ok"
+        assert strange in s.bodies[1]["input"]
+        assert [item.get("type") for item in s.bodies[2]["input"]] == [None, "message", "message", None]
+        await c.respond(s.model("responses"), "3")
+        assert await ends(c) == [
+            ("response.completed", None),
+            ("response.failed", "invalid_value"),
+            ("response.completed", None),
+            ("response.completed", None),
+        ]
+        manifest = (await requests(c))[-1].manifest
+        (seq,) = manifest.unfit
+        assert manifest.why(seq).rule == "the server has refused it"
+        assert strange in [one.item async for one in c.events()]
+        assert (await verify(s.engine.store, c.id)).verified == 4
+
+
+async def test_several_that_the_server_refuses_are_left_out_one_after_another(stage):
+    strange = [Item({"type": f"hologram_{n}", "id": f"holo_{n}"}) for n in range(3)]
+    async with stage(Reply(*strange, "there."), "ok", refused=3) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        assert (await c.respond(s.model("responses"), "2")).output_text == "ok"
+
+
+async def test_what_a_caller_said_is_never_left_out_by_itself(stage):
+    picture = {"role": "user", "content": [{"type": "input_image", "image_url": "no such thing", "detail": "auto"}]}
+    async with stage("One.", unfit(2)) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        with pytest.raises(ResponseFailed):
+            await c.respond(s.model("responses"), picture)
+        assert len(s.bodies) == 2
+
+
+async def test_a_refusal_that_names_what_is_not_there_is_none_of_an_item(stage):
+    async with stage("One.", unfit(9)) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        with pytest.raises(ResponseFailed):
+            await c.respond(s.model("responses"), "2")
+        assert len(s.bodies) == 2

@@ -14,12 +14,16 @@ from ..units import Fit, Scene, of_ids
 __all__ = ("ids_only_where_accepted", "without_ids")
 
 _NAMELESS: Final = "the API takes it only with its id, which means nothing without its whole response"
+_UNFOUND: Final = "the server does not find it under its id, and takes it only with one"
 
 
 @of_ids
 def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
     """Take the ids from what callers said, and from a response that is not whole or from elsewhere."""
     if scene.target.api == "chat":
+        return
+    if fit.made and fit.made[0].seq <= scene.unnamed:
+        without_ids(fit, _UNFOUND)
         return
     for entry in fit.made:
         if entry.seq in fit.out or not _at_home(entry, scene):

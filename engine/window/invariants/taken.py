@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from ...events import ERASED
+from ...events import ERASED, ODD, UNPLACED
+from ...forms import mended, unplaced
 from ...history import Entry
 from ..kinds import refused
 from ..units import GONE, Fit, Scene
 
 __all__ = ("only_what_the_api_takes",)
+
+_UNFIT: Final = "the server has refused it"
 
 _UNLINKED: Final = frozenset({"function_call_output", "tool_search_call", "tool_search_output"})
 """Kinds that the Responses API takes without what pairs them; of searches, those that it carries out itself."""
@@ -22,11 +25,25 @@ def only_what_the_api_takes(fit: Fit, scene: Scene) -> None:
         if entry.flags & ERASED:
             fit.leave_out(entry, GONE)
             continue
-        rule = refused(entry.reading.shape, scene.target)
+        rule = _UNFIT if entry.seq in scene.unfit else refused(entry.reading.shape, scene.target)
         if rule is not None:
             fit.leave_out(entry, rule)
         elif entry.reading.link is None and _needs_link(entry, chat=chat):
             fit.leave_out(entry, "nothing says which call it is, or is for")
+        elif entry.flags & (ODD | UNPLACED):
+            _note(fit, entry, chat=chat)
+
+
+def _note(fit: Fit, entry: Entry, *, chat: bool) -> None:
+    """Note what of an entry is not sent as it is."""
+    shape, notes = entry.reading.shape, list[str]()
+    item: dict[str, Any] = entry.value() if chat or entry.flags & ODD else {}
+    if entry.flags & ODD and mended(item, shape, chat=chat) is not item:
+        notes.append("put right where the API would refuse it")
+    if chat and entry.flags & UNPLACED:
+        notes.append(f"without {', '.join(unplaced(item, shape))}, which Chat Completions has no place for")
+    if notes:
+        fit.note(entry, ", ".join(notes))
 
 
 def _needs_link(entry: Entry, *, chat: bool) -> bool:
