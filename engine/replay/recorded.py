@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -96,6 +97,11 @@ class RecordedModel:
         return f"<RecordedModel {self._tape.path.name}: {played} of {len(self._tape.calls)} responses played>"
 
     # -- what it says of itself
+
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._tape.path
 
     def _fits(self, call: Played) -> bool:
         model, api = self._only
