@@ -38,6 +38,7 @@ _SQLITE: Final = b"SQLite format 3\x00"
 _GZIP: Final = b"\x1f\x8b"
 _WRAPPED: Final = 1
 _SHOWN: Final = 12
+_STOPPED: Final = "this answer was stopped by whoever read it, and now it was read on"
 _PAGE: Final = 500
 _LEADS: Final = ("system", "developer")
 
@@ -83,6 +84,12 @@ class Played:
         said = body(self.end) if self.end is not None else None
         return said if isinstance(said, ResponseCompleted | ResponseFailed | ResponseInterrupted) else None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it."""
+        said = self.outcome
+        return isinstance(said, ResponseInterrupted) and said.cause in ("cancelled", "left")
+
     def __repr__(self) -> str:
         return f"<response {self.conversation}/{self.seq} of {self.said.target.model}>"
 
@@ -127,6 +134,7 @@ class Tape:
             self._digests.setdefault(call.said.digest, []).append(call)
         self.changed: list[str] = []
         """What of requests differs from the recorded ones beside their items, in words."""
+        self._unstopped: list[Played] = []
         self.failures: list[str] = []
         """What was asked and is not in the recording, in words."""
 
@@ -179,6 +187,11 @@ class Tape:
         """Return a recorded item, whole."""
         item: Item = item_of(await whole(await self.store(), record))
         return item
+
+    def went_on(self, call: Played) -> None:
+        """Learn that nobody has stopped what was stopped when it was recorded."""
+        self._unstopped.append(call)
+        self.changed.append(f"{call.conversation}/{call.seq}: {_STOPPED}")
 
     # -- matching
 
@@ -246,6 +259,7 @@ class Tape:
         lines += _lines(_input(theirs)[1], _input(request)[1])
         if len(lines) == 1:
             lines += [f"  {one}" for one in list(differences(theirs, request))[:_SHOWN]]
+        lines += [f"  {one.conversation}/{one.seq}: {_STOPPED}" for one in self._unstopped]
         return "\n".join(lines if len(lines) > 1 else [*lines, "  it is equal; `match` said that it is another"])
 
 

@@ -11,6 +11,7 @@ from turnlog import Invalid, ResponseFailed, open_engine
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.portable import dump
 from turnlog.engine.replay import RecordedModel
+from turnlog.engine.replay import recorded as recorded_model
 from turnlog.engine.testing.server import Call, Fail, Reason, Reply, Text
 
 pytestmark = pytest.mark.anyio
@@ -258,7 +259,59 @@ async def test_a_service_with_two_models_has_a_handle_for_each(engine, tmp_path)
         model.of("gpt-5")
 
 
-async def test_what_was_interrupted_breaks_off_where_it_did(engine, tmp_path):
+@pytest.fixture
+async def stopped(api, stage_for, tmp_path):
+    """A conversation whose second answer was stopped by its reader; with its events."""
+    path = tmp_path / "stopped.jsonl"
+    script = ["Fine.", Reply(Reason("Well. " * 9), Text("A long answer. " * 40), delay=0.01), "On we go."]
+    async with open_engine(":memory:") as engine, stage_for(*script, engine=engine) as s:
+        c = await engine.create(id="c")
+        await c.run(s.model(api), "Hi!")
+        await stop(c, s.model(api))
+        await c.run(s.model(api), "Shorter, please.")
+        await export(engine, path, "c")
+        return path, [event async for event in c.events()]
+
+
+async def stop(c, model):
+    """Ask, and leave once there is something to read."""
+    async with c.stream(model, "Tell me all.") as stream:
+        async for event in stream:
+            if event.type == "response.output_text.delta":
+                break
+
+
+async def test_an_answer_that_was_stopped_can_be_stopped_again(stopped, engine):
+    path, recorded = stopped
+    model = RecordedModel(path, match="exact")
+    c = await engine.create()
+    await c.run(model, "Hi!")
+    await stop(c, model)
+    assert (await c.run(model, "Shorter, please.")).output_text == "On we go."
+    model.check()
+    assert model.changed == []
+    events = [event async for event in c.events()]
+    assert [(one.type, one.item, one.data.get("digest")) for one in events] == [
+        (one.type, one.item, one.data.get("digest")) for one in recorded
+    ]
+    cuts = [[one.data for one in some if one.type == "response.interrupted"] for some in (events, recorded)]
+    assert cuts[0] == cuts[1] != []
+
+
+async def test_who_reads_an_answer_on_that_was_stopped_is_told(stopped, engine, monkeypatch):
+    monkeypatch.setattr(recorded_model, "_PATIENCE", 0.01)
+    model = RecordedModel(stopped[0])
+    c = await engine.create()
+    await c.run(model, "Hi!")
+    with pytest.raises(ResponseFailed, match=r"interrupted here \(left\)"):
+        await c.run(model, "Tell me all.")
+    with pytest.raises(ResponseFailed, match="this answer was stopped by whoever read it, and now it was read on"):
+        await c.run(model, "Shorter, please.")
+    assert any("it was read on" in line for line in model.changed)
+
+
+async def test_what_was_interrupted_breaks_off_where_it_did(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded_model, "_PATIENCE", 0.01)
     path = tmp_path / "cut.jsonl"
     reached = anyio.Event()
 
