@@ -121,10 +121,11 @@ class Tape:
         """All of them, in the order in which they were made."""
         self.outputs: dict[str, list[Record]] = {}
         """What tools returned, by the calls' links."""
-        parents = {package.fork.parent for package in self._packages.values() if package.fork}
+        seen: dict[tuple[str, int], Played | None] = {}
         for name in self._packages:
-            if name not in parents and only in (None, name):
-                self._take_in(name)
+            if only in (None, name):
+                self._take_in(name, seen)
+        self.calls = [call for call in seen.values() if call is not None and call.end is not None]
         if not self.calls:
             raise Invalid(f"{self.path}: there is no recorded model call in it{f' of {only}' if only else ''}")
         self._begin = 0
@@ -138,18 +139,22 @@ class Tape:
         self.failures: list[str] = []
         """What was asked and is not in the recording, in words."""
 
-    def _take_in(self, name: str) -> None:
-        """Take a conversation's model calls in."""
+    def _take_in(self, name: str, seen: dict[tuple[str, int], Played | None]) -> None:
+        """Take a conversation's events in; what it shares with one that came before was *seen*, and counts once."""
         calls: dict[int, Played] = {}
-        for record in _path(self._packages, name):
-            said = body(record) if record.kind == REQUESTED else None
-            if isinstance(said, ResponseRequested):
-                calls[record.seq] = Played(name, record, said)
-            elif record.kind == ITEM and reading(record.shape or "", record.link).is_output:
+        for place, record in _path(self._packages, name):
+            new = place not in seen
+            call = seen.setdefault(place, None)
+            if record.kind == REQUESTED:
+                said = body(record)
+                if new and isinstance(said, ResponseRequested):
+                    call = seen[place] = Played(name, record, said)
+                if call is not None:
+                    calls[record.seq] = call
+            elif new and record.kind == ITEM and reading(record.shape or "", record.link).is_output:
                 self.outputs.setdefault(record.link or "", []).append(record)
-            elif record.response in calls:
+            elif new and record.response in calls:
                 calls[record.response].take(record)
-        self.calls += [call for call in calls.values() if call.end is not None]
 
     def left(self) -> list[Played]:
         """Return what was not played yet, in order."""
@@ -317,10 +322,15 @@ def _read(path: Path, only: str | None) -> dict[str, Package]:
             lines = (gzip.decompress(data) if data.startswith(_GZIP) else data).splitlines()
     except (OSError, EOFError, zlib.error) as error:
         raise Invalid(f"{path}: the recording cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    found: dict[str, Package] = {}
     try:
-        return dict(_packages(lines))
+        for name, package in _packages(lines):
+            # What forks of it share may have come before all of it.
+            if name not in found or found[name].version < package.version:
+                found[name] = package
     except InvalidItem as error:
         raise Invalid(f"{path}: this is no export of turnlog: {error}") from error
+    return found
 
 
 async def _dumped(path: Path, only: str | None) -> list[bytes]:
@@ -330,7 +340,8 @@ async def _dumped(path: Path, only: str | None) -> list[bytes]:
     store = await SqliteStore.open(path, migrate=False)
     try:
         wanted = [only] if only is not None else [name async for name in names(store)]
-        return [line for name in wanted async for line, _ in dump(store, name)]
+        written: dict[str, int] = {}
+        return [line for name in wanted async for line, _ in dump(store, name, written)]
     finally:
         await store.close()
 
@@ -366,11 +377,15 @@ def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
         package.check()
 
 
-def _path(packages: Mapping[str, Package], name: str) -> list[Record]:
-    """Return a conversation's events, those that it shares with its parents first."""
+def _path(packages: Mapping[str, Package], name: str) -> list[tuple[tuple[str, int], Record]]:
+    """Return a conversation's events, those that it shares with its parents first, each with where it was written."""
     package = packages[name]
-    if package.fork is None:
-        return list(package.records)
-    there = _path(packages, package.fork.parent) if package.fork.parent in packages else []
-    shared = [msgspec.structs.replace(one, conversation=name) for one in there if one.seq <= package.fork.at]
-    return [*shared, *package.records]
+    shared: list[tuple[tuple[str, int], Record]] = []
+    if package.fork is not None and package.fork.parent in packages:
+        there = _path(packages, package.fork.parent)
+        shared = [
+            (place, msgspec.structs.replace(one, conversation=name))
+            for place, one in there
+            if one.seq <= package.fork.at
+        ]
+    return [*shared, *(((name, one.seq), one) for one in package.records)]

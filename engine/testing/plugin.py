@@ -157,7 +157,8 @@ async def _exported(store: Any) -> list[bytes]:
     from ..portable import dump  # noqa: PLC0415
     from ..replay.tape import names  # noqa: PLC0415
 
-    return [line async for name in names(store) async for line, _ in dump(store, name)]
+    written: dict[str, int] = {}
+    return [line async for name in names(store) async for line, _ in dump(store, name, written)]
 
 
 @pytest.fixture
@@ -221,9 +222,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
                 item.user_properties.append((_PROPERTY, line))
             played.check()
     except BaseException as error:
-        path = getattr(item.stash.get(_PLAYED, None), "path", None)
-        if made_by.get(path, item.nodeid) != item.nodeid:
-            error.add_note(f"{path.name} was recorded by {made_by[path]} in this run: a file holds one test's answers")
+        playing: Any = item.stash.get(_PLAYED, None)
+        other = None if playing is None else made_by.get(playing.path)
+        if other not in (None, item.nodeid):
+            error.add_note(f"{playing.path.name} was recorded by {other} in this run: a file holds one test's answers")
         raise
     if isinstance(played, Passing):
         made_by[played.path] = item.nodeid

@@ -237,6 +237,41 @@ async def test_answers_can_be_played_from_a_database(engine, db):
     assert only.unplayed == ["a/3"]
 
 
+@pytest.fixture
+async def forked(db):
+    """A conversation, a fork of it and one of that, which all go on; requests by conversation: m 2, f 1, g 1."""
+    async with open_engine(db) as other:
+        m = await other.create(id="m")
+        model = Instant()
+        await m.run(model, "One?")
+        f = await m.fork(id="f")
+        await m.run(model, "Two?")
+        await f.run(model, "Another two?")
+        g = await f.fork(id="g")
+        await g.run(model, "Three?")
+    return db
+
+
+@pytest.mark.parametrize("form", ["database", "export", "backwards"])
+async def test_every_request_of_forks_is_played_once(forked, form, engine, tmp_path):
+    path = forked
+    if form != "database":
+        path = tmp_path / "forks.jsonl"
+        async with open_engine(forked) as other:
+            await export(other, path, *("mfg" if form == "export" else "gfm"))
+    model = await anyio.to_thread.run_sync(RecordedModel, path)
+    assert sorted(model.unplayed) == ["f/9", "g/15", "m/3", "m/8"]
+    m = await engine.create()
+    await m.run(model, "One?")
+    f = await m.fork()
+    await f.run(model, "Another two?")
+    await m.run(model, "Two?")
+    await f.run(model, "Three?")
+    model.check()
+    only = await anyio.to_thread.run_sync(lambda: RecordedModel(path, conversation="g"))
+    assert only.unplayed == ["g/3", "g/9", "g/15"]
+
+
 async def test_a_service_with_two_models_has_a_handle_for_each(engine, tmp_path):
     path = tmp_path / "two.jsonl"
     big, mini = Instant("responses", "Big {}."), Instant("chat", "Mini {}.", name="gpt-4.1-mini", backend="there")
