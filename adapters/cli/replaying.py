@@ -157,9 +157,8 @@ def why(
         return
     what = show.said(told["item"]) if told["item"] is not None else told["type"]
     tokens = f", {told['tokens']:,} tokens" if told["tokens"] else ""
-    show.console.print(
-        f"seq {seq} in response {told['response']}: {told['fate']} ({told['rule']}){tokens}", markup=False
-    )
+    rule = "" if told["rule"] == told["fate"] else f" ({told['rule']})"
+    show.console.print(f"seq {seq} in response {told['response']}: {told['fate']}{rule}{tokens}", markup=False)
     show.console.print(show.visible(what), style="dim", markup=False)
 
 

@@ -64,7 +64,7 @@ def overview(name: str, found: Sequence[Step]) -> None:
         what = ", ".join(filter(None, (one.error, f"cut: {one.cut}" if one.cut else "", _moved(one))))
         row = (one.seq, one.turn_number or "", one.status, one.model, f"{one.tokens:,}", _room(one), f"{one.shared:,}")
         rows.add_row(*map(show.plain, row), seconds, show.plain(what))
-    show.console.print(rows)
+    show.lay(rows)
 
 
 def _room(step: Step) -> str:
@@ -100,7 +100,8 @@ class Shown:
         line("items: " + ", ".join(f"{count} {fate}" for fate, count in step.fates.items()))
         for one in step.moved:
             seqs = f"{one.first}" if one.first == one.last else f"{one.first}-{one.last}"
-            line(f"[yellow]now {one.fate}[/]: {one.items} at {seqs}: {show.plain(one.rule)}")
+            rule = "" if one.rule == one.fate else f": {show.plain(one.rule)}"
+            line(f"[yellow]now {one.fate}[/]: {one.items} at {seqs}{rule}")
         if step.cut:
             line(f"[yellow]cut[/]: {show.plain(step.cut)}")
         if step.compacted:
@@ -130,11 +131,11 @@ class Shown:
         rows = show.table("at", "what", title=f"response {step.seq}", right=("at",))
         for index, item in enumerate(given if isinstance(given, list) else [{"role": "user", "content": given}]):
             rows.add_row(str(index), show.plain(show.short(show.said(item) if isinstance(item, dict) else told(item))))
-        show.console.print(rows)
+        show.lay(rows)
         runs = [run for run in step.manifest.runs if run.fate not in SENT or run.fate == "excerpted"]
         if runs:
             kept = msgspec.structs.replace(step.manifest, runs=tuple(runs[-_RUNS:]))
-            show.console.print(show.manifest_rows(kept))
+            show.lay(show.manifest_rows(kept))
 
     async def diff(self, step: Step) -> None:
         """Print how the request differs from the one before."""
