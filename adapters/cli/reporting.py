@@ -43,6 +43,8 @@ _LARGEST: Final = 4_500_000
 """Bytes of data that a page may have, with room for the rest of it below five million."""
 _CUTOFFS: Final = (100_000, 20_000, 5_000, 1_500, 500, 150)
 """Characters of a text that are shown where all of them would be too much, tried in this order."""
+_PARTS: Final = 4
+"""Times as many are shown of an item, or of what else a request says, whatever it is made of."""
 _QUESTION: Final = 300
 _RUNS: Final = 80
 _FIELDS: Final = ("messages", "input")
@@ -79,14 +81,13 @@ def page(data: Mapping[str, Any]) -> str:
     """Return the page that shows some data. Whatever the data holds, nothing of it is read as markup or script."""
     folder = files("turnlog.adapters.cli") / "page"
     parts = {name: (folder / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    text, _ = _fitted(data)
     filling = {
         "style": _hash(parts["css"]),
         "script": _hash(parts["js"]),
         "title": html.escape(f"turnlog: {data['about']['id']}"),
         "css": parts["css"],
         "js": parts["js"],
-        "data": text,
+        "data": _fitted(data),
     }
     # In one pass: what is filled in is not looked through again.
     return re.sub(r"\{(style|script|title|css|js|data)\}", lambda found: filling[found[1]], parts["html"])
@@ -99,17 +100,35 @@ def _hash(text: str) -> str:
 _ESCAPES: Final = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
 
 
-def _fitted(data: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Return data as JSON that can stand in a script element, with long texts cut short if it is too much."""
+def _fitted(data: Mapping[str, Any]) -> str:
+    """Return data as JSON that can stand in a script element; of what is too much, less and less."""
     text = _written(data)
-    cutoff = None
-    for cutoff_ in _CUTOFFS:
+    for cutoff in _CUTOFFS:
         if len(text) <= _LARGEST:
-            break
-        cutoff = cutoff_
-        short = {name: [_short(one, cutoff) for one in data[name]] for name in ("pieces", "frames")}
-        text = _written({**data, **short, "about": {**data["about"], "cutoff": cutoff}})
-    return text, cutoff
+            return text
+        text = _written(_cut(data, cutoff))
+    most = max(len(data["steps"]), len(data["turns"]))
+    while len(text) > _LARGEST and most:
+        text = _written(_bare(_cut(data, _CUTOFFS[-1]), most))
+        most //= 2
+    return text
+
+
+def _cut(data: Mapping[str, Any], cutoff: int) -> dict[str, Any]:
+    """Return data with long texts cut short, and what is made of very many."""
+    frames = [{key: _short(part, cutoff) for key, part in frame.items()} for frame in data["frames"]]
+    about = {**data["about"], "cutoff": cutoff, "metadata": _short(data["about"]["metadata"], cutoff)}
+    return {**data, "pieces": [_short(one, cutoff) for one in data["pieces"]], "frames": frames, "about": about}
+
+
+def _bare(data: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return data without requests, and with so many steps and turns at most, the newest ones."""
+    bare = {"pieces": [0, []], "frame": None, "field": None, "missing": "this page would be too large with it"}
+    less = {**bare, "before": None, "runs": [], "rules": [], "moved": []}
+    steps, turns = data["steps"][-most:], data["turns"][-most:]
+    about = {**data["about"], "left_out": len(data["steps"]) - len(steps)}
+    kept = [{**one, **less, "error": one["error"] and show.short(one["error"], _QUESTION)} for one in steps]
+    return {**data, "about": about, "steps": kept, "turns": turns, "frames": [], "pieces": []}
 
 
 def _written(data: Mapping[str, Any]) -> str:
@@ -117,14 +136,23 @@ def _written(data: Mapping[str, Any]) -> str:
     return made.translate(_ESCAPES).encode("utf-8", "replace").decode()
 
 
-def _short(value: Any, most: int) -> Any:
+def _short(text: str, most: int) -> str:
+    """Return canonical JSON with its long texts cut short; no JSON any more if it has too many parts."""
+    if len(text) <= most:
+        return text
+    made = encode(_cut_short(loads(text), most)).decode()
+    longest = _PARTS * most
+    return made if len(made) <= longest else f"{made[:longest]}… ({len(made) - longest:,} more characters)"
+
+
+def _cut_short(value: Any, most: int) -> Any:
     match value:
         case str() if len(value) > most:
             return f"{value[:most]}… ({len(value) - most:,} more characters)"
         case dict():
-            return {key: _short(part, most) for key, part in value.items()}
+            return {key: _cut_short(part, most) for key, part in value.items()}
         case list():
-            return [_short(part, most) for part in value]
+            return [_cut_short(part, most) for part in value]
     return value
 
 
@@ -132,10 +160,10 @@ def _short(value: Any, most: int) -> Any:
 
 
 class _Table:
-    """Distinct values, each once; requests name them by their places."""
+    """Distinct values, each once, as canonical JSON; requests name them by their places."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
+        self.values: list[str] = []
         self._places: dict[bytes, int] = {}
 
     def place(self, value: Any) -> int:
@@ -143,7 +171,22 @@ class _Table:
         data = encode(value)
         place = self._places.setdefault(data, len(self.values))
         if place == len(self.values):
-            self.values.append(value)
+            self.values.append(data.decode())
+        return place
+
+
+class _Frames:
+    """What stands around the items of requests, by its members, each as canonical JSON."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, str]] = []
+        self._places: dict[bytes, int] = {}
+
+    def place(self, frame: Mapping[str, Any]) -> int:
+        """Return where a frame is."""
+        place = self._places.setdefault(encode(frame), len(self.values))
+        if place == len(self.values):
+            self.values.append({key: encode(frame[key]).decode() for key in sorted(frame)})
         return place
 
 
@@ -157,8 +200,8 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
     conversation = await engine.get(name)
     found = await stepping.steps(engine, name)
     places = {one.seq: index for index, one in enumerate(found)}
-    pieces, frames = _Table(), _Table()
-    requests = await _requests(engine, name, pieces, frames)
+    pieces, frames = _Table(), _Frames()
+    requests = await _requests(engine, name, {one.seq: one.before for one in found}, pieces, frames)
     steps = [{**_step(one, places), **requests[one.seq]} for one in found]
     snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
     times = [f"{moment(one.time):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
@@ -166,11 +209,12 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
         "about": {
             "id": name,
             "version": conversation.version,
-            "metadata": conversation.metadata,
+            "metadata": encode(conversation.metadata).decode(),
             "first": times[0],
             "last": times[-1],
             "turnlog": version("turnlog"),
             "cutoff": None,
+            "left_out": 0,
         },
         "kinds": KINDS,
         "steps": steps,
@@ -246,12 +290,15 @@ def _runs(step: Step) -> tuple[list[tuple[int, int, str, int]], Sequence[str]]:
     return runs[-_RUNS:], step.manifest.rules
 
 
-async def _requests(engine: Engine, name: str, pieces: _Table, frames: _Table) -> dict[int, dict[str, Any]]:
+async def _requests(
+    engine: Engine, name: str, before: Mapping[int, int | None], pieces: _Table, frames: _Frames
+) -> dict[int, dict[str, Any]]:
     """Return where the parts of every request are, by its seq; or why it cannot be shown."""
     known = await anyio.to_thread.run_sync(encoders)
     running = Running(engine.store, name, Frames(engine.store, known), pieces.place)
     empty: dict[tuple[str, int, str, str | None], tuple[dict[str, Any], str, list[int]]] = {}
     made: dict[int, dict[str, Any]] = {}
+    last: dict[int, list[int]] = {}
     async for page_ in pages(engine.store, name):
         running.read(page_)
         for record in page_:
@@ -260,21 +307,24 @@ async def _requests(engine: Engine, name: str, pieces: _Table, frames: _Table) -
                 continue
             encoder = known.get((said.adapter, said.encoder))
             if not await running.proves(record, said) or not isinstance(encoder, Piecewise):
-                made[record.seq] = await _rebuilt(engine, record, pieces, frames)
-                continue
-            place = said.adapter, said.encoder, said.settings, said.cache_key
-            if place not in empty:
-                settings = loads(await engine.store.body(said.settings) or b"{}")
-                frame = dict(encoder([], keyed(settings, said.cache_key)))
-                given: Any = frame.pop(encoder.field, [])
-                first = [pieces.place(one) for one in given]
-                empty[place] = frame, encoder.field, first
-            frame, field, first = empty[place]
-            made[record.seq] = _parts(frame, field, [*first, *running.kept(said)], frames)
+                parts = await _rebuilt(engine, record, pieces, frames)
+            else:
+                place = said.adapter, said.encoder, said.settings, said.cache_key
+                if place not in empty:
+                    settings = loads(await engine.store.body(said.settings) or b"{}")
+                    frame = dict(encoder([], keyed(settings, said.cache_key)))
+                    given: Any = frame.pop(encoder.field, [])
+                    empty[place] = frame, encoder.field, [pieces.place(one) for one in given]
+                frame, field, first = empty[place]
+                parts = _parts(frame, field, [*first, *running.kept(said)], frames)
+            # Only what follows on each line is looked at again.
+            old = last.pop(before.get(record.seq) or 0, [])
+            last[record.seq] = parts["pieces"]
+            made[record.seq] = {**parts, "pieces": _behind(old, parts["pieces"])}
     return made
 
 
-async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Table) -> dict[str, Any]:
+async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Frames) -> dict[str, Any]:
     try:
         found = dict((await rebuild(engine.store, request)).body)
     except TurnlogError as error:
@@ -284,16 +334,18 @@ async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Tab
     return _parts(found, field, [pieces.place(one) for one in items], frames)
 
 
-def _parts(frame: dict[str, Any], field: str | None, places: Sequence[int], frames: _Table) -> dict[str, Any]:
-    return {"missing": None, "pieces": _ranges(places), "frame": frames.place(frame), "field": field}
+def _parts(frame: dict[str, Any], field: str | None, places: Sequence[int], frames: _Frames) -> dict[str, Any]:
+    return {"missing": None, "pieces": list(places), "frame": frames.place(frame), "field": field}
 
 
-def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Return places as ranges: (first, how many)."""
+def _behind(old: Sequence[int], new: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Return with how many of the places before it a request begins, and the others as ranges: (first, how many)."""
+    same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), None)
+    same = min(len(old), len(new)) if same is None else same
     made: list[tuple[int, int]] = []
-    for place in places:
+    for place in new[same:]:
         if made and made[-1][0] + made[-1][1] == place:
             made[-1] = made[-1][0], made[-1][1] + 1
         else:
             made.append((place, 1))
-    return made
+    return same, made
