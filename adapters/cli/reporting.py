@@ -21,12 +21,11 @@ from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named
 from turnlog.adapters.cli.exporting import appearing
 from turnlog.engine.canonical import encode, loads
-from turnlog.engine.codec import REQUESTED, body, item_of
+from turnlog.engine.codec import REQUESTED, body, item_of, when
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid, TurnlogError
 from turnlog.engine.events import Record, ResponseRequested
-from turnlog.engine.ids import moment
 from turnlog.engine.log import Query
 from turnlog.engine.model import keyed
 from turnlog.engine.replay import stepping
@@ -204,7 +203,7 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
     requests = await _requests(engine, name, {one.seq: one.before for one in found}, pieces, frames)
     steps = [{**_step(one, places), **requests[one.seq]} for one in found]
     snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
-    times = [f"{moment(one.time):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
+    times = [f"{when(one):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
     return {
         "about": {
             "id": name,

@@ -25,6 +25,7 @@ from turnlog.engine.items import parts, read
 from turnlog.engine.listing import Event
 from turnlog.engine.manifest import SENT, Manifest, stored
 from turnlog.engine.pages import Page
+from turnlog.engine.replay import Divergence
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.replay.differing import told as value_told
 from turnlog.engine.replay.rechoosing import Rechosen
@@ -377,19 +378,36 @@ def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def verified(report: Verified, rechosen: Rechosen | None = None) -> None:
     """Print what verifying found."""
-    style = "red" if report.diverged else "green"
+    style = "green" if report.sound else "red"
     console.print(f"{report.verified:,} of {counted(report.responses, 'request')} verified", style=style)
     if report.erased:
         console.print(f"{report.erased:,} held an item that was erased since")
-    if report.diverged:
-        rows = table("where", "path", "reason", title=f"{len(report.diverged):,} diverged")
-        for one in report.diverged:
-            values = [(name, value) for name, value in (("sent", one.sent), ("now", one.rebuilt)) if value is not UNSET]
-            told = "".join(f"\n{name}: {value_told(value)}" for name, value in values)
-            rows.add_row(f"{one.conversation}/{one.response}", plain(one.path), plain(f"{one.reason}{told}"))
+    if report.damaged:
+        rows = table("where", "reason", title=f"{counted(len(report.damaged), 'event')} damaged")
+        for one in report.damaged:
+            rows.add_row(f"{one.conversation}/{one.seq}", plain(one.reason))
         lay(rows)
+    if report.diverged:
+        lay(_diverged(report.diverged))
     if rechosen is not None:
         _rechosen(rechosen)
+
+
+def _diverged(found: Sequence[Divergence]) -> Table:
+    """Return a table of divergences; those of one cause, in later requests and in forks, are one row."""
+    causes: dict[str, list[Divergence]] = {}
+    for one in found:
+        causes.setdefault(one.cause or f"{one.conversation}/{one.response}", []).append(one)
+    rows = table("where", "path", "reason", title=f"{len(found):,} diverged")
+    for first, *others in causes.values():
+        values = [(name, value) for name, value in (("sent", first.sent), ("now", first.rebuilt)) if value is not UNSET]
+        told = [first.reason, *(f"{name}: {value_told(value)}" for name, value in values)]
+        if others:
+            forks = len({one.conversation for one in others} - {first.conversation})
+            where = f", in {counted(forks, 'other conversation')} too" if forks else ""
+            told.append(f"and {counted(len(others), 'later request')} with it{where}; --json lists all")
+        rows.add_row(f"{first.conversation}/{first.response}", plain(first.path), plain("\n".join(told)))
+    return rows
 
 
 def _rechosen(found: Rechosen) -> None:

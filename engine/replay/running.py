@@ -20,7 +20,7 @@ import msgspec
 from ..blobs import filled
 from ..canonical import encode, loads
 from ..codec import ITEM
-from ..errors import StoreError
+from ..errors import CorruptLog, StoreError
 from ..events import Record, ResponseRequested
 from ..history import Group
 from ..items import reading
@@ -211,6 +211,8 @@ class Running:
             around = await self._frames.around(said)
             if around is not None and await self._digest(place, request, said, encoder, *around) == said.digest:
                 return True
+        except CorruptLog:
+            pass
         except StoreError:
             raise
         except Exception:  # noqa: BLE001, S110 - what was changed may be anything by now; rebuilding tells

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from ..codec import REQUESTED, body
+from ..codec import REQUESTED, body, when
 from ..errors import NotFound
 from ..events import Record, ResponseRequested, Usage
 from ..history import ENDS
-from ..ids import moment
 from ..items import reading
 from ..listing import Call
 from ..log import Query
@@ -119,7 +118,12 @@ class Ledger:
         return len(self._items) - 1
 
     def add(self, record: Record) -> None:
-        """Take an event in; seqs without an event are nothing."""
+        """Take an event in; seqs without an event are nothing.
+
+        Raises:
+            CorruptLog: it has no time.
+        """
+        when(record)
         while self.last < record.seq - 1:
             self._count(None, 0, 0)
         tokens = record.tokens if record.item is not None else 0
@@ -262,7 +266,7 @@ def _step(
         model=call.model,
         backend=call.backend,
         policy=manifest.policy,
-        requested=moment(record.time),
+        requested=when(record),
         first=None if first is None else (first - record.time) / 1e6,
         seconds=None if end is None else (end - record.time) / 1e6,
         context=manifest.context,

@@ -258,7 +258,7 @@ class WhatIf:
         last: Manifest | None,
     ) -> Manifest:
         counter = await counter_of(target.model)
-        forgets = target.api == said.target.api and await is_forgotten(self._engine.store, said)
+        forgets = target.api == said.target.api and await is_forgotten(self._engine.store, history.conversation, said)
         # What the API adds, and what it reported, is what it was.
         shown = Seen(said.manifest.factor, said.manifest.hidden, forgets=forgets)
         times = 1
