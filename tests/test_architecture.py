@@ -91,7 +91,7 @@ LAYERS = (
     ("replay.rebuilding",),
     ("replay.running", "replay.comparing"),
     ("replay.verifying",),
-    ("replay.rechoosing", "replay.tape", "totals", "redacting", "transcribing"),
+    ("replay.rechoosing", "replay.tape", "replay.sent", "totals", "redacting", "transcribing"),
     ("replay.recorded",),
     ("replay",),
     ("turns.sealing", "turns.requests", "turns.material"),

@@ -51,13 +51,16 @@ def replay(
             found = await stepping.steps(engine, id)
             begin = _begin(found, id, response, turn)
             if as_json:
-                put({"id": id, "steps": [await document(engine, id, one) for one in found[begin:]]})
+                differing = stepping.diffs(engine, id, found[begin:])
+                put({"id": id, "steps": [document(step, one) async for step, one in differing]})
             elif stepping_:
                 await _stepped(Shown(engine, id), found, begin)
             else:
                 overview(id, found)
-                for one in found[begin:]:
-                    await Shown(engine, id).step(one)
+                shown_ = Shown(engine, id)
+                async for step, one in stepping.diffs(engine, id, found[begin:]):
+                    await shown_.step(step)
+                    shown_.differs(step, one)
 
     run(work)
 

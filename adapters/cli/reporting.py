@@ -21,19 +21,15 @@ from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named
 from turnlog.adapters.cli.exporting import appearing
 from turnlog.engine.canonical import encode, loads
-from turnlog.engine.codec import REQUESTED, body, item_of, when
+from turnlog.engine.codec import item_of, when
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Invalid, TurnlogError
-from turnlog.engine.events import Record, ResponseRequested
+from turnlog.engine.errors import Invalid
 from turnlog.engine.log import Query
-from turnlog.engine.model import keyed
 from turnlog.engine.replay import stepping
-from turnlog.engine.replay.encoders import Piecewise, encoders
-from turnlog.engine.replay.rebuilding import rebuild
-from turnlog.engine.replay.running import Frames, Running
+from turnlog.engine.replay.encoders import encoders
+from turnlog.engine.replay.sent import Pieces, sent
 from turnlog.engine.replay.stepping import KINDS, Step
-from turnlog.engine.replay.verifying import pages
 from turnlog.engine.turns.listed import Turn
 
 __all__ = ("page", "report")
@@ -46,7 +42,6 @@ _PARTS: Final = 4
 """Times as many are shown of an item, or of what else a request says, whatever it is made of."""
 _QUESTION: Final = 300
 _RUNS: Final = 80
-_FIELDS: Final = ("messages", "input")
 
 
 def report(
@@ -158,22 +153,6 @@ def _cut_short(value: Any, most: int) -> Any:
 # -- what the page shows
 
 
-class _Table:
-    """Distinct values, each once, as canonical JSON; requests name them by their places."""
-
-    def __init__(self) -> None:
-        self.values: list[str] = []
-        self._places: dict[bytes, int] = {}
-
-    def place(self, value: Any) -> int:
-        """Return where a value is."""
-        data = encode(value)
-        place = self._places.setdefault(data, len(self.values))
-        if place == len(self.values):
-            self.values.append(data.decode())
-        return place
-
-
 class _Frames:
     """What stands around the items of requests, by its members, each as canonical JSON."""
 
@@ -199,7 +178,7 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
     conversation = await engine.get(name)
     found = await stepping.steps(engine, name)
     places = {one.seq: index for index, one in enumerate(found)}
-    pieces, frames = _Table(), _Frames()
+    pieces, frames = Pieces(), _Frames()
     requests = await _requests(engine, name, {one.seq: one.before for one in found}, pieces, frames)
     steps = [{**_step(one, places), **requests[one.seq]} for one in found]
     snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
@@ -221,7 +200,7 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
             await _turn(engine, conversation, one) async for one in conversation.turns(abandoned=True, limit=200)
         ],
         "frames": frames.values,
-        "pieces": pieces.values,
+        "pieces": [one.decode() for one in pieces.values],
     }
 
 
@@ -290,51 +269,23 @@ def _runs(step: Step) -> tuple[list[tuple[int, int, str, int]], Sequence[str]]:
 
 
 async def _requests(
-    engine: Engine, name: str, before: Mapping[int, int | None], pieces: _Table, frames: _Frames
+    engine: Engine, name: str, before: Mapping[int, int | None], pieces: Pieces, frames: _Frames
 ) -> dict[int, dict[str, Any]]:
     """Return where the parts of every request are, by its seq; or why it cannot be shown."""
     known = await anyio.to_thread.run_sync(encoders)
-    running = Running(engine.store, name, Frames(engine.store, known), pieces.place)
-    empty: dict[tuple[str, int, str, str | None], tuple[dict[str, Any], str, list[int]]] = {}
     made: dict[int, dict[str, Any]] = {}
-    last: dict[int, list[int]] = {}
-    async for page_ in pages(engine.store, name):
-        running.read(page_)
-        for record in page_:
-            said = body(record) if record.kind == REQUESTED else None
-            if not isinstance(said, ResponseRequested):
-                continue
-            encoder = known.get((said.adapter, said.encoder))
-            if not await running.proves(record, said) or not isinstance(encoder, Piecewise):
-                parts = await _rebuilt(engine, record, pieces, frames)
-            else:
-                place = said.adapter, said.encoder, said.settings, said.cache_key
-                if place not in empty:
-                    settings = loads(await engine.store.body(said.settings) or b"{}")
-                    frame = dict(encoder([], keyed(settings, said.cache_key)))
-                    given: Any = frame.pop(encoder.field, [])
-                    empty[place] = frame, encoder.field, [pieces.place(one) for one in given]
-                frame, field, first = empty[place]
-                parts = _parts(frame, field, [*first, *running.kept(said)], frames)
-            # Only what follows on each line is looked at again.
-            old = last.pop(before.get(record.seq) or 0, [])
-            last[record.seq] = parts["pieces"]
-            made[record.seq] = {**parts, "pieces": _behind(old, parts["pieces"])}
+    last: dict[int, Sequence[int]] = {}
+    async for record, one in sent(engine.store, name, known, pieces):
+        # Only what follows on each line is looked at again.
+        old = last.pop(before.get(record.seq) or 0, ())
+        last[record.seq] = one.places
+        made[record.seq] = {
+            "missing": one.missing or None,
+            "pieces": _behind(old, one.places),
+            "frame": None if one.missing else frames.place(one.frame),
+            "field": one.field,
+        }
     return made
-
-
-async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Frames) -> dict[str, Any]:
-    try:
-        found = dict((await rebuild(engine.store, request)).body)
-    except TurnlogError as error:
-        return {"missing": str(error), "pieces": [], "frame": None, "field": None}
-    field = next((one for one in _FIELDS if isinstance(found.get(one), list)), None)
-    items: Any = found.pop(field) if field is not None else []
-    return _parts(found, field, [pieces.place(one) for one in items], frames)
-
-
-def _parts(frame: dict[str, Any], field: str | None, places: Sequence[int], frames: _Frames) -> dict[str, Any]:
-    return {"missing": None, "pieces": list(places), "frame": frames.place(frame), "field": field}
 
 
 def _behind(old: Sequence[int], new: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:

@@ -18,7 +18,15 @@ from ..blobs import whole
 from ..canonical import digest, encode, parse
 from ..codec import ITEM, REQUESTED, body, item_of
 from ..errors import Invalid, InvalidItem, TurnlogError
-from ..events import Record, ResponseCompleted, ResponseFailed, ResponseInterrupted, ResponseRequested
+from ..events import (
+    ERASED,
+    Record,
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseInterrupted,
+    ResponseRequested,
+    checksum,
+)
 from ..history import ENDS
 from ..items import Item, reading
 from ..log import Store
@@ -114,6 +122,8 @@ class Tape:
         self.known = known
         self._match = match
         self._packages = _read(self.path, only)
+        self._erased = [mark for package in self._packages.values() for mark in _stood_in(package)]
+        """What stands for erased items, as texts."""
         self._store = MemoryStore()
         self._restored = False
         self._lock = anyio.Lock()
@@ -212,7 +222,7 @@ class Tape:
                     call.played = True
                     return call
         left = [call for call in self.left() if fits(call)]
-        if self._match != "exact":
+        if self._match != "exact" or self._erased:
             for call in left:
                 if await self._is(call, request):
                     call.played = True
@@ -228,7 +238,26 @@ class Tape:
             return False
         if callable(self._match):
             return bool(self._match(request, theirs))
-        return _input(request)[1] == _input(theirs)[1]
+        theirs = self._with(theirs, request)
+        return theirs == request if self._match == "exact" else _input(request)[1] == _input(theirs)[1]
+
+    def _wild(self, item: Any) -> bool:
+        """Return whether something of a recorded item was erased since."""
+        data = encode(item) if self._erased else b""
+        return any(mark in data for mark in self._erased)
+
+    def _with(self, theirs: Item, request: Item) -> Item:
+        """Return what was sent with a request's own items in the places of those that were erased since."""
+        field = "messages" if "messages" in theirs else "input"
+        given, ours = theirs.get(field), request.get(field)
+        if not self._erased or not isinstance(given, list) or not isinstance(ours, list):
+            return theirs
+        begin, other = len(_input(theirs)[0]), len(_input(request)[0])
+        made = [
+            ours[at - begin + other] if at - begin + other in range(other, len(ours)) and self._wild(one) else one
+            for at, one in enumerate(given)
+        ]
+        return {**theirs, field: made}
 
     async def _body(self, call: Played) -> Item | None:
         """Return what was sent, None where the recording does not give it any more."""
@@ -244,6 +273,10 @@ class Tape:
         theirs = call.body or {}
         if callable(self._match):
             return
+        wild = sum(map(self._wild, _input(theirs)[1]))
+        if wild:
+            told = f"{call.conversation}/{call.seq}: {wild} of its items were erased since; any stood for them"
+            self.changed.append(told)
         leads, there = _input(request)[0], _input(theirs)[0]
         found = list(differences(there, leads, "$.prompt"))
         left_out = ("input", "messages")
@@ -255,7 +288,9 @@ class Tape:
 
     async def _told(self, left: Sequence[Played], request: Item) -> str:
         """Say what a request is, and how it differs from the nearest that could have been meant."""
-        bodies = [(call, theirs) for call in left if (theirs := await self._body(call)) is not None]
+        bodies = [
+            (call, self._with(theirs, request)) for call in left if (theirs := await self._body(call)) is not None
+        ]
         where = f"{self.path.name}: this request is not in the recording"
         if not bodies:
             return f"{where}: all of its {len(self.calls)} responses have been played"
@@ -375,6 +410,44 @@ def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
             package.add(value)
     if package is not None:
         package.check()
+
+
+def _stood_in(package: Package) -> Iterator[bytes]:
+    """Put a text in the place of each item that was erased; yield these texts."""
+    for index, record in enumerate(package.records):
+        mark = f"[erased: {package.id}/{record.seq}]"
+        item = _stand_in(record, mark) if record.flags & ERASED else None
+        if item is not None:
+            data = encode(item)
+            package.records[index] = msgspec.structs.replace(
+                record, item=data, flags=record.flags & ~ERASED, sum=checksum(data, record.data)
+            )
+            yield mark.encode()
+
+
+def _stand_in(record: Record, mark: str) -> Item | None:
+    """Return an item of a record's kind that says nothing but a text; None where it can have none."""
+    shape = record.shape or ""
+    match shape:
+        case "user" | "system" | "developer":
+            return {"role": shape, "content": mark}
+        case "assistant":
+            part = {"type": "output_text", "text": mark, "annotations": []}
+            return {"type": "message", "role": shape, "content": [part]}
+        case "reasoning":
+            return {"type": shape, "summary": [{"type": "summary_text", "text": mark}]}
+        case "function_call":
+            return {
+                "type": shape,
+                "call_id": record.link,
+                "name": "erased",
+                "arguments": encode({"erased": mark}).decode(),
+            }
+        case "custom_tool_call":
+            return {"type": shape, "call_id": record.link, "name": "erased", "input": mark}
+        case "function_call_output" | "custom_tool_call_output":
+            return {"type": shape, "call_id": record.link, "output": mark}
+    return None
 
 
 def _path(packages: Mapping[str, Package], name: str) -> list[tuple[tuple[str, int], Record]]:

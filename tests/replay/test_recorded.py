@@ -272,6 +272,41 @@ async def test_every_request_of_forks_is_played_once(forked, form, engine, tmp_p
     assert only.unplayed == ["g/3", "g/9", "g/15"]
 
 
+@pytest.mark.parametrize("match", [None, "exact"])
+async def test_what_was_erased_is_matched_by_anything(engine, api, tmp_path, match):
+    path = tmp_path / "erased.jsonl"
+
+    def answer(number):
+        return [call("look_up", '{"word":"sky"}', 1)] if number == 2 else f"Answer {number}."
+
+    async with open_engine(":memory:") as other:
+        c = await other.create(id="c")
+        model = Instant(api, answer)
+        for question in ("One?", "My number is 1234.", "Three?"):
+            await c.run(model, question, tools=[look_up])
+        items = [entry async for entry in c.items()]
+        kinds = [one.item.get("type", one.item.get("role")) for one in items]
+        for index in (2, 4, 5):  # a question, what a tool returned, and an answer
+            await c.erase(items[index].seq, reason="asked to")
+        await export(other, path, "c")
+        assert kinds[2:6] == ["user", "function_call", "function_call_output", "message"]
+    model = RecordedModel(path, match=match)
+    c = await engine.create()
+    said = [
+        (await c.run(model, question, tools=model.tools([forbidden]))).output_text
+        for question in ("One?", "My number is another.", "Three?")
+    ]
+    model.check()
+    assert (said[0], said[2]) == ("Answer 1.", "Answer 4.")
+    assert said[1].startswith("[erased: c/")
+    told = [line for line in model.changed if "were erased since" in line]
+    assert [line.split(" of its")[0].split(": ")[1] for line in told] == ["1", "2", "3"]
+    other = RecordedModel(path, match=match)
+    with pytest.raises(ResponseFailed, match=r"~ item 0: \$\.content: \"One\?\" became \"Two") as failed:
+        await (await engine.create()).run(other, "Two?", tools=other.tools([look_up]))
+    assert "[erased" not in str(failed.value)
+
+
 async def test_a_service_with_two_models_has_a_handle_for_each(engine, tmp_path):
     path = tmp_path / "two.jsonl"
     big, mini = Instant("responses", "Big {}."), Instant("chat", "Mini {}.", name="gpt-4.1-mini", backend="there")
