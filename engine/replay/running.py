@@ -110,7 +110,7 @@ class Frames:
         return encoder if isinstance(encoder, Piecewise) else None
 
     async def fetch(self, page: Sequence[Record]) -> None:
-        """Read the settings of a page's requests, all at once: where they change with each, asking one by one takes long."""
+        """Read the settings of a page's requests, all at once: one by one takes long where each has its own."""
         wanted = {_settings_of(record) for record in page if record.kind == REQUESTED} - self._raw.keys() - {None}
         if len(wanted) > 1:
             names = [name for name in wanted if name is not None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -35,6 +37,7 @@ from ..stores.memory import MemoryStore
 from .differing import Change, Difference, changes, differences, told
 from .encoders import Encoders
 from .rebuilding import rebuild
+from .sent import Pieces, sent
 
 __all__ = ("Match", "Played", "Tape", "Unmatched", "names")
 
@@ -48,6 +51,8 @@ _WRAPPED: Final = 1
 _SHOWN: Final = 12
 _STOPPED: Final = "this answer was stopped by whoever read it, and now it was read on"
 _PAGE: Final = 500
+_LISTS: Final = 4
+"""Lists of items that are gone on from, of one conversation."""
 _LEADS: Final = ("system", "developer")
 
 
@@ -70,6 +75,10 @@ class Played:
         self.played = False
         self.body: Item | None = None
         """What was sent; rebuilt only if something has to be compared with it."""
+        self.frame: Mapping[str, Any] = {}
+        """What was sent around the items, once that is known."""
+        self.leads: Sequence[Any] = ()
+        """The system and developer messages in front of the items."""
 
     def take(self, record: Record) -> None:
         """Take in what came of it."""
@@ -125,7 +134,7 @@ class Tape:
         self._erased = [mark for package in self._packages.values() for mark in _stood_in(package)]
         """What stands for erased items, as texts."""
         self._store = MemoryStore()
-        self._restored = False
+        self._is_restored = False
         self._lock = anyio.Lock()
         self.calls: list[Played] = []
         """All of them, in the order in which they were made."""
@@ -140,6 +149,9 @@ class Tape:
             raise Invalid(f"{self.path}: there is no recorded model call in it{f' of {only}' if only else ''}")
         self._begin = 0
         """How many of them were played before the first that was not."""
+        self._learned = False
+        self._known: dict[str, list[Played]] = {}
+        """Them by the digests of their items, once these are learned."""
         self._digests: dict[str, list[Played]] = {}
         for call in self.calls:
             self._digests.setdefault(call.said.digest, []).append(call)
@@ -192,10 +204,13 @@ class Tape:
     async def store(self) -> MemoryStore:
         """Return a store with the recorded conversations."""
         async with self._lock:
-            if not self._restored:
-                for package in self._packages.values():
-                    await restore(self._store, package)
-                self._restored = True
+            return await self._restored()
+
+    async def _restored(self) -> MemoryStore:
+        if not self._is_restored:
+            for package in self._packages.values():
+                await restore(self._store, package)
+            self._is_restored = True
         return self._store
 
     async def item(self, record: Record) -> Item:
@@ -216,13 +231,17 @@ class Tape:
         Raises:
             Unmatched: there is none.
         """
-        if not callable(self._match):
+        if self._match == "exact":
             for call in self._digests.get(digest(encode(request)), ()):
                 if not call.played and fits(call):
                     call.played = True
                     return call
         left = [call for call in self.left() if fits(call)]
-        if self._match != "exact" or self._erased:
+        if self._match is None and not self._erased:
+            found = await self._alike(request, fits)
+            if found is not None:
+                return found
+        elif self._match != "exact" or self._erased:
             for call in left:
                 if await self._is(call, request):
                     call.played = True
@@ -231,6 +250,45 @@ class Tape:
         told_ = await self._told(left, request)
         self.failures.append(told_)
         raise Unmatched(told_)
+
+    async def _alike(self, request: Item, fits: Callable[[Played], bool]) -> Played | None:
+        """Return the first call that was sent the same items and was not played; rather one with the same prompt."""
+        async with self._lock:
+            if not self._learned:
+                await self._learn()
+                self._learned = True
+        leads, items = _input(request)
+        found = [call for call in self._known.get(digest(encode(items)), ()) if not call.played and fits(call)]
+        if not found:
+            return None
+        frame = _frame(request)
+        call = next((one for one in found if (one.leads, one.frame) == (leads, frame)), found[0])
+        call.played = True
+        self._compare(call, leads, frame)
+        return call
+
+    async def _learn(self) -> None:
+        """Find out what each call was sent, going on from the ones before."""
+        waiting = {(call.conversation, call.seq): call for call in self.calls}
+        keys: dict[Played, str] = {}
+        for name in dict.fromkeys(call.conversation for call in self.calls):
+            pieces, lists = Pieces(), deque[_List](maxlen=_LISTS)
+            async for record, one in sent(await self._restored(), name, self.known, pieces):
+                call = waiting.get((name, record.seq))
+                if call is None or one.missing:
+                    continue
+                call.frame = one.frame
+                begin = next((at for at, place in enumerate(one.places) if not _leads(pieces.value(place))), None)
+                places = [] if begin is None else one.places[begin:]
+                call.leads = [pieces.value(place) for place in one.places[:begin]]
+                grown = next((made for made in lists if made.begins(places)), None)
+                if grown is None:
+                    grown = _List()
+                    lists.appendleft(grown)
+                keys[call] = grown.digest(places, pieces)
+        for call in self.calls:
+            if call in keys:
+                self._known.setdefault(keys[call], []).append(call)
 
     async def _is(self, call: Played, request: Item) -> bool:
         theirs = await self._body(call)
@@ -277,12 +335,15 @@ class Tape:
         if wild:
             told = f"{call.conversation}/{call.seq}: {wild} of its items were erased since; any stood for them"
             self.changed.append(told)
-        leads, there = _input(request)[0], _input(theirs)[0]
-        found = list(differences(there, leads, "$.prompt"))
-        left_out = ("input", "messages")
-        ours = {key: value for key, value in request.items() if key not in left_out}
-        was = {key: value for key, value in theirs.items() if key not in left_out}
-        found += differences(was, ours)
+        call.leads, call.frame = _input(theirs)[0], _frame(theirs)
+        self._compare(call, _input(request)[0], _frame(request))
+
+    def _compare(self, call: Played, leads: Sequence[Any], frame: Mapping[str, Any]) -> None:
+        """Note what is around the items of a request and is not as it was."""
+        if (call.leads, call.frame) == (leads, frame):
+            return
+        found = list(differences(call.leads, leads, "$.prompt"))
+        found += differences(call.frame, frame)
         if found:
             self.changed.append(f"{call.conversation}/{call.seq}: {'; '.join(map(str, found[:_SHOWN]))}")
 
@@ -301,6 +362,33 @@ class Tape:
             lines += [f"  {one}" for one in list(differences(theirs, request))[:_SHOWN]]
         lines += [f"  {one.conversation}/{one.seq}: {_STOPPED}" for one in self._unstopped]
         return "\n".join(lines if len(lines) > 1 else [*lines, "  it is equal; `match` said that it is another"])
+
+
+class _List:
+    """A list of items that grows at its end, and its digest."""
+
+    def __init__(self) -> None:
+        self._places: Sequence[int] = ()
+        self._hash = hashlib.sha256(b"[")
+
+    def begins(self, places: Sequence[int]) -> bool:
+        """Return whether another one begins as this one."""
+        return places[: len(self._places)] == self._places
+
+    def digest(self, places: Sequence[int], pieces: Pieces) -> str:
+        """Grow to another list; return its digest."""
+        more = [pieces.values[place] for place in places[len(self._places) :]]
+        if more:
+            self._hash.update((b"," if self._places else b"") + b",".join(more))
+        self._places = places
+        state = self._hash.copy()
+        state.update(b"]")
+        return state.hexdigest()
+
+
+def _frame(request: Item) -> dict[str, Any]:
+    """Return a request without the list of its items."""
+    return {key: value for key, value in request.items() if key not in ("input", "messages")}
 
 
 def _alike(old: Sequence[Any], new: Sequence[Any]) -> int:

@@ -10,7 +10,7 @@ from instant_model import Instant, call
 from turnlog import Invalid, ResponseFailed, open_engine
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.portable import dump
-from turnlog.engine.replay import RecordedModel
+from turnlog.engine.replay import Piecewise, RecordedModel, encoders
 from turnlog.engine.replay import recorded as recorded_model
 from turnlog.engine.testing.server import Call, Fail, Reason, Reply, Text
 
@@ -142,6 +142,49 @@ async def test_a_changed_prompt_is_reported_and_not_failed(recording, engine, pr
     shown = {"instructions": "Reply.", "a leading message": "Be long.", "tools": "two", "parameters": "temperature"}
     assert all(shown[prompt] in line for line in model.changed)
     assert model.changed[0].startswith("conv-81/")
+
+
+async def test_with_a_changed_prompt_too_each_item_of_a_recording_is_written_once_or_twice(
+    engine, api, tmp_path, monkeypatch
+):
+    path, written = tmp_path / "long.jsonl", []
+    async with open_engine(":memory:") as other:
+        c, instant = await other.create(id="c"), Instant(api)
+        for turn in range(100):
+            await c.run(instant, f"Question {turn}?", instructions="Be brief.")
+        await export(other, path, "c")
+
+    def counts(encoder):
+        def pieces(items, settings):
+            written.extend(one.seq for one in items)
+            return encoder.pieces(items, settings)
+
+        return Piecewise(encoder, encoder.field, pieces)
+
+    monkeypatch.setattr(recorded_model, "_ENCODERS", {key: counts(one) for key, one in encoders().items()})
+    model = RecordedModel(path)
+    c = await engine.create()
+    for turn in range(100):
+        assert (await c.run(model, f"Question {turn}?", instructions="Be long.")).output_text == f"Fine {turn + 1}."
+    model.check()
+    assert len(model.changed) == 100
+    assert 199 <= len(written) < 3 * 200
+
+
+async def test_of_requests_with_the_same_items_the_one_with_the_same_prompt_is_played(engine, tmp_path):
+    path = tmp_path / "titles.jsonl"
+    async with open_engine(":memory:") as other:
+        for name, prompt in (("a", "A title."), ("b", "A summary."), ("c", "A mood.")):
+            await (await other.create(id=name)).run(Instant(answer=f"{prompt} {{}}"), "Hi!", instructions=prompt)
+        await export(other, path, "a", "b", "c")
+    model = RecordedModel(path)
+    said = [
+        (await (await engine.create()).run(model, "Hi!", instructions=prompt)).output_text
+        for prompt in ("A mood.", "A title.", "Something else.")
+    ]
+    assert said == ["A mood. 1", "A title. 1", "A summary. 1"]
+    model.check()
+    assert len(model.changed) == 1
 
 
 async def test_exact_takes_no_changed_prompt(recording, engine):
