@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from .canonical import digest, encode, loads
-from .codec import body
+from .codec import RESTORE, body
 from .errors import CorruptLog
 from .events import Blob, ItemAppended, NewEvent, Record
 
@@ -72,12 +72,13 @@ async def whole(store: Bodies, record: Record) -> Record:
     """Return a record with its item put together again.
 
     Raises:
-        CorruptLog: a body is missing.
+        CorruptLog: a body is missing, or cannot be read.
     """
     blobs = blobs_of(record)
     if not blobs:
         return record
-    return msgspec.structs.replace(record, item=await filled(store, record.item or b"{}", blobs))
+    place = f"{record.conversation}/{record.seq}: "
+    return msgspec.structs.replace(record, item=await filled(store, record.item or b"{}", blobs, place=place))
 
 
 async def whole_items(store: Bodies, records: Iterable[Record]) -> dict[int, bytes]:
@@ -86,20 +87,28 @@ async def whole_items(store: Bodies, records: Iterable[Record]) -> dict[int, byt
 
 
 async def filled(
-    store: Bodies, item: bytes, blobs: Sequence[Blob], at_hand: Mapping[str, bytes] = MappingProxyType({})
+    store: Bodies,
+    item: bytes,
+    blobs: Sequence[Blob],
+    at_hand: Mapping[str, bytes] = MappingProxyType({}),
+    *,
+    place: str = "",
 ) -> bytes:
     """Return an item put together again; *at_hand* are bodies that need not be, or are not yet, in the store.
 
     Raises:
-        CorruptLog: a body is missing.
+        CorruptLog: a body is missing, or cannot be read; *place* says of what.
     """
     value = loads(item)
     for blob in blobs:
         content = at_hand.get(blob.digest) or await store.body(blob.digest)
         if content is None:
-            raise CorruptLog(f"the blob {blob.digest} is missing: restore it from a backup or an export")
+            raise CorruptLog(f"{place}the blob {blob.digest} is missing: {RESTORE}")
         holder = value
         for step in blob.path[:-1]:
             holder = holder[step]
-        holder[blob.path[-1]] = loads(content)
+        try:
+            holder[blob.path[-1]] = loads(content)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise CorruptLog(f"{place}the blob {blob.digest} is not what was written: {error}; {RESTORE}") from error
     return encode(value)

@@ -7,6 +7,7 @@ fields of a later version pass through this one unchanged. Older rows are read b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, Final, get_args
 
 import msgspec
@@ -15,6 +16,7 @@ from . import events
 from .canonical import AROUND, canonical, encode, loads
 from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
+from .ids import moment
 from .items import Reading, reading
 
 __all__ = (
@@ -25,12 +27,14 @@ __all__ = (
     "SCHEMAS",
     "UPCASTERS",
     "body",
+    "damage",
     "event",
     "item_in",
     "item_of",
     "kind_of",
     "renewed",
     "unreadable",
+    "when",
 )
 
 ITEM: Final = "item.appended"
@@ -194,6 +198,32 @@ def unreadable(record: Record, error: Exception, schema: int | None = None) -> C
         else f"{error}; {_DAMAGED}"
     )
     return CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {remedy}")
+
+
+def damage(record: Record) -> str:
+    """Return what of a record is not as it was written, in words; nothing where all of it is, as far as it says."""
+    try:
+        if checksum(record.item, record.data) != record.sum:
+            return f"the stored event is not what was written: {RESTORE}"
+        when(record)
+    except TypeError:
+        return f"the stored event is not of the kind that was written: {RESTORE}"
+    except CorruptLog as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
+def when(record: Record) -> datetime:
+    """Return the time of a record.
+
+    Raises:
+        CorruptLog: what is stored is no time.
+    """
+    try:
+        return moment(record.time)
+    except (TypeError, OverflowError):
+        place = f"{record.conversation}/{record.seq}"
+        raise CorruptLog(f"{place}: its time {record.time!r:.40} is none; {_DAMAGED}") from None
 
 
 def item_of(record: Record) -> Any:

@@ -13,7 +13,7 @@ import msgspec
 from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import whole
-from .codec import REQUESTED, RESTORE, body, item_of
+from .codec import REQUESTED, RESTORE, body, item_of, when
 from .errors import CorruptLog, NotFound
 from .events import (
     ASIDE,
@@ -28,7 +28,7 @@ from .events import (
     Usage,
 )
 from .history import is_answer
-from .ids import Position, moment
+from .ids import Position
 from .items import Item
 from .log import Query
 from .manifest import Manifest
@@ -143,7 +143,7 @@ def event_of(record: Record) -> Event:
         conversation=record.conversation,
         seq=record.seq,
         position=record.position,
-        time=moment(record.time),
+        time=when(record),
         response=record.response,
         type=record.kind,
         item=item_of(record),
@@ -390,7 +390,7 @@ def _entry(record: Record, turn: int, *, alive: bool) -> Entry:
         seq=record.seq,
         item=item_of(record) or {},
         meta=said.meta if isinstance(said, ItemAppended) else None,
-        time=moment(record.time),
+        time=when(record),
         turn=turn,
         response=record.response,
         alive=alive,

@@ -18,7 +18,7 @@ import msgspec
 
 from .blobs import blobs_of
 from .canonical import AROUND, canonical, digest, encode, loads
-from .codec import ITEM, REQUESTED, body, renewed
+from .codec import ITEM, REQUESTED, RESTORE, body, damage, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
 from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
 from .ids import Position, check_id, check_key, moment
@@ -52,7 +52,7 @@ async def dump(store: Store, name: str, written: dict[str, int] | None = None) -
 
     Raises:
         NotFound: there is no such conversation, or it was deleted meanwhile.
-        CorruptLog: an event in it cannot be read.
+        CorruptLog: an event in it is missing, cannot be read, or is not what was written.
     """
     snapshot = await store.read(name)
     if snapshot is None or snapshot.head.deleted:
@@ -103,24 +103,37 @@ async def _lineage(
 async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterator[tuple[bytes, bool]]:
     seen: set[str] = set()
     async for record in _records(store, name, last, after=first):
+        if record.seq != first + 1:
+            raise CorruptLog(f"{name}/{first + 1}: the event is missing; {RESTORE}")
+        line = _line(_written(record))
+        told = damage(record)
+        if told:
+            raise CorruptLog(f"{name}/{record.seq}: {told}")
         said = body(record) if record.kind == REQUESTED else None
-        if isinstance(said, ResponseRequested) and said.settings not in seen:
-            seen.add(said.settings)
-            content = await store.body(said.settings)
-            if content is not None:
-                place = f"{name}/{record.seq}: its settings"
-                yield _line({"body": said.settings, "value": _value(content, place)}), False
-        for blob in blobs_of(record):
-            if blob.digest not in seen:
-                seen.add(blob.digest)
-                content = await store.body(blob.digest)
-                if content is not None:
-                    place = f"{name}/{record.seq}: its blob"
-                    yield _line({"body": blob.digest, "value": _value(content, place)}), False
+        wanted = {blob.digest: "its blob" for blob in blobs_of(record)}
+        if isinstance(said, ResponseRequested):
+            wanted[said.settings] = "its settings"
+        for name_, what in wanted.items():
+            if name_ not in seen:
+                seen.add(name_)
+                yield await _body(store, name_, f"{name}/{record.seq}: {what}"), False
         first = record.seq
-        yield _line(_written(record)), True
+        yield line, True
     if first < last:
-        raise NotFound(f"conversation {name}", deleted=True)
+        snapshot = await store.read(name)
+        if snapshot is None or snapshot.head.deleted:
+            raise NotFound(f"conversation {name}", deleted=True)
+        raise CorruptLog(f"{name}/{first + 1}: the event is missing, there should be {last}; {RESTORE}")
+
+
+async def _body(store: Store, name: str, place: str) -> bytes:
+    content = await store.body(name)
+    if content is None:
+        raise CorruptLog(f"{place}: what was stored is missing; {RESTORE}")
+    value = _value(content, place)
+    if digest(content) != name:
+        raise CorruptLog(f"{place}: what is stored is not what was written; {RESTORE}")
+    return _line({"body": name, "value": value})
 
 
 async def _keys(store: Store, name: str) -> AsyncIterator[tuple[str, KeyUse]]:

@@ -3,14 +3,17 @@
     {"gpt-4o-mini": {"input": 0.15, "cached": 0.075, "output": 0.6}}
 
 Prices are for a million tokens; `cached` is what of the input came from the provider's prompt cache, by default the
-price of other input. A model's price is that of the longest name that its own begins with.
+price of other input. A model has the price of its own name, or of the one that it is a dated snapshot of, such as
+`-2024-07-18`, `-20240718`, `-0613` or `-latest`; what was fine-tuned (`ft:gpt-4o-mini-2024-07-18:org::id`) has that of
+`ft:gpt-4o-mini`. Every other model has none.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +22,8 @@ from .events import Usage
 
 __all__ = ("Price", "Prices")
 
-_MILLION = 1_000_000
+_MILLION: Final = 1_000_000
+_SNAPSHOT: Final = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,9 +71,14 @@ class Prices:
         >>> prices = Prices({"gpt-4o": Price(2.5, 10.0), "gpt-4o-mini": Price(0.15, 0.6)})
         >>> prices.of("gpt-4o-mini-2024-07-18").output
         0.6
+        >>> prices.of("gpt-4o-audio-preview") is None
+        True
         """
-        names = [name for name in self._prices if model == name or model.startswith(f"{name}-")]
-        return self._prices[max(names, key=len)] if names else None
+        names = [model]
+        if model.startswith("ft:"):
+            names.append(":".join(model.split(":")[:2]))  # the rest is whose it is
+        names += [_SNAPSHOT.sub("", name) for name in names]
+        return next((self._prices[name] for name in names if name in self._prices), None)
 
     def cost(self, model: str, usage: Usage) -> float | None:
         """Return what tokens of a model cost, None where nothing says it."""

@@ -218,7 +218,10 @@ class Reader:
             base = await self.stand_in(history.conversation, history.base[1], target)
         fates = Fates(manifest)
         sent = [entry for entry in history.large if fates.sent(entry.seq)]
-        large = {entry.seq: await filled(self._store, entry.item, entry.blobs, blobs) for entry in sent}
+        large = {
+            one.seq: await filled(self._store, one.item, one.blobs, blobs, place=f"{history.conversation}/{one.seq}: ")
+            for one in sent
+        }
         with _naming_damage(history):
             known = self._remembered(history.conversation, target)
             return render(history.sent(manifest), history.early, base, manifest.base, manifest, target, large, known)
@@ -261,7 +264,10 @@ class Reader:
         known.items |= {entry.seq: (0, None) for entry in new if entry.flags & ERASED}
         new = [entry for entry in new if not entry.flags & ERASED]
         items = [
-            await filled(self._store, entry.item, entry.blobs, blobs) if entry.blobs else entry.item for entry in new
+            await filled(self._store, entry.item, entry.blobs, blobs, place=f"{history.conversation}/{entry.seq}: ")
+            if entry.blobs
+            else entry.item
+            for entry in new
         ]
         counts = await self._intake.counts(items, counter)
         known.items |= {entry.seq: count[:2] for entry, count in zip(new, counts, strict=True)}

@@ -7,10 +7,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from .codec import REQUESTED, body
+from .codec import REQUESTED, body, when
 from .events import Record, ResponseCompleted, ResponseRequested, Usage
 from .history import ENDS
-from .ids import moment
 from .log import Store
 from .paths import paths_of
 from .prices import Prices
@@ -156,7 +155,7 @@ def _followed(record: Record, waiting: dict[int, _Asked]) -> _Asked | None:
     if record.kind == REQUESTED:
         said = body(record)
         if isinstance(said, ResponseRequested):
-            waiting[record.seq] = _Asked(record.seq, said.target.model, f"{moment(record.time):%Y-%m-%d}")
+            waiting[record.seq] = _Asked(record.seq, said.target.model, f"{when(record):%Y-%m-%d}")
         return None
     if record.kind not in ENDS or record.response not in waiting:
         return None

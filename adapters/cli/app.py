@@ -388,7 +388,7 @@ def verify(
         put(verifying.document(report, rechosen))
     else:
         show.verified(report, rechosen)
-    if report.diverged:
+    if not report.sound:
         raise typer.Exit(1)
 
 

@@ -174,7 +174,7 @@ def _row(policy: Policy, budget: Budget, sums: Sums, prices: Prices) -> dict[str
         "shared": round(sums.shared / sums.tokens, 4) if sums.tokens else 0.0,
         "cuts": sums.cuts,
         "compactions": sums.compactions,
-        "price": round(prices.of(sums), 6),
+        "price": show.rounded(prices.of(sums)),
     }
 
 
@@ -192,7 +192,7 @@ def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
             if row["policy"] == policy:
                 shown.add_row(*_cells(row))
         console.print()
-        console.print(shown)
+        show.lay(shown)
     told = (
         "\noverflow: requests that would not have been possible; tokens: of the input of all others; shared: those of "
         "them that the request before began with too; price: estimated, with "
@@ -205,5 +205,4 @@ def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row's cells, in the order of the columns."""
     counts = [f"{row[name]:,}" for name in ("context", "overflow", "tokens", "cuts", "compactions")]
-    price = f"${row['price']:,.2f}" if row["price"] >= 1 else f"${row['price']:.4f}"
-    return [*counts[:3], f"{row['shared']:.1%}", *counts[3:], price]
+    return [*counts[:3], f"{row['shared']:.1%}", *counts[3:], f"${show.cost(row['price'])}"]

@@ -242,7 +242,7 @@ class _Stage:
             made = _window(call, items)
             cuts.setdefault(made["cut"], call.seq)
             rows.add_row(*(str(made[name]) for name in columns))
-        self.say(rows)
+        show.lay(rows)
         self.say(
             "\n[dim]tokens: of 1,200, counted, and corrected by what the API reported before; shared: those of them "
             "that the request before began with too, which a prompt cache keeps; the others: items[/]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from turnlog.adapters.cli.show import STYLES, console, counted, plain, table
+from turnlog.adapters.cli.show import STYLES, console, counted, lay, plain, table
 from turnlog.engine.manifest import SENT, Manifest, Span
 from turnlog.engine.window.window import Window
 
@@ -55,7 +55,7 @@ def explain(made: Window) -> None:
         rows.add_row(
             _span((one.first, one.last)), f"{one.events:,}", f"[{style}]{one.fate}[/]", tokens, plain(one.rule)
         )
-    console.print(rows)
+    lay(rows)
     said = (f"{fate} {counted(figures['events'], 'event')}" for fate, figures in _fates(stretches).items())
     console.print(", ".join(said), style="dim")
     for note in _notes(manifest):

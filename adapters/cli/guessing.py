@@ -74,10 +74,15 @@ def whatif(
     if plot is not None:
         _draw(rows, plot)
     if as_json:
-        made = [{key: value for key, value in msgspec.to_builtins(one).items() if key != "rooms"} for one in rows]
+        made = [_document(one) for one in rows]
         put({"conversations": found.conversations, "requests": found.recorded.requests, "scenarios": made})
     else:
         _table(rows, found.conversations)
+
+
+def _document(one: Outcome) -> dict[str, Any]:
+    made = {key: value for key, value in msgspec.to_builtins(one).items() if key != "rooms"}
+    return {**made, "price": show.rounded(one.price)}
 
 
 def _draw(rows: Sequence[Outcome], path: Path) -> None:
@@ -156,9 +161,9 @@ def _table(rows: Sequence[Outcome], conversations: int) -> None:
     made = show.table("", *names, *(["price"] if priced else []), title=title, right=right)
     for one in rows:
         share = f"{100 * one.shared / one.tokens:.0f} %" if one.tokens else "-"
-        price = "-" if one.price is None else f"{one.price:,.4f}"
+        price = show.cost(one.price)
         lacking = f" ({one.unpriced:,} without)" if one.unpriced else ""
         figures = (f"{one.tokens:,}", f"{one.largest:,}", share, f"{one.cuts:,}", f"{one.compactions:,}")
         over = f"[red]{one.overflow:,}[/]" if one.overflow else "0"
         made.add_row(show.plain(one.label), over, *figures, *([f"{price}{lacking}"] if priced else []))
-    show.console.print(made)
+    show.lay(made)

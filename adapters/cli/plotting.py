@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
+from turnlog.adapters.cli.show import cost
 from turnlog.engine.replay.whatif import Outcome
 
 __all__ = ("plotted",)
@@ -58,7 +59,7 @@ def plotted(rows: Sequence[Outcome]) -> str:
 
 def _panel(one: Outcome, most: int) -> Iterator[str]:
     share = f", {100 * one.shared / one.tokens:.0f} % shared" if one.tokens else ""
-    price = f", {one.price:,.4f}" if one.price is not None else ""
+    price = f", {cost(one.price)}" if one.price is not None else ""
     over = f", {one.overflow:,} over" if one.overflow else ""
     yield f'<text y="14" font-weight="600">{escape(one.label)}</text>'
     yield f'<text y="32" class="faint">{one.tokens:,} tokens{share}, {one.cuts:,} cuts{over}{price}</text>'

@@ -51,13 +51,16 @@ def replay(
             found = await stepping.steps(engine, id)
             begin = _begin(found, id, response, turn)
             if as_json:
-                put({"id": id, "steps": [await document(engine, id, one) for one in found[begin:]]})
+                differing = stepping.diffs(engine, id, found[begin:])
+                put({"id": id, "steps": [document(step, one) async for step, one in differing]})
             elif stepping_:
                 await _stepped(Shown(engine, id), found, begin)
             else:
                 overview(id, found)
-                for one in found[begin:]:
-                    await Shown(engine, id).step(one)
+                shown_ = Shown(engine, id)
+                async for step, one in stepping.diffs(engine, id, found[begin:]):
+                    await shown_.step(step)
+                    shown_.differs(step, one)
 
     run(work)
 
@@ -157,9 +160,8 @@ def why(
         return
     what = show.said(told["item"]) if told["item"] is not None else told["type"]
     tokens = f", {told['tokens']:,} tokens" if told["tokens"] else ""
-    show.console.print(
-        f"seq {seq} in response {told['response']}: {told['fate']} ({told['rule']}){tokens}", markup=False
-    )
+    rule = "" if told["rule"] == told["fate"] else f" ({told['rule']})"
+    show.console.print(f"seq {seq} in response {told['response']}: {told['fate']}{rule}{tokens}", markup=False)
     show.console.print(show.visible(what), style="dim", markup=False)
 
 

@@ -21,20 +21,15 @@ from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named
 from turnlog.adapters.cli.exporting import appearing
 from turnlog.engine.canonical import encode, loads
-from turnlog.engine.codec import REQUESTED, body, item_of
+from turnlog.engine.codec import item_of, when
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Invalid, TurnlogError
-from turnlog.engine.events import Record, ResponseRequested
-from turnlog.engine.ids import moment
+from turnlog.engine.errors import Invalid
 from turnlog.engine.log import Query
-from turnlog.engine.model import keyed
 from turnlog.engine.replay import stepping
-from turnlog.engine.replay.encoders import Piecewise, encoders
-from turnlog.engine.replay.rebuilding import rebuild
-from turnlog.engine.replay.running import Frames, Running
+from turnlog.engine.replay.encoders import encoders
+from turnlog.engine.replay.sent import Pieces, sent
 from turnlog.engine.replay.stepping import KINDS, Step
-from turnlog.engine.replay.verifying import pages
 from turnlog.engine.turns.listed import Turn
 
 __all__ = ("page", "report")
@@ -43,9 +38,10 @@ _LARGEST: Final = 4_500_000
 """Bytes of data that a page may have, with room for the rest of it below five million."""
 _CUTOFFS: Final = (100_000, 20_000, 5_000, 1_500, 500, 150)
 """Characters of a text that are shown where all of them would be too much, tried in this order."""
+_PARTS: Final = 4
+"""Times as many are shown of an item, or of what else a request says, whatever it is made of."""
 _QUESTION: Final = 300
 _RUNS: Final = 80
-_FIELDS: Final = ("messages", "input")
 
 
 def report(
@@ -81,14 +77,13 @@ def page(data: Mapping[str, Any]) -> str:
     """Return the page that shows some data. Whatever the data holds, nothing of it is read as markup or script."""
     folder = files("turnlog.adapters.cli") / "page"
     parts = {name: (folder / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    text, _ = _fitted(data)
     filling = {
         "style": _hash(parts["css"]),
         "script": _hash(parts["js"]),
         "title": html.escape(f"turnlog: {data['about']['id']}"),
         "css": parts["css"],
         "js": parts["js"],
-        "data": text,
+        "data": _fitted(data),
     }
     # In one pass: what is filled in is not looked through again.
     return re.sub(r"\{(style|script|title|css|js|data)\}", lambda found: filling[found[1]], parts["html"])
@@ -101,17 +96,35 @@ def _hash(text: str) -> str:
 _ESCAPES: Final = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
 
 
-def _fitted(data: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Return data as JSON that can stand in a script element, with long texts cut short if it is too much."""
+def _fitted(data: Mapping[str, Any]) -> str:
+    """Return data as JSON that can stand in a script element; of what is too much, less and less."""
     text = _written(data)
-    cutoff = None
-    for cutoff_ in _CUTOFFS:
+    for cutoff in _CUTOFFS:
         if len(text) <= _LARGEST:
-            break
-        cutoff = cutoff_
-        short = {name: [_short(one, cutoff) for one in data[name]] for name in ("pieces", "frames")}
-        text = _written({**data, **short, "about": {**data["about"], "cutoff": cutoff}})
-    return text, cutoff
+            return text
+        text = _written(_cut(data, cutoff))
+    most = max(len(data["steps"]), len(data["turns"]))
+    while len(text) > _LARGEST and most:
+        text = _written(_bare(_cut(data, _CUTOFFS[-1]), most))
+        most //= 2
+    return text
+
+
+def _cut(data: Mapping[str, Any], cutoff: int) -> dict[str, Any]:
+    """Return data with long texts cut short, and what is made of very many."""
+    frames = [{key: _short(part, cutoff) for key, part in frame.items()} for frame in data["frames"]]
+    about = {**data["about"], "cutoff": cutoff, "metadata": _short(data["about"]["metadata"], cutoff)}
+    return {**data, "pieces": [_short(one, cutoff) for one in data["pieces"]], "frames": frames, "about": about}
+
+
+def _bare(data: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return data without requests, and with so many steps and turns at most, the newest ones."""
+    bare = {"pieces": [0, []], "frame": None, "field": None, "missing": "this page would be too large with it"}
+    less = {**bare, "before": None, "runs": [], "rules": [], "moved": []}
+    steps, turns = data["steps"][-most:], data["turns"][-most:]
+    about = {**data["about"], "left_out": len(data["steps"]) - len(steps)}
+    kept = [{**one, **less, "error": one["error"] and show.short(one["error"], _QUESTION)} for one in steps]
+    return {**data, "about": about, "steps": kept, "turns": turns, "frames": [], "pieces": []}
 
 
 def _written(data: Mapping[str, Any]) -> str:
@@ -119,33 +132,41 @@ def _written(data: Mapping[str, Any]) -> str:
     return made.translate(_ESCAPES).encode("utf-8", "replace").decode()
 
 
-def _short(value: Any, most: int) -> Any:
+def _short(text: str, most: int) -> str:
+    """Return canonical JSON with its long texts cut short; no JSON any more if it has too many parts."""
+    if len(text) <= most:
+        return text
+    made = encode(_cut_short(loads(text), most)).decode()
+    longest = _PARTS * most
+    return made if len(made) <= longest else f"{made[:longest]}… ({len(made) - longest:,} more characters)"
+
+
+def _cut_short(value: Any, most: int) -> Any:
     match value:
         case str() if len(value) > most:
             return f"{value[:most]}… ({len(value) - most:,} more characters)"
         case dict():
-            return {key: _short(part, most) for key, part in value.items()}
+            return {key: _cut_short(part, most) for key, part in value.items()}
         case list():
-            return [_short(part, most) for part in value]
+            return [_cut_short(part, most) for part in value]
     return value
 
 
 # -- what the page shows
 
 
-class _Table:
-    """Distinct values, each once; requests name them by their places."""
+class _Frames:
+    """What stands around the items of requests, by its members, each as canonical JSON."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
+        self.values: list[dict[str, str]] = []
         self._places: dict[bytes, int] = {}
 
-    def place(self, value: Any) -> int:
-        """Return where a value is."""
-        data = encode(value)
-        place = self._places.setdefault(data, len(self.values))
+    def place(self, frame: Mapping[str, Any]) -> int:
+        """Return where a frame is."""
+        place = self._places.setdefault(encode(frame), len(self.values))
         if place == len(self.values):
-            self.values.append(value)
+            self.values.append({key: encode(frame[key]).decode() for key in sorted(frame)})
         return place
 
 
@@ -159,20 +180,21 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
     conversation = await engine.get(name)
     found = await stepping.steps(engine, name)
     places = {one.seq: index for index, one in enumerate(found)}
-    pieces, frames = _Table(), _Table()
-    requests = await _requests(engine, name, pieces, frames)
+    pieces, frames = Pieces(), _Frames()
+    requests = await _requests(engine, name, {one.seq: one.before for one in found}, pieces, frames)
     steps = [{**_step(one, places), **requests[one.seq]} for one in found]
     snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
-    times = [f"{moment(one.time):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
+    times = [f"{when(one):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
     return {
         "about": {
             "id": name,
             "version": conversation.version,
-            "metadata": conversation.metadata,
+            "metadata": encode(conversation.metadata).decode(),
             "first": times[0],
             "last": times[-1],
             "turnlog": version("turnlog"),
             "cutoff": None,
+            "left_out": 0,
         },
         "kinds": KINDS,
         "steps": steps,
@@ -180,7 +202,7 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
             await _turn(engine, conversation, one) async for one in conversation.turns(abandoned=True, limit=200)
         ],
         "frames": frames.values,
-        "pieces": pieces.values,
+        "pieces": [one.decode() for one in pieces.values],
     }
 
 
@@ -248,54 +270,34 @@ def _runs(step: Step) -> tuple[list[tuple[int, int, str, int]], Sequence[str]]:
     return runs[-_RUNS:], step.manifest.rules
 
 
-async def _requests(engine: Engine, name: str, pieces: _Table, frames: _Table) -> dict[int, dict[str, Any]]:
+async def _requests(
+    engine: Engine, name: str, before: Mapping[int, int | None], pieces: Pieces, frames: _Frames
+) -> dict[int, dict[str, Any]]:
     """Return where the parts of every request are, by its seq; or why it cannot be shown."""
     known = await anyio.to_thread.run_sync(encoders)
-    running = Running(engine.store, name, Frames(engine.store, known), pieces.place)
-    empty: dict[tuple[str, int, str, str | None], tuple[dict[str, Any], str, list[int]]] = {}
     made: dict[int, dict[str, Any]] = {}
-    async for page_ in pages(engine.store, name):
-        running.read(page_)
-        for record in page_:
-            said = body(record) if record.kind == REQUESTED else None
-            if not isinstance(said, ResponseRequested):
-                continue
-            encoder = known.get((said.adapter, said.encoder))
-            if not await running.proves(record, said) or not isinstance(encoder, Piecewise):
-                made[record.seq] = await _rebuilt(engine, record, pieces, frames)
-                continue
-            place = said.adapter, said.encoder, said.settings, said.cache_key
-            if place not in empty:
-                settings = loads(await engine.store.body(said.settings) or b"{}")
-                frame = dict(encoder([], keyed(settings, said.cache_key)))
-                given: Any = frame.pop(encoder.field, [])
-                first = [pieces.place(one) for one in given]
-                empty[place] = frame, encoder.field, first
-            frame, field, first = empty[place]
-            made[record.seq] = _parts(frame, field, [*first, *running.kept(said)], frames)
+    last: dict[int, Sequence[int]] = {}
+    async for record, one in sent(engine.store, name, known, pieces):
+        # Only what follows on each line is looked at again.
+        old = last.pop(before.get(record.seq) or 0, ())
+        last[record.seq] = one.places
+        made[record.seq] = {
+            "missing": one.missing or None,
+            "pieces": _behind(old, one.places),
+            "frame": None if one.missing else frames.place(one.frame),
+            "field": one.field,
+        }
     return made
 
 
-async def _rebuilt(engine: Engine, request: Record, pieces: _Table, frames: _Table) -> dict[str, Any]:
-    try:
-        found = dict((await rebuild(engine.store, request)).body)
-    except TurnlogError as error:
-        return {"missing": str(error), "pieces": [], "frame": None, "field": None}
-    field = next((one for one in _FIELDS if isinstance(found.get(one), list)), None)
-    items: Any = found.pop(field) if field is not None else []
-    return _parts(found, field, [pieces.place(one) for one in items], frames)
-
-
-def _parts(frame: dict[str, Any], field: str | None, places: Sequence[int], frames: _Table) -> dict[str, Any]:
-    return {"missing": None, "pieces": _ranges(places), "frame": frames.place(frame), "field": field}
-
-
-def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Return places as ranges: (first, how many)."""
+def _behind(old: Sequence[int], new: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Return with how many of the places before it a request begins, and the others as ranges: (first, how many)."""
+    same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), None)
+    same = min(len(old), len(new)) if same is None else same
     made: list[tuple[int, int]] = []
-    for place in places:
+    for place in new[same:]:
         if made and made[-1][0] + made[-1][1] == place:
             made[-1] = made[-1][0], made[-1][1] + 1
         else:
             made.append((place, 1))
-    return made
+    return same, made

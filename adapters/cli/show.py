@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from msgspec import UNSET
+from rich.cells import cell_len
 from rich.console import Console
 from rich.json import JSON
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from turnlog.adapters.cli.importing import Report as Imports
 from turnlog.engine.conversation import Conversation
@@ -22,6 +25,7 @@ from turnlog.engine.items import parts, read
 from turnlog.engine.listing import Event
 from turnlog.engine.manifest import SENT, Manifest, stored
 from turnlog.engine.pages import Page
+from turnlog.engine.replay import Divergence
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.replay.differing import told as value_told
 from turnlog.engine.replay.rechoosing import Rechosen
@@ -31,6 +35,7 @@ __all__ = (
     "STYLES",
     "console",
     "conversations",
+    "cost",
     "counted",
     "document",
     "errors",
@@ -39,9 +44,11 @@ __all__ = (
     "exported",
     "imported",
     "info",
+    "lay",
     "manifest_rows",
     "plain",
     "progress",
+    "rounded",
     "said",
     "short",
     "table",
@@ -54,8 +61,13 @@ __all__ = (
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-_IN_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
+_BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""What changes the direction of text: with it a line can say something else than what is logged."""
+_CONTROLS: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"},
+    **{code: f"\\u{code:04x}" for code in _BIDI},
+}
+_IN_JSON: Final = {code: f"\\u{code:04x}" for code in (*range(127, 160), *_BIDI)}
 STYLES: Final[Mapping[str, str]] = {
     "kept": "green",
     "pinned": "cyan",
@@ -65,6 +77,9 @@ STYLES: Final[Mapping[str, str]] = {
 }
 _WIDE: Final = frozenset({"what", "why", "reason"})
 _REJECTED_SHOWN: Final = 20
+_TEXT: Final = 24
+"""Characters of a text in a table for which there is not the room."""
+_LONGEST: Final = 10_000
 
 
 @contextmanager
@@ -107,6 +122,30 @@ def table(*columns: str, title: str | None = None, right: Sequence[str] = ()) ->
     return made
 
 
+def lay(made: Table) -> None:
+    """Print a table. Where there is not the room its lines are longer: texts are cut short then, numbers never."""
+    fixed = [column for column in made.columns if column.ratio is None]
+    around = 2 * len(made.columns) + _TEXT * (len(made.columns) - len(fixed))
+    if around + sum(map(_width, fixed)) > console.width:
+        for column in fixed:
+            if column.justify != "right":
+                column.max_width = _TEXT
+    needed = around + sum(min(_width(column), column.max_width or _LONGEST) for column in fixed)
+    if needed <= console.width:
+        console.print(made)
+        return
+    wide = Console(highlight=False, width=needed)
+    with wide.capture() as captured:
+        wide.print(made)
+    console.file.write(captured.get())
+
+
+def _width(column: Column) -> int:
+    """Return the width of the longest cell of a column."""
+    cells = [str(cell) for cell in (column.header, *column.cells)]
+    return max(Text.from_markup(cell).cell_len if "[" in cell else cell_len(cell) for cell in cells)
+
+
 def visible(text: str) -> str:
     """Return a text with its control characters shown: what is logged must not move a person's cursor."""
     return text.translate(_CONTROLS)
@@ -115,6 +154,24 @@ def visible(text: str) -> str:
 def plain(value: object) -> str:
     """Return a text for a terminal as what it says: nothing in it is markup or a control character."""
     return escape(visible(str(value)))
+
+
+def cost(value: float | None) -> str:
+    """Return what something costs: two places after the point, or as many as it takes to say that it is not nothing.
+
+    >>> [cost(one) for one in (None, 0.0, 12.3456, 0.00001234)]
+    ['-', '0', '12.35', '0.000012']
+    """
+    if value is None:
+        return "-"
+    if not value:
+        return "0"
+    return f"{value:,.2f}" if value >= 1 else f"{value:.{1 - math.floor(math.log10(value))}f}"
+
+
+def rounded(value: float | None) -> float | None:
+    """Return what something costs without what floats add: to a millionth of a thousandth."""
+    return None if value is None else round(value, 9)
 
 
 def counted(number: int, what: str) -> str:
@@ -153,7 +210,7 @@ def conversations(page: Page[Info]) -> None:
     for one in page.data:
         updated = f"{one.updated:%Y-%m-%d %H:%M:%S}"
         rows.add_row(one.id, str(one.version), str(one.items), updated, plain(short(_about(one))))
-    console.print(rows)
+    lay(rows)
     if page.next is not None:
         console.print(f"more: --after '{page.next}'", style="dim")
 
@@ -190,7 +247,7 @@ def events(conversation: Conversation, found: Sequence[Event]) -> None:
         of = "" if one.response is None else str(one.response)
         tokens = str(one.tokens) if one.tokens else ""
         rows.add_row(str(one.seq), one.time.strftime(clock)[:-3], plain(one.type), of, tokens, plain(short(told(one))))
-    console.print(rows)
+    lay(rows)
 
 
 def told(one: Event) -> str:
@@ -251,10 +308,10 @@ def window(made: Window, api: Literal["responses", "chat"]) -> None:
     for one in made.rendered:
         tokens = weights.pop(one.seq, None)  # what stands for a missing output has its call's seq
         rows.add_row(str(one.seq), "" if tokens is None else str(tokens), plain(short(said(one.item))))
-    console.print(rows)
+    lay(rows)
     console.print(_added_up(made.manifest), style="dim")
     console.print()
-    console.print(manifest_rows(made.manifest))
+    lay(manifest_rows(made.manifest))
 
 
 def _added_up(manifest: Manifest) -> str:
@@ -308,7 +365,7 @@ def imported(report: Imports) -> None:
     rows = table("where", "reason", title=f"{counted(len(report.rejected), 'line')} made none")
     for one in report.rejected[:_REJECTED_SHOWN]:
         rows.add_row(plain(f"{one.source}:{one.line}"), plain(one.error))
-    console.print(rows)
+    lay(rows)
     if len(report.rejected) > _REJECTED_SHOWN:
         console.print(f"and {len(report.rejected) - _REJECTED_SHOWN:,} more; --json lists all", style="dim")
 
@@ -323,19 +380,36 @@ def exported(done: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def verified(report: Verified, rechosen: Rechosen | None = None) -> None:
     """Print what verifying found."""
-    style = "red" if report.diverged else "green"
+    style = "green" if report.sound else "red"
     console.print(f"{report.verified:,} of {counted(report.responses, 'request')} verified", style=style)
     if report.erased:
         console.print(f"{report.erased:,} held an item that was erased since")
+    if report.damaged:
+        rows = table("where", "reason", title=f"{counted(len(report.damaged), 'event')} damaged")
+        for one in report.damaged:
+            rows.add_row(f"{one.conversation}/{one.seq}", plain(one.reason))
+        lay(rows)
     if report.diverged:
-        rows = table("where", "path", "reason", title=f"{len(report.diverged):,} diverged")
-        for one in report.diverged:
-            values = [(name, value) for name, value in (("sent", one.sent), ("now", one.rebuilt)) if value is not UNSET]
-            told = "".join(f"\n{name}: {value_told(value)}" for name, value in values)
-            rows.add_row(f"{one.conversation}/{one.response}", plain(one.path), plain(f"{one.reason}{told}"))
-        console.print(rows)
+        lay(_diverged(report.diverged))
     if rechosen is not None:
         _rechosen(rechosen)
+
+
+def _diverged(found: Sequence[Divergence]) -> Table:
+    """Return a table of divergences; those of one cause, in later requests and in forks, are one row."""
+    causes: dict[str, list[Divergence]] = {}
+    for one in found:
+        causes.setdefault(one.cause or f"{one.conversation}/{one.response}", []).append(one)
+    rows = table("where", "path", "reason", title=f"{len(found):,} diverged")
+    for first, *others in causes.values():
+        values = [(name, value) for name, value in (("sent", first.sent), ("now", first.rebuilt)) if value is not UNSET]
+        told = [first.reason, *(f"{name}: {value_told(value)}" for name, value in values)]
+        if others:
+            forks = len({one.conversation for one in others} - {first.conversation})
+            where = f", in {counted(forks, 'other conversation')} too" if forks else ""
+            told.append(f"and {counted(len(others), 'later request')} with it{where}; --json lists all")
+        rows.add_row(f"{first.conversation}/{first.response}", plain(first.path), plain("\n".join(told)))
+    return rows
 
 
 def _rechosen(found: Rechosen) -> None:
@@ -347,4 +421,4 @@ def _rechosen(found: Rechosen) -> None:
         rows = table("where", "seq", "why", right=("seq",))
         for one in found.other:
             rows.add_row(f"{one.conversation}/{one.response}", str(one.seq or ""), plain(one.reason))
-        console.print(rows)
+        lay(rows)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
 
 from turnlog.adapters.cli import show
+from turnlog.engine.blobs import whole
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import TurnlogError
-from turnlog.engine.listing import Event
+from turnlog.engine.listing import Event, event_of
+from turnlog.engine.log import Query
 from turnlog.engine.manifest import SENT, stored
 from turnlog.engine.replay import stepping
 from turnlog.engine.replay.differing import told
@@ -31,23 +33,19 @@ COLORS: Final[Mapping[str, str]] = {
 }
 _BAR: Final = 60
 _NEW: Final = 20
+_CAME: Final = 16
 _RUNS: Final = 40
 
 
-async def document(engine: Engine, name: str, step: Step) -> dict[str, Any]:
-    """Return a step as JSON."""
+def document(step: Step, found: Diff | str) -> dict[str, Any]:
+    """Return a step as JSON, with how its request differs from the one before, or why that is not known."""
     made: dict[str, Any] = msgspec.to_builtins(step)
     made["manifest"] = stored(step.manifest)
-    made["diff"] = await _diffed(engine, name, step)
+    made["diff"] = {"error": found} if isinstance(found, str) else _diffed(found)
     return made
 
 
-async def _diffed(engine: Engine, name: str, step: Step) -> Any:
-    """Return the diff to the request before as JSON, or why there is none."""
-    try:
-        found = await stepping.diff(await engine.get(name), step.before, step.seq)
-    except TurnlogError as error:
-        return {"error": str(error)}
+def _diffed(found: Diff) -> dict[str, Any]:
     items = [msgspec.to_builtins(one) for one in found.changes if one.kind != "same"]
     same = sum(one.kind == "same" for one in found.changes)
     return {"same": same, "items": items, "frame": msgspec.to_builtins(list(found.frame))}
@@ -64,7 +62,7 @@ def overview(name: str, found: Sequence[Step]) -> None:
         what = ", ".join(filter(None, (one.error, f"cut: {one.cut}" if one.cut else "", _moved(one))))
         row = (one.seq, one.turn_number or "", one.status, one.model, f"{one.tokens:,}", _room(one), f"{one.shared:,}")
         rows.add_row(*map(show.plain, row), seconds, show.plain(what))
-    show.console.print(rows)
+    show.lay(rows)
 
 
 def _room(step: Step) -> str:
@@ -82,9 +80,19 @@ class Shown:
         self._engine = engine
         self.name = name
 
-    async def _events(self, seqs: Iterable[int]) -> list[Event]:
-        conversation = await self._engine.get(self.name)
-        return [await anext(conversation.events(after=seq - 1)) for seq in seqs]
+    async def _events(self, after: int, limit: int, before: int | None = None) -> list[Event]:
+        store = self._engine.store
+        snapshot = await store.read(self.name, Query(after=after, before=before, limit=limit))
+        records = snapshot.records[0] if snapshot is not None else ()
+        return [event_of(await whole(store, one)) for one in records]
+
+    async def _items(self, seqs: Sequence[int]) -> list[Event]:
+        """Return events, most of which lie side by side."""
+        found: list[Event] = []
+        for _, run in groupby(enumerate(seqs), lambda pair: pair[1] - pair[0]):
+            some = [seq for _, seq in run]
+            found += await self._events(some[0] - 1, len(some), some[-1] + 1)
+        return found
 
     async def step(self, step: Step) -> None:
         """Print a step: what was new, the tokens against the budget, what went and why, the outcome."""
@@ -100,12 +108,13 @@ class Shown:
         line("items: " + ", ".join(f"{count} {fate}" for fate, count in step.fates.items()))
         for one in step.moved:
             seqs = f"{one.first}" if one.first == one.last else f"{one.first}-{one.last}"
-            line(f"[yellow]now {one.fate}[/]: {one.items} at {seqs}: {show.plain(one.rule)}")
+            rule = "" if one.rule == one.fate else f": {show.plain(one.rule)}"
+            line(f"[yellow]now {one.fate}[/]: {one.items} at {seqs}{rule}")
         if step.cut:
             line(f"[yellow]cut[/]: {show.plain(step.cut)}")
         if step.compacted:
             line(f"[magenta]from the compaction at {step.compacted} on[/]")
-        for event in await self._events(step.new[-_NEW:]):
+        for event in await self._items(step.new[-_NEW:]):
             line(f"  [dim]+ {event.seq}[/] {show.plain(show.short(show.said(event.item or {})))}")
         if len(step.new) > _NEW:
             line(f"  [dim]and {len(step.new) - _NEW} more before them[/]")
@@ -114,13 +123,18 @@ class Shown:
 
     async def _came(self, step: Step) -> None:
         """Print what was answered."""
-        conversation = await self._engine.get(self.name)
-        async for event in conversation.events(after=step.seq):
-            if event.response == step.seq and event.item is not None:
-                show.console.print(f"  [dim]= {event.seq}[/] {show.plain(show.short(show.said(event.item)))}")
-            if event.response == step.seq and event.type in ("response.completed", "response.failed"):
-                return
-            if event.type == "response.requested":
+        after = step.seq
+        while True:
+            page = await self._events(after, _CAME)
+            for event in page:
+                after = event.seq
+                if event.response == step.seq and event.item is not None:
+                    show.console.print(f"  [dim]= {event.seq}[/] {show.plain(show.short(show.said(event.item)))}")
+                if event.response == step.seq and event.type in ("response.completed", "response.failed"):
+                    return
+                if event.type == "response.requested":
+                    return
+            if len(page) < _CAME:
                 return
 
     async def window(self, step: Step) -> None:
@@ -130,18 +144,21 @@ class Shown:
         rows = show.table("at", "what", title=f"response {step.seq}", right=("at",))
         for index, item in enumerate(given if isinstance(given, list) else [{"role": "user", "content": given}]):
             rows.add_row(str(index), show.plain(show.short(show.said(item) if isinstance(item, dict) else told(item))))
-        show.console.print(rows)
+        show.lay(rows)
         runs = [run for run in step.manifest.runs if run.fate not in SENT or run.fate == "excerpted"]
         if runs:
             kept = msgspec.structs.replace(step.manifest, runs=tuple(runs[-_RUNS:]))
-            show.console.print(show.manifest_rows(kept))
+            show.lay(show.manifest_rows(kept))
 
     async def diff(self, step: Step) -> None:
         """Print how the request differs from the one before."""
-        found = await stepping.diff(await self._engine.get(self.name), step.before, step.seq)
+        self.differs(step, await stepping.diff(await self._engine.get(self.name), step.before, step.seq))
+
+    def differs(self, step: Step, found: Diff | str) -> None:
+        """Print a diff to the request before, or why there is none."""
         what = f"response {step.before}" if step.before is not None else "nothing: it is the first of its kind"
         show.console.print(f"response {step.seq} against {what}", style="bold")
-        for line, style in _lines(found):
+        for line, style in [(found, "red")] if isinstance(found, str) else _lines(found):
             show.console.print(show.visible(line), style=style, markup=False)
 
     async def body(self, step: Step) -> None:

@@ -75,7 +75,7 @@ def _day(text: str | None, option: str) -> str | None:
 
 
 def _document(row: Total, dimensions: Sequence[str]) -> dict[str, Any]:
-    made: dict[str, Any] = msgspec.to_builtins(row)
+    made: dict[str, Any] = {**msgspec.to_builtins(row), "cost": show.rounded(row.cost)}
     return {name: value for name, value in made.items() if name not in _NAMES or name in dimensions}
 
 
@@ -86,10 +86,10 @@ def _table(totals: Totals, dimensions: Sequence[str], *, priced: bool) -> None:
     for row in [*rows, totals.total] if len(rows) > 1 else rows:
         about = [show.plain(getattr(row, name) or ("all" if name == dimensions[0] else "")) for name in dimensions]
         used = (row.input_tokens, row.cached_tokens, row.output_tokens, row.reasoning_tokens)
-        cost = "-" if row.cost is None else f"{row.cost:,.4f}"
+        cost = show.cost(row.cost)
         lacking = f" ({row.unpriced:,} without)" if row.unpriced else ""
         figures = [f"{one:,}" for one in (row.requests, row.failed, row.left, *used)]
         made.add_row(*about, *figures, *([f"{cost}{lacking}"] if priced else []))
-    show.console.print(made)
+    show.lay(made)
     if totals.total.unreported:
         show.console.print(f"{totals.total.unreported:,} requests have no usage: none was reported", style="dim")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .encoders import Encoder, Encoders, Piecewise, encoders
 from .rebuilding import Rebuilt, rebuild
-from .verifying import Divergence, Report, Verifier, verify
+from .verifying import Damage, Divergence, Report, Verifier, verify
 
 if TYPE_CHECKING:
     from .recorded import RecordedModel
 
 __all__ = (
+    "Damage",
     "Divergence",
     "Encoder",
     "Encoders",

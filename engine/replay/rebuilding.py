@@ -10,10 +10,10 @@ import msgspec
 
 from ..blobs import Bodies, whole, whole_items
 from ..canonical import AROUND, canonical, digest, loads
-from ..codec import ITEM, RESTORE, body, item_of
+from ..codec import ITEM, RESTORE, body, damage, item_of
 from ..compaction import references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
-from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested, checksum
+from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
 from ..history import Group, History
 from ..items import Item
 from ..log import Query
@@ -26,7 +26,7 @@ from ..window.render import Rendered, render
 from .differing import at
 from .encoders import Encoders, encoders
 
-__all__ = ("Gathered", "Near", "Rebuilt", "Shelf", "gathered", "rebuild")
+__all__ = ("Gathered", "Near", "Rebuilt", "Shelf", "gathered", "path_of", "rebuild", "steps_to")
 
 
 class Shelf(Reads, Bodies, Protocol):
@@ -94,8 +94,8 @@ async def rebuild(store: Shelf, request: Record, known: Encoders | None = None, 
             raise
         told = f"{type(error).__name__}: {error}"
         raise CorruptLog(f"{place}: it cannot be rebuilt: {reason or told}; {RESTORE}") from error
-    steps = _steps(rendered, changed, made, said.target.api) if changed else ()
-    path = _path(steps) if own or changed else "$ (settings)"
+    steps = steps_to(rendered, changed, made, said.target.api) if changed else ()
+    path = path_of(steps) if own or changed else "$ (settings)"
     return Rebuilt(
         body=made,
         digest=found,
@@ -181,7 +181,7 @@ def _in_the_window(record: Record) -> Record:
 
 
 def _is_changed(record: Record) -> bool:
-    return (record.item is not None or record.kind == ITEM) and checksum(record.item, record.data) != record.sum
+    return (record.item is not None or record.kind == ITEM) and bool(damage(record))
 
 
 async def _sent(store: Shelf, name: str, manifest: Manifest, near: Near | None) -> list[Record]:
@@ -232,11 +232,12 @@ def _seq(record: Record) -> int:
     return record.seq
 
 
-def _path(steps: Sequence[str | int]) -> str:
+def path_of(steps: Sequence[str | int]) -> str:
+    """Return a place in a value as a path."""
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
 
-def _steps(rendered: Sequence[Rendered], changed: set[int], body: Item, api: str) -> Sequence[str | int]:
+def steps_to(rendered: Sequence[Rendered], changed: set[int], body: Item, api: str) -> Sequence[str | int]:
     """Return where the first changed item stands in the body; nothing if none of it is left."""
     index = next((at for at, one in enumerate(rendered) if one.seq in changed), None)
     if index is None:

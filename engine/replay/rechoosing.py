@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..canonical import loads
-from ..codec import REQUESTED, body
-from ..errors import BudgetExceeded, TurnlogError
+from ..canonical import digest, loads
+from ..codec import REQUESTED, RESTORE, body
+from ..errors import BudgetExceeded, CorruptLog, TurnlogError
 from ..events import Record, ResponseRequested, Target
 from ..families import family_of
 from ..history import History
@@ -132,7 +132,7 @@ class Rechooser:
         overhead = manifest.overhead - manifest.hidden
         own = family_of(target.model) is not None
         shown = seen(history, place, target, overhead, own=own, most=max(0, budget.context - budget.reserve) // 2)
-        shown = shown._replace(forgets=await is_forgotten(self._engine.store, said))
+        shown = shown._replace(forgets=await is_forgotten(self._engine.store, history.conversation, said))
         weights = await weights_of(self._engine, history, counter, target)
         return Request(target, budget, budget.reserve, overhead + shown.hidden, weights, manifest.front, shown)
 
@@ -154,11 +154,18 @@ async def weights_of(engine: Engine, history: History, counter: Counter | None, 
     return await engine.reader.weights(history, counter, target)
 
 
-async def is_forgotten(store: Store, said: ResponseRequested) -> bool:
-    """Return whether the model of a request was not shown again what it had thought in earlier turns."""
+async def is_forgotten(store: Store, name: str, said: ResponseRequested) -> bool:
+    """Return whether the model of a request was not shown again what it had thought in earlier turns.
+
+    Raises:
+        CorruptLog: its settings cannot be read.
+    """
     if said.target.api != "responses":
         return False
-    settings = loads(await store.body(said.settings) or b"{}")
+    raw = await store.body(said.settings)
+    if raw is not None and digest(raw) != said.settings:
+        raise CorruptLog(f"{name}: the settings {said.settings[:12]}… are not what was written; {RESTORE}")
+    settings = loads(raw or b"{}")
     return forgets(said.target.model, said.target.api, settings.get("params") or settings.get("recorded") or {})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -38,6 +39,8 @@ _PIECE: Final = 48
 """Characters of a delta."""
 _SLOWEST: Final = 1000.0
 _BROKEN: Final = "the recorded answer was interrupted here"
+_PATIENCE = 2.0
+"""Seconds in which whoever reads an answer that was stopped has to stop it again."""
 
 
 class RecordedModel:
@@ -47,6 +50,9 @@ class RecordedModel:
     so items get the ids and the windows that they had. A request that is not in the recording fails with what differs,
     item by item. When all is over, `check` tells of failures and of what was not asked; `async with` and `with` do
     it too.
+
+    An answer that was stopped (its stream was left, or its turn cancelled) is played as far as it had come, and then
+    waits to be stopped again; the log is then as it was. A service that reads on fails after two seconds.
 
     Args:
         log: an export (`turnlog export`), packed or not, or a SQLite database of turnlog's.
@@ -96,6 +102,11 @@ class RecordedModel:
         return f"<RecordedModel {self._tape.path.name}: {played} of {len(self._tape.calls)} responses played>"
 
     # -- what it says of itself
+
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._tape.path
 
     def _fits(self, call: Played) -> bool:
         model, api = self._only
@@ -173,6 +184,9 @@ class RecordedModel:
             if self._pace:
                 await anyio.sleep_until(begun + moment * self._pace)
             if isinstance(said, ModelFailure):
+                if call.stopped:
+                    await anyio.sleep(_PATIENCE)  # whoever stops it now cancels this
+                    self._tape.went_on(call)
                 raise said
             yield said
 
@@ -278,9 +292,10 @@ async def _answer(tape: Tape, call: Played) -> AsyncIterator[_Timed]:
         for number, one in enumerate(events, 1):
             yield _Timed(at + (done - at) * number / len(events), one)
         at = done
-    if call.partial is not None:
-        index, item = len(call.items), await tape.item(call.partial)
-        for one in list(_item(index, item, call.partial))[:-1]:
+    said = call.outcome
+    if isinstance(said, ResponseInterrupted):
+        partial = None if call.partial is None else await tape.item(call.partial)
+        for one in _unfinished(len(call.items), said.items, partial):
             yield _Timed(at, one)
     end = max(at, ((call.end.time if call.end else begun) - begun) / 1e6)
     yield _Timed(end, _end(call, response))
@@ -336,9 +351,7 @@ def _item(index: int, item: Item, record: Record) -> Iterator[StreamEvent]:
         empty = {_FIELDS[shape][0]: ""}
     yield _event("response.output_item.added", output_index=index, item={**item, **empty})
     for kind, text in _texts(item, shape):
-        for start in range(0, len(text), _PIECE):
-            delta = text[start : start + _PIECE]
-            yield _event(kind, delta=delta, output_index=index)
+        yield from _pieces(kind, text, index)
     said = body(record)
     beside = said if isinstance(said, ItemAppended) else ItemAppended()
     yield StreamEvent(
@@ -348,6 +361,28 @@ def _item(index: int, item: Item, record: Record) -> Iterator[StreamEvent]:
         extra=beside.extra,
         repaired=beside.repaired,
     )
+
+
+def _unfinished(index: int, items: Sequence[Any], partial: Item | None) -> Iterator[StreamEvent]:
+    """Yield items as far as they had come: announced, and what there was of their text, which is in one message."""
+    texts = [] if partial is None else list(_texts(partial, "assistant"))
+    last = max((at for at, one in enumerate(items) if read(one).shape == "assistant"), default=-1)
+    for at, item in enumerate(items):
+        shape = read(item).shape
+        empty = {_FIELDS[shape][0]: ""} if shape in _FIELDS else {}
+        yield _event("response.output_item.added", output_index=index + at, item={**item, **empty})
+        said = list(_texts(item, shape)) if shape in _FIELDS else []
+        if shape == "assistant":
+            said, texts = (texts, []) if at == last else (texts[:1], texts[1:])
+        for kind, text in said:
+            yield from _pieces(kind, text, index + at)
+    for at, (kind, text) in enumerate(texts, len(items)):
+        yield from _pieces(kind, text, index + at)
+
+
+def _pieces(kind: str, text: str, index: int) -> Iterator[StreamEvent]:
+    for start in range(0, len(text), _PIECE):
+        yield _event(kind, delta=text[start : start + _PIECE], output_index=index)
 
 
 def _texts(item: Item, shape: str) -> Iterator[tuple[str, str]]:

@@ -8,19 +8,20 @@ request is rebuilt from its beginning.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from ..blobs import filled
 from ..canonical import encode, loads
-from ..codec import ITEM
-from ..errors import StoreError
+from ..codec import ITEM, REQUESTED
+from ..errors import CorruptLog, StoreError
 from ..events import Record, ResponseRequested
 from ..history import Group
 from ..items import reading
@@ -58,7 +59,7 @@ class Recent:
         if not self._records and page:
             self._first = page[0].seq
         self._records += page
-        self._sizes.append((len(page), sum(len(one.item or b"") + len(one.data or b"") for one in page)))
+        self._sizes.append((len(page), sum([len(one.item or b"") + len(one.data or b"") for one in page])))
         # The last two pages are kept, whatever their size.
         while len(self._sizes) > 2 and (
             self._first + self._sizes[0][0] <= needed or sum(size for _, size in self._sizes) > _BYTES
@@ -79,18 +80,42 @@ class Recent:
         return self.span(after + 1, before - 1) if after + 1 < before else ()
 
 
+class _Settings(msgspec.Struct):
+    settings: str
+
+
+_settings = msgspec.json.Decoder(_Settings)
+
+
+def _settings_of(record: Record) -> str | None:
+    try:
+        return _settings.decode(record.data or b"").settings
+    except msgspec.MsgspecError:
+        return None  # whatever is wrong with it is told where it is read
+
+
 class Frames:
     """What stands around the items of requests, by their settings and the keys of their prompt caches."""
 
     def __init__(self, store: Shelf, known: Encoders) -> None:
         self._store = store
         self._known = known
+        self._raw: dict[str, bytes | None] = {}
+        """What was fetched last."""
         self._frames: OrderedDict[tuple[str, int, str, str | None, str], tuple[Frame, Any] | None] = OrderedDict()
 
     def encoder(self, said: ResponseRequested) -> Piecewise | None:
         """Return a request's encoder, if it writes piece by piece."""
         encoder = self._known.get((said.adapter, said.encoder))
         return encoder if isinstance(encoder, Piecewise) else None
+
+    async def fetch(self, page: Sequence[Record]) -> None:
+        """Read the settings of a page's requests, all at once: one by one takes long where each has its own."""
+        wanted = {_settings_of(record) for record in page if record.kind == REQUESTED} - self._raw.keys() - {None}
+        if len(wanted) > 1:
+            names = [name for name in wanted if name is not None]
+            found = await asyncio.gather(*map(self._store.body, names))
+            self._raw = dict(zip(names, found, strict=True))
 
     async def around(self, said: ResponseRequested) -> tuple[Frame, Any] | None:
         """Return the frame of a request and its settings, None if it has to be rebuilt to know what is wrong."""
@@ -102,7 +127,8 @@ class Frames:
         return self._frames[place]
 
     async def _made(self, said: ResponseRequested) -> tuple[Frame, Any] | None:
-        encoder, raw = self.encoder(said), await self._store.body(said.settings)
+        encoder, raw = self.encoder(said), self._raw.get(said.settings)
+        raw = await self._store.body(said.settings) if raw is None else raw
         if encoder is None or raw is None or hashlib.sha256(raw).hexdigest() != said.settings:
             return None
         try:
@@ -112,65 +138,109 @@ class Frames:
             return None
 
 
-class _Mark(NamedTuple):
-    """How far a body is written."""
-
-    hash: Any
-    begun: bool
-    """Whether the list has entries by then."""
-    to: int
-    """The last seq of what is written."""
-    kept: tuple[Any, Sequence[int]] | None = None
-    """What the pieces were kept as: (what is kept of those before, of these)."""
-
-
 class _Line:
-    """What the last window of one line came to."""
+    """What the last window of one line came to.
 
-    def __init__(self, made: Gathered, seen: int) -> None:
+    The groups that can grow no more are settled: they are in the state of the hash. The last one, which may still grow,
+    is the tail.
+    """
+
+    def __init__(self, made: Gathered) -> None:
         self.made = made
         self.history = made.history
         self.manifest = made.manifest
-        self.seen = seen
+        self.seen = 0
         """The last seq that the history has taken in."""
         self.frame: Frame | None = None
-        self.settled: _Mark | None = None
-        """Behind all groups but the last, which may still grow; None: nothing is written yet."""
-        self.full: _Mark | None = None
-        """Behind the last group."""
         self.last = 0
         """The place of the last group."""
+        self.settled_to = 0
+        """The last seq of what is settled."""
+        self.written_to = 0
+        """The last seq of the tail."""
+        self._hash: Any = None
+        self._begun = False
+        """Whether the list has entries by the end of what is settled."""
+        self._settled: list[bytes] = []
+        self._tail = b""
+        self._kept: list[int] = []
+        self._tail_kept: list[int] = []
+
+    def begin(self, frame: Frame) -> None:
+        """Begin a body, with what is settled and stands in another one now."""
+        self.frame = frame
+        self._hash = hashlib.sha256(frame.before)
+        self._begun = frame.begun
+        data = b",".join(self._settled)
+        self._settled.clear()
+        self._settle(data)
+
+    def _settle(self, data: bytes) -> None:
+        if data:
+            self._hash.update(b"," + data if self._begun else data)
+            self._begun = True
+            self._settled.append(data)
+
+    def settle(self, data: bytes, to: int, kept: Sequence[int]) -> None:
+        """Write entries that stand where they are as long as the window begins so."""
+        self._settle(data)
+        self.settled_to = max(self.settled_to, to)
+        self._kept += kept
+
+    def end(self, data: bytes, to: int, kept: list[int]) -> None:
+        """Write the entries of the last group."""
+        self._tail, self._tail_kept = data, kept
+        self.written_to = max(self.settled_to, to)
+
+    def digest(self, frame: Frame) -> str:
+        """Return the digest of the body."""
+        state = self._hash.copy()
+        state.update((b"," if self._begun and self._tail else b"") + self._tail + frame.after)
+        return str(state.hexdigest())
+
+    @property
+    def kept(self) -> list[int]:
+        """What the entries were kept as."""
+        return [*self._kept, *self._tail_kept]
 
     def extend(self, records: Sequence[Record]) -> int:
         """Take in what came since; return the lowest place that something came to."""
         items = [one for one in records if (one.item is not None and one.kind in _CARRIERS) or one.kind == _FAILED]
         self.history.extend(items)
-        return min(map(self._place, items), default=2**63)
-
-    def _place(self, record: Record) -> int:
-        form = reading(record.shape or "unknown", record.link)
-        if form.is_output and form.kind is not None:
-            call = self.history.calls.get((form.kind.answers or "", form.link or ""))
-            return record.seq if call is None else call.at
-        return record.seq if record.response is None else record.response
+        low = _FAR
+        for record in items:
+            at = record.seq if record.response is None else record.response
+            form = reading(record.shape or "unknown", record.link)
+            if form.is_output and form.kind is not None:
+                call = self.history.calls.get((form.kind.answers or "", form.link or ""))
+                at = record.seq if call is None else call.at
+            low = min(low, at)
+        return low
 
     def go_on(self, manifest: Manifest, frame: Frame, low: int) -> int | None:
-        """Return the index of the first group to write behind `settled` for the next window; None: begin anew.
+        """Return the index of the first group to write behind what is settled for the next window; None: begin anew.
 
         *low* is the lowest place that something came to since.
         """
-        before, settled, full = self.manifest, self.settled, self.full
-        if settled is None or full is None or self.frame is None or self.frame.before != frame.before:
+        before = self.manifest
+        if self.frame is None:
             return None
         if (before.base, before.early, before.cut) != (manifest.base, manifest.early, manifest.cut):
             return None
         same = _agreed(before, manifest)
         order = self.history.order
-        if low > self.last and same >= full.to:
+        if low > self.last and same >= self.written_to:
             if order and order[-1] > self.last:  # the last group is not the last any more
-                self.settled = full
-            return bisect_right(order, self.last)
-        return bisect_left(order, self.last) if low >= self.last and same >= settled.to else None
+                self.settle(self._tail, self.written_to, self._tail_kept)
+                self.end(b"", self.settled_to, [])
+            index = bisect_right(order, self.last)
+        elif low >= self.last and same >= self.settled_to:
+            index = bisect_left(order, self.last)
+        else:
+            return None
+        if self.frame is not frame and self.frame.before != frame.before:
+            self.begin(frame)  # what is around the items is another; they are the same
+        return index
 
 
 class Running:
@@ -211,6 +281,8 @@ class Running:
             around = await self._frames.around(said)
             if around is not None and await self._digest(place, request, said, encoder, *around) == said.digest:
                 return True
+        except CorruptLog:
+            pass
         except StoreError:
             raise
         except Exception:  # noqa: BLE001, S110 - what was changed may be anything by now; rebuilding tells
@@ -220,13 +292,7 @@ class Running:
 
     def kept(self, said: ResponseRequested) -> list[int]:
         """Return what the pieces of the request's body were kept as, right after it was proven."""
-        line = self._lines[_place(said)]
-        link = line.full.kept if line.full is not None else None
-        made: list[Sequence[int]] = []
-        while link is not None:
-            made.append(link[1])
-            link = link[0]
-        return [one for some in reversed(made) for one in some]
+        return self._lines[_place(said)].kept
 
     async def _digest(
         self,
@@ -243,58 +309,45 @@ class Running:
         if line is not None and new is not None:
             index = line.go_on(said.manifest, frame, line.extend(new))
         if line is None or index is None:
-            line = self._lines[place] = _Line(await gathered(self._store, self._name, said, self.recent), 0)
+            line = self._lines[place] = _Line(await gathered(self._store, self._name, said, self.recent))
             while len(self._lines) > _LINES:
                 self._lines.popitem(last=False)
-            line.settled = self._begin(line.made, encoder, frame, settings)
+            line.begin(frame)
+            line.settle(*self._written(encoder.pieces(line.made.part(()), settings), 0))
             index = 0
         self._lines.move_to_end(place)
         line.seen, line.manifest, line.frame = request.seq - 1, said.manifest, frame
-        assert line.settled is not None
-        groups = [line.history.groups[at] for at in line.history.order[index:]]
-        mark = line.settled
-        if groups:
-            line.last = groups[-1].at
-            line.settled, mark = await self._write(mark, groups, said, encoder, settings)
-        elif line.full is not None:
-            mark = line.full
-        line.full = mark
-        state = mark.hash.copy()
-        state.update(frame.after)
-        return str(state.hexdigest())
+        order = line.history.order
+        if index < len(order):
+            await self._write(line, [line.history.groups[at] for at in order[index:]], said, encoder, settings)
+        return line.digest(frame)
 
     async def _write(
-        self, mark: _Mark, groups: Sequence[Group], said: ResponseRequested, encoder: Piecewise, settings: Any
-    ) -> tuple[_Mark, _Mark]:
-        """Write groups; return the marks before and behind the last of them."""
+        self, line: _Line, groups: Sequence[Group], said: ResponseRequested, encoder: Piecewise, settings: Any
+    ) -> None:
+        """Write groups behind what is settled, the last of them as the tail."""
         manifest = _from(said.manifest, groups[0].at)
-        whole = {
-            entry.seq: await filled(self._store, entry.item, entry.blobs)
-            for group in groups
-            for entry in group.entries
-            if entry.blobs and manifest.fate(entry.seq) in SENT
-        }
+        whole: dict[int, bytes] = {}
+        for group in groups:
+            for entry in group.entries:
+                if entry.blobs and manifest.fate(entry.seq) in SENT:
+                    whole[entry.seq] = await filled(self._store, entry.item, entry.blobs)
         rendered = render(groups, (), (), 0, manifest, said.target, whole)
-        last = [entry.seq for entry in groups[-1].entries]
-        end = next((at for at, one in enumerate(rendered) if one.seq in last), len(rendered))
-        to = max([mark.to, *(entry.seq for group in groups[:-1] for entry in group.entries)])
-        settled = self._written(mark, encoder.pieces(rendered[:end], settings), to) if end else mark._replace(to=to)
-        return settled, self._written(settled, encoder.pieces(rendered[end:], settings), max([to, *last]))
+        last = groups[-1].entries
+        end = 0
+        if len(groups) > 1:
+            seqs = [entry.seq for entry in last]
+            end = next((at for at, one in enumerate(rendered) if one.seq in seqs), len(rendered))
+            to = max(entry.seq for group in groups[:-1] for entry in group.entries)
+            line.settle(*self._written(encoder.pieces(rendered[:end], settings), to))
+        rest = rendered[end:] if end else rendered
+        line.end(*self._written(encoder.pieces(rest, settings), max([entry.seq for entry in last])))
+        line.last = groups[-1].at
 
-    def _begin(self, made: Gathered, encoder: Piecewise, frame: Frame, settings: Any) -> _Mark:
-        """Return the mark behind what stands in front of a window's groups."""
-        mark = _Mark(hashlib.sha256(frame.before), frame.begun, 0)
-        return self._written(mark, encoder.pieces(made.part(()), settings), 0)
-
-    def _written(self, mark: _Mark, pieces: Sequence[Any], to: int) -> _Mark:
-        """Return the mark behind more entries."""
-        if not pieces:
-            return mark._replace(to=max(mark.to, to))
-        state = mark.hash.copy()
-        data = b",".join(map(encode, pieces))
-        state.update(b"," + data if mark.begun else data)
-        kept = None if self._keep is None else (mark.kept, [self._keep(one) for one in pieces])
-        return _Mark(state, True, max(mark.to, to), kept)
+    def _written(self, pieces: Sequence[Any], to: int) -> tuple[bytes, int, list[int]]:
+        """Return entries as bytes, with the last seq of them and what they were kept as."""
+        kept = [] if self._keep is None else [self._keep(one) for one in pieces]
+        return b",".join(map(encode, pieces)), to, kept
 
 
 def _place(said: ResponseRequested) -> tuple[Any, ...]:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
+import anyio
 import msgspec
 
-from ..codec import REQUESTED, body
+from ..codec import REQUESTED, body, when
 from ..errors import NotFound
 from ..events import Record, ResponseRequested, Usage
 from ..history import ENDS
-from ..ids import moment
 from ..items import reading
 from ..listing import Call
 from ..log import Query
 from ..manifest import SENT, Fate, Manifest, Verdict
 from ..tokens import scaled
-from .differing import Change, Difference, changes, differences
+from .differing import Change, Difference, between, changes, differences
+from .encoders import encoders
+from .sent import Pieces, Sent, sent
 from .verifying import pages
 
 if TYPE_CHECKING:
     from ..conversation import Conversation
     from ..engine import Engine
 
-__all__ = ("KINDS", "Diff", "Ledger", "Moved", "Step", "diff", "find", "steps", "why")
+__all__ = ("KINDS", "Diff", "Ledger", "Moved", "Step", "diff", "diffs", "find", "steps", "why")
 
 KINDS: Final = ("instructions", "system", "user", "assistant", "reasoning", "calls", "outputs", "compacted", "other")
 """What a request's tokens are of; "instructions" are everything beside the items: instructions, tools, formats."""
@@ -119,7 +121,12 @@ class Ledger:
         return len(self._items) - 1
 
     def add(self, record: Record) -> None:
-        """Take an event in; seqs without an event are nothing."""
+        """Take an event in; seqs without an event are nothing.
+
+        Raises:
+            CorruptLog: it has no time.
+        """
+        when(record)
         while self.last < record.seq - 1:
             self._count(None, 0, 0)
         tokens = record.tokens if record.item is not None else 0
@@ -262,7 +269,7 @@ def _step(
         model=call.model,
         backend=call.backend,
         policy=manifest.policy,
-        requested=moment(record.time),
+        requested=when(record),
         first=None if first is None else (first - record.time) / 1e6,
         seconds=None if end is None else (end - record.time) / 1e6,
         context=manifest.context,
@@ -343,6 +350,49 @@ async def diff(conversation: Conversation, old: int | None, new: int) -> Diff:
     was, is_ = ({key: value for key, value in one.items() if key not in left_out} for one in (earlier, later))
     frame = [] if old is None else list(differences(was, is_))
     return Diff(changes(before, after), frame, before, after)
+
+
+async def diffs(engine: Engine, name: str, found: Sequence[Step]) -> AsyncIterator[tuple[Step, Diff | str]]:
+    """Yield steps, in log order, with how each request differs from the one before, or why that is unknown."""
+    known = await anyio.to_thread.run_sync(encoders)
+    pieces = Pieces()
+    wanted = {one.seq: one for one in found}
+    needed = {one.before for one in found}
+    last: dict[int | None, Sent] = {None: Sent()}
+    async for record, now in sent(engine.store, name, known, pieces):
+        step = wanted.get(record.seq)
+        if record.seq in needed:
+            last[record.seq] = now
+        if step is None:
+            continue
+        old = last[None] if step.before is None else last.pop(step.before, Sent(missing="its request is not known"))
+        yield step, old.missing or now.missing or _diff(old, now, pieces, first=step.before is None)
+
+
+class _Values(Sequence[Any]):
+    """A request's items, each read where it is looked at."""
+
+    def __init__(self, pieces: Pieces, places: Sequence[int]) -> None:
+        self._pieces = pieces
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self._pieces.value(one) for one in self._places[index]]
+        return self._pieces.value(self._places[index])
+
+
+def _diff(old: Sent, new: Sent, pieces: Pieces, *, first: bool) -> Diff:
+    before, after = _Values(pieces, old.places), _Values(pieces, new.places)
+    frame = [] if first else list(differences(old.frame, new.frame))
+    return Diff(between(before, after, old.places, new.places), frame, before, after)
 
 
 def _items(request: Mapping[str, Any]) -> list[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -18,7 +20,15 @@ from ..blobs import whole
 from ..canonical import digest, encode, parse
 from ..codec import ITEM, REQUESTED, body, item_of
 from ..errors import Invalid, InvalidItem, TurnlogError
-from ..events import Record, ResponseCompleted, ResponseFailed, ResponseInterrupted, ResponseRequested
+from ..events import (
+    ERASED,
+    Record,
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseInterrupted,
+    ResponseRequested,
+    checksum,
+)
 from ..history import ENDS
 from ..items import Item, reading
 from ..log import Store
@@ -27,6 +37,7 @@ from ..stores.memory import MemoryStore
 from .differing import Change, Difference, changes, differences, told
 from .encoders import Encoders
 from .rebuilding import rebuild
+from .sent import Pieces, sent
 
 __all__ = ("Match", "Played", "Tape", "Unmatched", "names")
 
@@ -38,7 +49,10 @@ _SQLITE: Final = b"SQLite format 3\x00"
 _GZIP: Final = b"\x1f\x8b"
 _WRAPPED: Final = 1
 _SHOWN: Final = 12
+_STOPPED: Final = "this answer was stopped by whoever read it, and now it was read on"
 _PAGE: Final = 500
+_LISTS: Final = 4
+"""Lists of items that are gone on from, of one conversation."""
 _LEADS: Final = ("system", "developer")
 
 
@@ -61,6 +75,10 @@ class Played:
         self.played = False
         self.body: Item | None = None
         """What was sent; rebuilt only if something has to be compared with it."""
+        self.frame: Mapping[str, Any] = {}
+        """What was sent around the items, once that is known."""
+        self.leads: Sequence[Any] = ()
+        """The system and developer messages in front of the items."""
 
     def take(self, record: Record) -> None:
         """Take in what came of it."""
@@ -82,6 +100,12 @@ class Played:
         """How it ended; None: the log ends before it."""
         said = body(self.end) if self.end is not None else None
         return said if isinstance(said, ResponseCompleted | ResponseFailed | ResponseInterrupted) else None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it."""
+        said = self.outcome
+        return isinstance(said, ResponseInterrupted) and said.cause in ("cancelled", "left")
 
     def __repr__(self) -> str:
         return f"<response {self.conversation}/{self.seq} of {self.said.target.model}>"
@@ -107,41 +131,52 @@ class Tape:
         self.known = known
         self._match = match
         self._packages = _read(self.path, only)
+        self._erased = [mark for package in self._packages.values() for mark in _stood_in(package)]
+        """What stands for erased items, as texts."""
         self._store = MemoryStore()
-        self._restored = False
+        self._is_restored = False
         self._lock = anyio.Lock()
         self.calls: list[Played] = []
         """All of them, in the order in which they were made."""
         self.outputs: dict[str, list[Record]] = {}
         """What tools returned, by the calls' links."""
-        parents = {package.fork.parent for package in self._packages.values() if package.fork}
+        seen: dict[tuple[str, int], Played | None] = {}
         for name in self._packages:
-            if name not in parents and only in (None, name):
-                self._take_in(name)
+            if only in (None, name):
+                self._take_in(name, seen)
+        self.calls = [call for call in seen.values() if call is not None and call.end is not None]
         if not self.calls:
             raise Invalid(f"{self.path}: there is no recorded model call in it{f' of {only}' if only else ''}")
         self._begin = 0
         """How many of them were played before the first that was not."""
+        self._learned = False
+        self._known: dict[str, list[Played]] = {}
+        """Them by the digests of their items, once these are learned."""
         self._digests: dict[str, list[Played]] = {}
         for call in self.calls:
             self._digests.setdefault(call.said.digest, []).append(call)
         self.changed: list[str] = []
         """What of requests differs from the recorded ones beside their items, in words."""
+        self._unstopped: list[Played] = []
         self.failures: list[str] = []
         """What was asked and is not in the recording, in words."""
 
-    def _take_in(self, name: str) -> None:
-        """Take a conversation's model calls in."""
+    def _take_in(self, name: str, seen: dict[tuple[str, int], Played | None]) -> None:
+        """Take a conversation's events in; what it shares with one that came before was *seen*, and counts once."""
         calls: dict[int, Played] = {}
-        for record in _path(self._packages, name):
-            said = body(record) if record.kind == REQUESTED else None
-            if isinstance(said, ResponseRequested):
-                calls[record.seq] = Played(name, record, said)
-            elif record.kind == ITEM and reading(record.shape or "", record.link).is_output:
+        for place, record in _path(self._packages, name):
+            new = place not in seen
+            call = seen.setdefault(place, None)
+            if record.kind == REQUESTED:
+                said = body(record)
+                if new and isinstance(said, ResponseRequested):
+                    call = seen[place] = Played(name, record, said)
+                if call is not None:
+                    calls[record.seq] = call
+            elif new and record.kind == ITEM and reading(record.shape or "", record.link).is_output:
                 self.outputs.setdefault(record.link or "", []).append(record)
-            elif record.response in calls:
+            elif new and record.response in calls:
                 calls[record.response].take(record)
-        self.calls += [call for call in calls.values() if call.end is not None]
 
     def left(self) -> list[Played]:
         """Return what was not played yet, in order."""
@@ -169,16 +204,24 @@ class Tape:
     async def store(self) -> MemoryStore:
         """Return a store with the recorded conversations."""
         async with self._lock:
-            if not self._restored:
-                for package in self._packages.values():
-                    await restore(self._store, package)
-                self._restored = True
+            return await self._restored()
+
+    async def _restored(self) -> MemoryStore:
+        if not self._is_restored:
+            for package in self._packages.values():
+                await restore(self._store, package)
+            self._is_restored = True
         return self._store
 
     async def item(self, record: Record) -> Item:
         """Return a recorded item, whole."""
         item: Item = item_of(await whole(await self.store(), record))
         return item
+
+    def went_on(self, call: Played) -> None:
+        """Learn that nobody has stopped what was stopped when it was recorded."""
+        self._unstopped.append(call)
+        self.changed.append(f"{call.conversation}/{call.seq}: {_STOPPED}")
 
     # -- matching
 
@@ -188,13 +231,17 @@ class Tape:
         Raises:
             Unmatched: there is none.
         """
-        if not callable(self._match):
+        if self._match == "exact":
             for call in self._digests.get(digest(encode(request)), ()):
                 if not call.played and fits(call):
                     call.played = True
                     return call
         left = [call for call in self.left() if fits(call)]
-        if self._match != "exact":
+        if self._match is None and not self._erased:
+            found = await self._alike(request, fits)
+            if found is not None:
+                return found
+        elif self._match != "exact" or self._erased:
             for call in left:
                 if await self._is(call, request):
                     call.played = True
@@ -204,13 +251,71 @@ class Tape:
         self.failures.append(told_)
         raise Unmatched(told_)
 
+    async def _alike(self, request: Item, fits: Callable[[Played], bool]) -> Played | None:
+        """Return the first call that was sent the same items and was not played; rather one with the same prompt."""
+        async with self._lock:
+            if not self._learned:
+                await self._learn()
+                self._learned = True
+        leads, items = _input(request)
+        found = [call for call in self._known.get(digest(encode(items)), ()) if not call.played and fits(call)]
+        if not found:
+            return None
+        frame = _frame(request)
+        call = next((one for one in found if (one.leads, one.frame) == (leads, frame)), found[0])
+        call.played = True
+        self._compare(call, leads, frame)
+        return call
+
+    async def _learn(self) -> None:
+        """Find out what each call was sent, going on from the ones before."""
+        waiting = {(call.conversation, call.seq): call for call in self.calls}
+        keys: dict[Played, str] = {}
+        for name in dict.fromkeys(call.conversation for call in self.calls):
+            pieces, lists = Pieces(), deque[_List](maxlen=_LISTS)
+            async for record, one in sent(await self._restored(), name, self.known, pieces):
+                call = waiting.get((name, record.seq))
+                if call is None or one.missing:
+                    continue
+                call.frame = one.frame
+                begin = next((at for at, place in enumerate(one.places) if not _leads(pieces.value(place))), None)
+                places = [] if begin is None else one.places[begin:]
+                call.leads = [pieces.value(place) for place in one.places[:begin]]
+                grown = next((made for made in lists if made.begins(places)), None)
+                if grown is None:
+                    grown = _List()
+                    lists.appendleft(grown)
+                keys[call] = grown.digest(places, pieces)
+        for call in self.calls:
+            if call in keys:
+                self._known.setdefault(keys[call], []).append(call)
+
     async def _is(self, call: Played, request: Item) -> bool:
         theirs = await self._body(call)
         if theirs is None:
             return False
         if callable(self._match):
             return bool(self._match(request, theirs))
-        return _input(request)[1] == _input(theirs)[1]
+        theirs = self._with(theirs, request)
+        return theirs == request if self._match == "exact" else _input(request)[1] == _input(theirs)[1]
+
+    def _wild(self, item: Any) -> bool:
+        """Return whether something of a recorded item was erased since."""
+        data = encode(item) if self._erased else b""
+        return any(mark in data for mark in self._erased)
+
+    def _with(self, theirs: Item, request: Item) -> Item:
+        """Return what was sent with a request's own items in the places of those that were erased since."""
+        field = "messages" if "messages" in theirs else "input"
+        given, ours = theirs.get(field), request.get(field)
+        if not self._erased or not isinstance(given, list) or not isinstance(ours, list):
+            return theirs
+        begin, other = len(_input(theirs)[0]), len(_input(request)[0])
+        made = [
+            ours[at - begin + other] if at - begin + other in range(other, len(ours)) and self._wild(one) else one
+            for at, one in enumerate(given)
+        ]
+        return {**theirs, field: made}
 
     async def _body(self, call: Played) -> Item | None:
         """Return what was sent, None where the recording does not give it any more."""
@@ -226,18 +331,27 @@ class Tape:
         theirs = call.body or {}
         if callable(self._match):
             return
-        leads, there = _input(request)[0], _input(theirs)[0]
-        found = list(differences(there, leads, "$.prompt"))
-        left_out = ("input", "messages")
-        ours = {key: value for key, value in request.items() if key not in left_out}
-        was = {key: value for key, value in theirs.items() if key not in left_out}
-        found += differences(was, ours)
+        wild = sum(map(self._wild, _input(theirs)[1]))
+        if wild:
+            told = f"{call.conversation}/{call.seq}: {wild} of its items were erased since; any stood for them"
+            self.changed.append(told)
+        call.leads, call.frame = _input(theirs)[0], _frame(theirs)
+        self._compare(call, _input(request)[0], _frame(request))
+
+    def _compare(self, call: Played, leads: Sequence[Any], frame: Mapping[str, Any]) -> None:
+        """Note what is around the items of a request and is not as it was."""
+        if (call.leads, call.frame) == (leads, frame):
+            return
+        found = list(differences(call.leads, leads, "$.prompt"))
+        found += differences(call.frame, frame)
         if found:
             self.changed.append(f"{call.conversation}/{call.seq}: {'; '.join(map(str, found[:_SHOWN]))}")
 
     async def _told(self, left: Sequence[Played], request: Item) -> str:
         """Say what a request is, and how it differs from the nearest that could have been meant."""
-        bodies = [(call, theirs) for call in left if (theirs := await self._body(call)) is not None]
+        bodies = [
+            (call, self._with(theirs, request)) for call in left if (theirs := await self._body(call)) is not None
+        ]
         where = f"{self.path.name}: this request is not in the recording"
         if not bodies:
             return f"{where}: all of its {len(self.calls)} responses have been played"
@@ -246,7 +360,35 @@ class Tape:
         lines += _lines(_input(theirs)[1], _input(request)[1])
         if len(lines) == 1:
             lines += [f"  {one}" for one in list(differences(theirs, request))[:_SHOWN]]
+        lines += [f"  {one.conversation}/{one.seq}: {_STOPPED}" for one in self._unstopped]
         return "\n".join(lines if len(lines) > 1 else [*lines, "  it is equal; `match` said that it is another"])
+
+
+class _List:
+    """A list of items that grows at its end, and its digest."""
+
+    def __init__(self) -> None:
+        self._places: Sequence[int] = ()
+        self._hash = hashlib.sha256(b"[")
+
+    def begins(self, places: Sequence[int]) -> bool:
+        """Return whether another one begins as this one."""
+        return places[: len(self._places)] == self._places
+
+    def digest(self, places: Sequence[int], pieces: Pieces) -> str:
+        """Grow to another list; return its digest."""
+        more = [pieces.values[place] for place in places[len(self._places) :]]
+        if more:
+            self._hash.update((b"," if self._places else b"") + b",".join(more))
+        self._places = places
+        state = self._hash.copy()
+        state.update(b"]")
+        return state.hexdigest()
+
+
+def _frame(request: Item) -> dict[str, Any]:
+    """Return a request without the list of its items."""
+    return {key: value for key, value in request.items() if key not in ("input", "messages")}
 
 
 def _alike(old: Sequence[Any], new: Sequence[Any]) -> int:
@@ -303,10 +445,15 @@ def _read(path: Path, only: str | None) -> dict[str, Package]:
             lines = (gzip.decompress(data) if data.startswith(_GZIP) else data).splitlines()
     except (OSError, EOFError, zlib.error) as error:
         raise Invalid(f"{path}: the recording cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    found: dict[str, Package] = {}
     try:
-        return dict(_packages(lines))
+        for name, package in _packages(lines):
+            # What forks of it share may have come before all of it.
+            if name not in found or found[name].version < package.version:
+                found[name] = package
     except InvalidItem as error:
         raise Invalid(f"{path}: this is no export of turnlog: {error}") from error
+    return found
 
 
 async def _dumped(path: Path, only: str | None) -> list[bytes]:
@@ -316,7 +463,8 @@ async def _dumped(path: Path, only: str | None) -> list[bytes]:
     store = await SqliteStore.open(path, migrate=False)
     try:
         wanted = [only] if only is not None else [name async for name in names(store)]
-        return [line for name in wanted async for line, _ in dump(store, name)]
+        written: dict[str, int] = {}
+        return [line for name in wanted async for line, _ in dump(store, name, written)]
     finally:
         await store.close()
 
@@ -352,11 +500,53 @@ def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
         package.check()
 
 
-def _path(packages: Mapping[str, Package], name: str) -> list[Record]:
-    """Return a conversation's events, those that it shares with its parents first."""
+def _stood_in(package: Package) -> Iterator[bytes]:
+    """Put a text in the place of each item that was erased; yield these texts."""
+    for index, record in enumerate(package.records):
+        mark = f"[erased: {package.id}/{record.seq}]"
+        item = _stand_in(record, mark) if record.flags & ERASED else None
+        if item is not None:
+            data = encode(item)
+            package.records[index] = msgspec.structs.replace(
+                record, item=data, flags=record.flags & ~ERASED, sum=checksum(data, record.data)
+            )
+            yield mark.encode()
+
+
+def _stand_in(record: Record, mark: str) -> Item | None:
+    """Return an item of a record's kind that says nothing but a text; None where it can have none."""
+    shape = record.shape or ""
+    match shape:
+        case "user" | "system" | "developer":
+            return {"role": shape, "content": mark}
+        case "assistant":
+            part = {"type": "output_text", "text": mark, "annotations": []}
+            return {"type": "message", "role": shape, "content": [part]}
+        case "reasoning":
+            return {"type": shape, "summary": [{"type": "summary_text", "text": mark}]}
+        case "function_call":
+            return {
+                "type": shape,
+                "call_id": record.link,
+                "name": "erased",
+                "arguments": encode({"erased": mark}).decode(),
+            }
+        case "custom_tool_call":
+            return {"type": shape, "call_id": record.link, "name": "erased", "input": mark}
+        case "function_call_output" | "custom_tool_call_output":
+            return {"type": shape, "call_id": record.link, "output": mark}
+    return None
+
+
+def _path(packages: Mapping[str, Package], name: str) -> list[tuple[tuple[str, int], Record]]:
+    """Return a conversation's events, those that it shares with its parents first, each with where it was written."""
     package = packages[name]
-    if package.fork is None:
-        return list(package.records)
-    there = _path(packages, package.fork.parent) if package.fork.parent in packages else []
-    shared = [msgspec.structs.replace(one, conversation=name) for one in there if one.seq <= package.fork.at]
-    return [*shared, *package.records]
+    shared: list[tuple[tuple[str, int], Record]] = []
+    if package.fork is not None and package.fork.parent in packages:
+        there = _path(packages, package.fork.parent)
+        shared = [
+            (place, msgspec.structs.replace(one, conversation=name))
+            for place, one in there
+            if one.seq <= package.fork.at
+        ]
+    return [*shared, *(((name, one.seq), one) for one in package.records)]

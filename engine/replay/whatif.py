@@ -147,8 +147,16 @@ class _Lines:
     """The last windows of each line under one scenario, of one conversation."""
 
     def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self._outcome = outcome
+        self._apart = Outcome(label=outcome.label)
+        self.counts = True
+        """Whether requests count; those that were counted already are only gone on from."""
         self._windows: dict[str, deque[Manifest]] = {}
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a request is added to."""
+        return self._outcome if self.counts else self._apart
 
     def last(self, line: str, history: History) -> Manifest | None:
         """Return a line's last window on the path; a rewind goes back to an earlier one."""
@@ -166,7 +174,8 @@ class _Lines:
 class WhatIf:
     """Runs recorded conversations through scenarios; adds up what comes of it.
 
-    Requests that answer count; the recorded answers, tools' outputs and reported tokens stay what they were.
+    Requests that answer count, those that forks share once; the recorded answers, tools' outputs and reported tokens
+    stay what they were.
     """
 
     def __init__(self, engine: Engine, scenarios: Sequence[Scenario], prices: Prices | None = None) -> None:
@@ -177,6 +186,8 @@ class WhatIf:
         """What came of them in fact."""
         self.outcomes = [Outcome(label=one.label) for one in scenarios]
         self.conversations = 0
+        self._counted: dict[str, int] = {}
+        """Up to which seq the requests of conversations were counted, by where they were written."""
 
     async def run(self, name: str, progress: Callable[[int], None] | None = None) -> None:
         """Take one conversation in, in memory bounded by its windows. *progress* is told of events.
@@ -188,6 +199,7 @@ class WhatIf:
         self.conversations += 1
         history, most = History(name), _GROWTH
         actual, lines = _Lines(self.recorded), [_Lines(one) for one in self.outcomes]
+        shared = await self._shared(name)
         outputs: dict[int, tuple[ResponseRequested, list[tuple[Outcome, Manifest]]]] = {}
         async for page in pages(self._engine.store, name):
             for record in page:
@@ -196,6 +208,8 @@ class WhatIf:
                     if history.stale or len(history.groups) > most:
                         history = await self._as_of(name, said, 1)
                         most = 2 * len(history.groups) + _GROWTH
+                    for one in (actual, *lines):
+                        one.counts = record.seq > shared
                     made = [self._actual(history, said, actual)]
                     for scenario, line in zip(self._scenarios, lines, strict=True):
                         made += await self._ask(history, said, scenario, line)
@@ -207,6 +221,23 @@ class WhatIf:
         for asked, made in outputs.values():
             for outcome, manifest in made:
                 outcome.cost(self._prices, asked.target.model, manifest, 0)
+
+    async def _shared(self, name: str) -> int:
+        """Return up to which seq the requests of a conversation were counted, as another's; all of them are now."""
+        found = 0
+        top: int | None = None
+        owner: str | None = name
+        while owner is not None:
+            snapshot = await self._engine.store.read(owner)
+            if snapshot is None:
+                break
+            last = snapshot.head.version if top is None else top
+            # Where a fork was written is its own from behind its beginning; what is before that is its parent's.
+            found = max(found, min(last, self._counted.get(owner, 0)))
+            self._counted[owner] = max(last, self._counted.get(owner, 0))
+            parent = snapshot.head.parent
+            owner, top = (None, None) if parent is None else (parent[0], min(last, parent[1]))
+        return found
 
     def _answered(
         self, record: Record, outputs: dict[int, tuple[ResponseRequested, list[tuple[Outcome, Manifest]]]]
@@ -258,7 +289,7 @@ class WhatIf:
         last: Manifest | None,
     ) -> Manifest:
         counter = await counter_of(target.model)
-        forgets = target.api == said.target.api and await is_forgotten(self._engine.store, said)
+        forgets = target.api == said.target.api and await is_forgotten(self._engine.store, history.conversation, said)
         # What the API adds, and what it reported, is what it was.
         shown = Seen(said.manifest.factor, said.manifest.hidden, forgets=forgets)
         times = 1

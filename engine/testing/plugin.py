@@ -14,7 +14,8 @@ recorded response that nobody asked for; a changed prompt is told at the end of 
 
 `--turnlog-record` says whether recordings are made: `none` (the default), `new` where there is none yet, `all` anew.
 What is recorded then is what the service does in `turnlog_engine` with the model that the fixture `turnlog_model`
-gives, which is yours to define.
+gives, which is yours to define. Each file is recorded once in a run: further tests that name it play what the first
+one has recorded.
 
 It works with anyio's plugin and with pytest-asyncio: the engine is opened in whatever event loop first uses it.
 """
@@ -27,6 +28,7 @@ import gzip
 import inspect
 import re
 from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +56,8 @@ _OPTION: Final = "--turnlog-record"
 _PROPERTY: Final = "turnlog"
 _ENGINE: Final = pytest.StashKey["Later"]()
 _PLAYED: Final = pytest.StashKey[Any]()
+_MADE: Final = pytest.StashKey[dict[Path, str]]()
+"""Which test has made a recording in this run."""
 _UNNAMED: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _MARK: Final = (
     "turnlog(recording, *, match=None, pace=0.0, conversation=None): the recording that the test plays, and how; see "
@@ -116,7 +120,7 @@ class Passing:
     def __init__(self, model: Any, engine: Later, path: Path) -> None:
         self._model = model
         self._later = engine
-        self._path = path
+        self.path = path
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -138,18 +142,23 @@ class Passing:
             AssertionError: there is nothing to write.
         """
         engine = self._later.__dict__["_engine"]
-        lines = [] if engine is None else anyio.run(_exported, engine.store)
-        assert lines, f"{self._path}: nothing to record: the service has to work in turnlog_engine"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines: list[bytes] = []
+        if engine is not None:
+            # Where fixtures are async, the test's event loop is still held by this thread.
+            with ThreadPoolExecutor(1) as pool:
+                lines = pool.submit(anyio.run, _exported, engine.store).result()
+        assert lines, f"{self.path}: nothing to record: the service has to work in turnlog_engine"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         data = b"".join(lines)
-        self._path.write_bytes(gzip.compress(data, mtime=0) if self._path.suffix == ".gz" else data)
+        self.path.write_bytes(gzip.compress(data, mtime=0) if self.path.suffix == ".gz" else data)
 
 
 async def _exported(store: Any) -> list[bytes]:
     from ..portable import dump  # noqa: PLC0415
     from ..replay.tape import names  # noqa: PLC0415
 
-    return [line async for name in names(store) async for line, _ in dump(store, name)]
+    written: dict[str, int] = {}
+    return [line async for name in names(store) async for line, _ in dump(store, name, written)]
 
 
 @pytest.fixture
@@ -176,7 +185,8 @@ def turnlog_recording(request: pytest.FixtureRequest, turnlog_engine: Engine, tu
     arguments, options = (mark.args, dict(mark.kwargs)) if mark else ((), {})
     path = _path(request.node, arguments, options)
     how = request.config.getoption(_OPTION)
-    if how == "all" or (how == "new" and not path.exists()):
+    made_by = request.config.stash.setdefault(_MADE, {}).get(path, request.node.nodeid)
+    if (how == "all" and made_by == request.node.nodeid) or (how == "new" and not path.exists()):
         if turnlog_model is None:
             pytest.fail(f"{path}: to record it, define a fixture turnlog_model that returns the adapter to record with")
         made: Any = Passing(turnlog_model, turnlog_engine, path)  # type: ignore[arg-type]
@@ -203,12 +213,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     later = item.stash.get(_ENGINE, None)
     if later is not None and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         item.obj = _closing(item.obj, later)
-    result = yield
-    played = item.stash.get(_PLAYED, None)
-    if played is not None:
-        for line in played.changed:
-            item.user_properties.append((_PROPERTY, line))
-        played.check()
+    made_by = item.config.stash.setdefault(_MADE, {})
+    try:
+        result = yield
+        played = item.stash.get(_PLAYED, None)
+        if played is not None:
+            for line in played.changed:
+                item.user_properties.append((_PROPERTY, line))
+            played.check()
+    except BaseException as error:
+        playing: Any = item.stash.get(_PLAYED, None)
+        other = None if playing is None else made_by.get(playing.path)
+        if other not in (None, item.nodeid):
+            error.add_note(f"{playing.path.name} was recorded by {other} in this run: a file holds one test's answers")
+        raise
+    if isinstance(played, Passing):
+        made_by[played.path] = item.nodeid
     return result
 
 

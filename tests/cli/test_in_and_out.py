@@ -1,6 +1,7 @@
 """Conversations of other programs in, and out to them; redacted exports."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 
@@ -11,6 +12,7 @@ from command_line import turnlog
 from everything_log import clock, everything
 from instant_model import Instant
 from turnlog import open_engine
+from turnlog.adapters.cli import show
 from turnlog.engine.replay import RecordedModel
 
 ITEMS = [
@@ -227,6 +229,23 @@ def test_usage_is_asked_for_by_day_and_shown_as_a_table(every, tmp_path):
         assert word in shown
     for wrong in (["--by", "week"], ["--since", "yesterday"], ["nobody"]):
         assert turnlog("usage", *wrong, "--db", every).code == 2
+
+
+def test_no_number_is_cut_where_a_table_has_no_room(every, tmp_path):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"gpt-4o": {"input": 2e-3, "output": 2e-3}}')
+    narrow = turnlog("usage", "--price-file", prices, "--db", every, COLUMNS="40").out
+    told = turnlog("usage", "--price-file", prices, "--db", every, "--json").json
+    for row in (*told["rows"], told["total"]):
+        for name in ("requests", "input_tokens", "cached_tokens", "output_tokens"):
+            assert f"{row[name]:,}" in narrow.split()
+    for cost in (one["cost"] for one in told["rows"] if one["cost"]):
+        assert cost == round(cost, 9)
+        assert show.cost(cost) in narrow.split()
+        assert "0.0000 " not in narrow
+        assert float(show.cost(cost)) == pytest.approx(cost, rel=0.05)
+    for command in (["whatif", "--context", "3000"], ["list"], ["replay", "everything", "--all"]):
+        assert re.search(r"\d[…]", turnlog(*command, "--db", every, COLUMNS="40").out) is None
 
 
 def test_what_a_fork_shares_is_counted_once(db):

@@ -38,6 +38,10 @@ def test_replay_tells_every_step(every):
     assert failed["error"] == "server_error: busy"
     told = turnlog("replay", "everything", "--db", every)
     assert told.code == 0
+    diffs = [" ".join(line.split()) for line in told.out.splitlines() if " against " in line]
+    before = {one["before"] for one in steps}
+    assert len(diffs) == len(steps)
+    assert {one.rpartition(" ")[2] for one in diffs if "nothing" not in one} == {str(one) for one in before if one}
     for shown in ("of 3,800 (4,000 less 200)", "■ outputs", "now rewound", "server_error: busy", "cut: oldest-turns@1"):
         assert shown in told.out
 

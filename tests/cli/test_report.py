@@ -2,6 +2,7 @@
 
 import json
 import re
+from difflib import SequenceMatcher
 from html.parser import HTMLParser
 
 import anyio
@@ -12,6 +13,7 @@ from command_line import turnlog
 from everything_log import clock, everything
 from instant_model import Instant
 from turnlog import Budget, open_engine
+from turnlog.adapters.cli import reporting
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",
@@ -51,10 +53,18 @@ def data_in(path):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text())[1])
 
 
+def places(data, step):
+    """Return where the items of a request are, as the page finds them."""
+    same, ranges = step["pieces"]
+    before = places(data, data["steps"][step["before"]]) if same else []
+    return [*before[:same], *(at for first, count in ranges for at in range(first, first + count))]
+
+
 def body(data, step):
     """Return a request's body as the page puts it together."""
-    items = [data["pieces"][at] for first, count in step["pieces"] for at in range(first, first + count)]
-    return {**data["frames"][step["frame"]], **({step["field"]: items} if step["field"] else {})}
+    items = [json.loads(data["pieces"][at]) for at in places(data, step)]
+    frame = {key: json.loads(part) for key, part in data["frames"][step["frame"]].items()}
+    return {**frame, **({step["field"]: items} if step["field"] else {})}
 
 
 def test_every_request_is_there_as_it_was_sent(every, tmp_path):
@@ -112,12 +122,23 @@ def test_a_person_finds_the_cut_its_diff_and_the_exact_request(every, tmp_path, 
     assert f"Response {step['seq']} completed" in chromium.text("#detail h2")
     assert "oldest-turns@1: over" in chromium.text("#detail")
     chromium.click("[role=tab]:nth-child(2)")
-    assert "items at the beginning are the same" in chromium.text("#detail")
+    counts = [chromium.value(f"document.querySelectorAll('#detail pre.{one}').length") for one in ("removed", "added")]
+    old, new = places(data, data["steps"][step["before"]]), places(data, step)
+    same = len(set(old) & set(new))
+    assert f"{same} items are the same" in chromium.text("#detail")
+    assert counts == [len(old) - same, len(new) - same] != [len(old), len(new)]
     assert "What of these two?" in chromium.text("#detail pre.removed")
     chromium.click("[role=tab]:nth-child(3)")
     assert json.loads(chromium.value("document.querySelector('#detail pre').textContent")) == body(data, step)
     chromium.press("ArrowRight")
     assert f"Response {data['steps'][at + 1]['seq']}" in chromium.text("#detail h2")
+    assert chromium.text("[role=tab][aria-selected=true]") == "Request"
+    assert chromium.said == []
+
+
+def test_a_person_finds_the_failure(every, tmp_path, chromium):
+    chromium.open(reported(every, "everything", tmp_path))
+    chromium.click("#row-1")
     chromium.press("Escape")
     assert chromium.value("document.getElementById('detail').hidden")
     chromium.value(
@@ -223,3 +244,107 @@ def test_five_thousand_events_are_less_than_five_megabytes(db, tmp_path, chromiu
     chromium.click("[role=tab]:nth-child(3)")
     assert "are cut short on this page" in chromium.text("#detail")
     assert "Question 999" in chromium.text("#detail")
+
+
+def test_numbers_and_keys_are_as_they_were_sent(db, tmp_path, chromium):
+    properties = {"10": {"maximum": 2**60 + 1}, "2": {"default": 0.5}, "a": {"description": "user\u202etxt\u2066.exe"}}
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": properties}}
+
+    async def make():
+        async with open_engine(db) as engine:
+            c = await engine.create(id="c")
+            await c.run(Instant(), 'A "quoted" \\ [text], {with}: signs \u202e.', tools=[tool])
+
+    anyio.run(make)
+    path = reported(db, "c", tmp_path)
+    chromium.open(path)
+    chromium.click("#row-0")
+    chromium.click("[role=tab]:nth-child(3)")
+    shown = chromium.value("document.querySelector('#detail pre').textContent")
+    sent = turnlog("request", "c", "--db", db, "--json").json
+    assert json.loads(shown) == sent
+    assert str(2**60 + 1) in shown
+    assert shown.index('"10"') < shown.index('"2"')
+    assert r"user\u202etxt\u2066.exe" in shown
+    text = chromium.value("document.body.innerText")
+    assert not set(text) & set("\u202e\u2066")
+    assert shown == json.dumps(sent, indent=2, ensure_ascii=False, sort_keys=True).replace("\u202e", r"\u202e").replace(
+        "\u2066", r"\u2066"
+    )
+
+
+def test_no_content_makes_a_page_too_large(db, tmp_path, chromium):
+    """Many parts, many keys, instructions that are another each time: all of them are shortened, and it says so."""
+
+    async def make():
+        async with open_engine(db, durability="normal") as engine:
+            c = await engine.create(id="parts")
+            model = Instant(budget=Budget(1_000_000))
+            for turn in range(60):
+                parts = [{"type": "input_text", "text": f"{turn}.{part} " + "x" * 90} for part in range(1_000)]
+                await c.run(model, [{"role": "user", "content": parts}], instructions=f"{turn} " * 3_000)
+
+    anyio.run(make)
+    path = reported(db, "parts", tmp_path)
+    assert path.stat().st_size < 5_000_000
+    chromium.open(path)
+    chromium.click("#row-59")
+    chromium.click("[role=tab]:nth-child(3)")
+    assert "turnlog request parts --response" in chromium.text("#detail .warn")
+    assert "more characters" in chromium.text("#detail pre")
+    assert chromium.said == []
+
+
+def test_what_is_still_too_much_is_left_out_oldest_first(monkeypatch, every, tmp_path, chromium):
+    monkeypatch.setattr(reporting, "_LARGEST", 12_000)
+    path = reported(every, "everything", tmp_path)
+    data = data_in(path)
+    assert path.stat().st_size < 60_000
+    assert 0 < len(data["steps"]) < 33
+    chromium.open(path)
+    assert f"the first {33 - len(data['steps'])} requests are left out" in chromium.text("#about")
+    chromium.click(".row")
+    chromium.click("[role=tab]:nth-child(3)")
+    assert "this page would be too large with it: turnlog request everything" in chromium.text("#detail")
+    assert chromium.said == []
+
+
+def test_one_huge_request_does_not_flatten_the_chart(db, tmp_path, chromium):
+    async def make():
+        async with open_engine(db, durability="normal") as engine:
+            c = await engine.create(id="c")
+            for turn in range(40):
+                model = Instant(budget=Budget(200_000 if turn == 20 else 1_000))
+                await c.run(model, "word " * (60_000 if turn == 20 else 20))
+
+    anyio.run(make)
+    chromium.open(reported(db, "c", tmp_path))
+    assert chromium.value("document.querySelectorAll('#tokens .over').length") == 1
+    assert "more than the chart shows" in chromium.text("#legend")
+    assert "the top is 2,000 tokens" in chromium.text("#tokens")
+
+
+def test_the_diff_finds_what_is_the_same_in_lists_of_any_length(db, tmp_path, chromium):
+    """As difflib does where the lists are short; in long ones by what stands in each only once."""
+
+    async def make():
+        async with open_engine(db) as engine:
+            c = await engine.create(id="c")
+            model = Instant(budget=Budget(700))
+            for turn in range(60):
+                await c.run(model, "Yes." if turn % 3 else f"Question {turn}: " + "and what of it? " * 6)
+
+    anyio.run(make)
+    path = reported(db, "c", tmp_path)
+    data = data_in(path)
+    chromium.open(path)
+    cuts = [at for at, one in enumerate(data["steps"]) if one["cut"] and one["before"] is not None]
+    assert cuts
+    for at in cuts:
+        step = data["steps"][at]
+        old, new = places(data, data["steps"][step["before"]]), places(data, step)
+        blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+        chromium.click(f"#row-{at}")
+        chromium.click("[role=tab]:nth-child(2)")
+        same = int(chromium.text("#detail .hint").split("items are the same")[0].split(": ")[1])
+        assert same >= sum(one.size for one in blocks) > 1

@@ -55,6 +55,25 @@ def test_control_characters_are_shown_escaped(hostile, arguments):
     assert CLEAR in json.dumps(document.json, ensure_ascii=False) or r"\u001b[2J" in document.out
 
 
+def test_what_turns_a_text_around_is_shown_escaped(db):
+    turned = "user\u202etxt.exe\u2066 and\u200f"
+
+    async def make() -> None:
+        async with open_engine(db) as engine:
+            await (await engine.create(id="talk", metadata={"title": turned})).append(turned)
+
+    anyio.run(make)
+    for arguments in (["list"], ["show", "talk"], ["window", "talk", "--context", "2000"]):
+        told = turnlog(*arguments, "--db", db, COLUMNS="300").out
+        assert r"user\u202etxt.exe\u2066 and\u200f" in told
+        assert not set(told) & set("\u202e\u2066\u200f")
+
+
+def test_the_command_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "turnlog", "--version"], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (0, f"turnlog {version('turnlog')}\n")
+
+
 def talked(db, *script, **more):
     async def work() -> Told:
         async with scripted_server(script) as server:

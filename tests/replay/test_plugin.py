@@ -148,6 +148,49 @@ def test_a_test_is_recorded_once_and_played_ever_after(run, tmp_path):
     assert made.read_bytes() != first
 
 
+def test_a_recording_is_made_where_fixtures_are_async(run, tmp_path):
+    """Their event loop is still there when the test is over."""
+    fixtures = """
+    from instant_model import Instant, call
+
+    @FIXTURE
+    async def turnlog_model():
+        def answer(number):
+            return [call("look_up", '{"word":"sky"}', number)] if number == 1 else f"Answer {number}."
+        yield Instant(answer=answer)
+
+    @FIXTURE
+    async def app(turnlog_engine, turnlog_recording):
+        await turnlog_engine.create(id="before")
+        yield App(turnlog_engine, turnlog_recording, turnlog_recording.tools([look_up]))
+    """
+    module = (SERVICE + fixtures).replace('list()] == ["chat"]', 'list()] == ["chat", "before"]')
+    for option in ("--turnlog-record=new", "--turnlog-record=all", "--turnlog-record=none"):
+        told = run(option, module=module)
+        assert "1 passed" in told, told
+    assert (tmp_path / "recordings" / "test_it.jsonl.gz").exists()
+
+
+def test_of_tests_that_name_one_file_the_first_records_and_the_others_play_it(run, recording):
+    first = recording.read_bytes()
+    more = """
+    @pytest.mark.turnlog("recordings/test_it.jsonl.gz")
+    async def test_the_same(app):
+        await app.post("Well?")
+        await app.post("And now?")
+
+    @pytest.mark.turnlog("recordings/test_it.jsonl.gz")
+    async def test_another(app):
+        await app.post("Something else?")
+    """
+    told = run("--turnlog-record=all", module=SERVICE + more)
+    assert "1 failed, 2 passed" in told, told
+    assert '$.content: "Well?" became "Something else?"' in told
+    assert "test_it.jsonl.gz was recorded by test_service.py::test_it in this run" in told
+    assert recording.read_bytes() != first
+    assert "1 failed, 2 passed" in run(module=SERVICE + more)
+
+
 def test_a_changed_prompt_is_told_at_the_end_and_exactly_fails(run, recording):
     exact = """
     @pytest.mark.turnlog("recordings/test_it.jsonl.gz", match="exact")

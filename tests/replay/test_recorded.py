@@ -10,7 +10,8 @@ from instant_model import Instant, call
 from turnlog import Invalid, ResponseFailed, open_engine
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.portable import dump
-from turnlog.engine.replay import RecordedModel
+from turnlog.engine.replay import Piecewise, RecordedModel, encoders
+from turnlog.engine.replay import recorded as recorded_model
 from turnlog.engine.testing.server import Call, Fail, Reason, Reply, Text
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +144,49 @@ async def test_a_changed_prompt_is_reported_and_not_failed(recording, engine, pr
     assert model.changed[0].startswith("conv-81/")
 
 
+async def test_with_a_changed_prompt_too_each_item_of_a_recording_is_written_once_or_twice(
+    engine, api, tmp_path, monkeypatch
+):
+    path, written = tmp_path / "long.jsonl", []
+    async with open_engine(":memory:") as other:
+        c, instant = await other.create(id="c"), Instant(api)
+        for turn in range(100):
+            await c.run(instant, f"Question {turn}?", instructions="Be brief.")
+        await export(other, path, "c")
+
+    def counts(encoder):
+        def pieces(items, settings):
+            written.extend(one.seq for one in items)
+            return encoder.pieces(items, settings)
+
+        return Piecewise(encoder, encoder.field, pieces)
+
+    monkeypatch.setattr(recorded_model, "_ENCODERS", {key: counts(one) for key, one in encoders().items()})
+    model = RecordedModel(path)
+    c = await engine.create()
+    for turn in range(100):
+        assert (await c.run(model, f"Question {turn}?", instructions="Be long.")).output_text == f"Fine {turn + 1}."
+    model.check()
+    assert len(model.changed) == 100
+    assert 199 <= len(written) < 3 * 200
+
+
+async def test_of_requests_with_the_same_items_the_one_with_the_same_prompt_is_played(engine, tmp_path):
+    path = tmp_path / "titles.jsonl"
+    async with open_engine(":memory:") as other:
+        for name, prompt in (("a", "A title."), ("b", "A summary."), ("c", "A mood.")):
+            await (await other.create(id=name)).run(Instant(answer=f"{prompt} {{}}"), "Hi!", instructions=prompt)
+        await export(other, path, "a", "b", "c")
+    model = RecordedModel(path)
+    said = [
+        (await (await engine.create()).run(model, "Hi!", instructions=prompt)).output_text
+        for prompt in ("A mood.", "A title.", "Something else.")
+    ]
+    assert said == ["A mood. 1", "A title. 1", "A summary. 1"]
+    model.check()
+    assert len(model.changed) == 1
+
+
 async def test_exact_takes_no_changed_prompt(recording, engine):
     model = RecordedModel(recording[0], match="exact")
     c = await again(engine)
@@ -236,6 +280,76 @@ async def test_answers_can_be_played_from_a_database(engine, db):
     assert only.unplayed == ["a/3"]
 
 
+@pytest.fixture
+async def forked(db):
+    """A conversation, a fork of it and one of that, which all go on; requests by conversation: m 2, f 1, g 1."""
+    async with open_engine(db) as other:
+        m = await other.create(id="m")
+        model = Instant()
+        await m.run(model, "One?")
+        f = await m.fork(id="f")
+        await m.run(model, "Two?")
+        await f.run(model, "Another two?")
+        g = await f.fork(id="g")
+        await g.run(model, "Three?")
+    return db
+
+
+@pytest.mark.parametrize("form", ["database", "export", "backwards"])
+async def test_every_request_of_forks_is_played_once(forked, form, engine, tmp_path):
+    path = forked
+    if form != "database":
+        path = tmp_path / "forks.jsonl"
+        async with open_engine(forked) as other:
+            await export(other, path, *("mfg" if form == "export" else "gfm"))
+    model = await anyio.to_thread.run_sync(RecordedModel, path)
+    assert sorted(model.unplayed) == ["f/9", "g/15", "m/3", "m/8"]
+    m = await engine.create()
+    await m.run(model, "One?")
+    f = await m.fork()
+    await f.run(model, "Another two?")
+    await m.run(model, "Two?")
+    await f.run(model, "Three?")
+    model.check()
+    only = await anyio.to_thread.run_sync(lambda: RecordedModel(path, conversation="g"))
+    assert only.unplayed == ["g/3", "g/9", "g/15"]
+
+
+@pytest.mark.parametrize("match", [None, "exact"])
+async def test_what_was_erased_is_matched_by_anything(engine, api, tmp_path, match):
+    path = tmp_path / "erased.jsonl"
+
+    def answer(number):
+        return [call("look_up", '{"word":"sky"}', 1)] if number == 2 else f"Answer {number}."
+
+    async with open_engine(":memory:") as other:
+        c = await other.create(id="c")
+        model = Instant(api, answer)
+        for question in ("One?", "My number is 1234.", "Three?"):
+            await c.run(model, question, tools=[look_up])
+        items = [entry async for entry in c.items()]
+        kinds = [one.item.get("type", one.item.get("role")) for one in items]
+        for index in (2, 4, 5):  # a question, what a tool returned, and an answer
+            await c.erase(items[index].seq, reason="asked to")
+        await export(other, path, "c")
+        assert kinds[2:6] == ["user", "function_call", "function_call_output", "message"]
+    model = RecordedModel(path, match=match)
+    c = await engine.create()
+    said = [
+        (await c.run(model, question, tools=model.tools([forbidden]))).output_text
+        for question in ("One?", "My number is another.", "Three?")
+    ]
+    model.check()
+    assert (said[0], said[2]) == ("Answer 1.", "Answer 4.")
+    assert said[1].startswith("[erased: c/")
+    told = [line for line in model.changed if "were erased since" in line]
+    assert [line.split(" of its")[0].split(": ")[1] for line in told] == ["1", "2", "3"]
+    other = RecordedModel(path, match=match)
+    with pytest.raises(ResponseFailed, match=r"~ item 0: \$\.content: \"One\?\" became \"Two") as failed:
+        await (await engine.create()).run(other, "Two?", tools=other.tools([look_up]))
+    assert "[erased" not in str(failed.value)
+
+
 async def test_a_service_with_two_models_has_a_handle_for_each(engine, tmp_path):
     path = tmp_path / "two.jsonl"
     big, mini = Instant("responses", "Big {}."), Instant("chat", "Mini {}.", name="gpt-4.1-mini", backend="there")
@@ -258,7 +372,59 @@ async def test_a_service_with_two_models_has_a_handle_for_each(engine, tmp_path)
         model.of("gpt-5")
 
 
-async def test_what_was_interrupted_breaks_off_where_it_did(engine, tmp_path):
+@pytest.fixture
+async def stopped(api, stage_for, tmp_path):
+    """A conversation whose second answer was stopped by its reader; with its events."""
+    path = tmp_path / "stopped.jsonl"
+    script = ["Fine.", Reply(Reason("Well. " * 9), Text("A long answer. " * 40), delay=0.01), "On we go."]
+    async with open_engine(":memory:") as engine, stage_for(*script, engine=engine) as s:
+        c = await engine.create(id="c")
+        await c.run(s.model(api), "Hi!")
+        await stop(c, s.model(api))
+        await c.run(s.model(api), "Shorter, please.")
+        await export(engine, path, "c")
+        return path, [event async for event in c.events()]
+
+
+async def stop(c, model):
+    """Ask, and leave once there is something to read."""
+    async with c.stream(model, "Tell me all.") as stream:
+        async for event in stream:
+            if event.type == "response.output_text.delta":
+                break
+
+
+async def test_an_answer_that_was_stopped_can_be_stopped_again(stopped, engine):
+    path, recorded = stopped
+    model = RecordedModel(path, match="exact")
+    c = await engine.create()
+    await c.run(model, "Hi!")
+    await stop(c, model)
+    assert (await c.run(model, "Shorter, please.")).output_text == "On we go."
+    model.check()
+    assert model.changed == []
+    events = [event async for event in c.events()]
+    assert [(one.type, one.item, one.data.get("digest")) for one in events] == [
+        (one.type, one.item, one.data.get("digest")) for one in recorded
+    ]
+    cuts = [[one.data for one in some if one.type == "response.interrupted"] for some in (events, recorded)]
+    assert cuts[0] == cuts[1] != []
+
+
+async def test_who_reads_an_answer_on_that_was_stopped_is_told(stopped, engine, monkeypatch):
+    monkeypatch.setattr(recorded_model, "_PATIENCE", 0.01)
+    model = RecordedModel(stopped[0])
+    c = await engine.create()
+    await c.run(model, "Hi!")
+    with pytest.raises(ResponseFailed, match=r"interrupted here \(left\)"):
+        await c.run(model, "Tell me all.")
+    with pytest.raises(ResponseFailed, match="this answer was stopped by whoever read it, and now it was read on"):
+        await c.run(model, "Shorter, please.")
+    assert any("it was read on" in line for line in model.changed)
+
+
+async def test_what_was_interrupted_breaks_off_where_it_did(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded_model, "_PATIENCE", 0.01)
     path = tmp_path / "cut.jsonl"
     reached = anyio.Event()
 

@@ -6,7 +6,8 @@ from everything_log import BUDGET, everything
 from instant_model import Instant
 from turnlog import Budget, NotFound
 from turnlog.engine.manifest import SENT
-from turnlog.engine.replay import stepping
+from turnlog.engine.replay import Piecewise, encoders, stepping
+from turnlog.engine.replay.stepping import diff, diffs, steps
 from turnlog.engine.tokens import scaled
 
 pytestmark = pytest.mark.anyio
@@ -100,3 +101,48 @@ async def test_why_tells_the_fate_the_rule_and_the_tokens(engine):
         await stepping.why(engine, c.id, 9999, last.seq)
     with pytest.raises(NotFound, match="response 2"):
         await stepping.why(engine, c.id, 2, 2)
+
+
+def counted(known, written):
+    """Return encoders like those known, which note the items that they write."""
+
+    def counts(encoder):
+        def pieces(items, settings):
+            written.extend(one.seq for one in items)
+            return encoder.pieces(items, settings)
+
+        return Piecewise(encoder, encoder.field, pieces)
+
+    return {key: counts(encoder) for key, encoder in known.items()}
+
+
+async def test_all_diffs_together_are_those_of_each_and_write_an_item_once_or_twice(engine, monkeypatch):
+    c = await engine.create(id="c")
+    one, other = Instant(budget=Budget(1_500)), Instant("chat", budget=Budget(2_500))
+    for turn in range(60):
+        await c.run(
+            other if turn % 3 else one, f"Question {turn}: " + "and what of it? " * 6, instructions=f"{turn // 20}"
+        )
+    found = await steps(engine, "c")
+    written = []
+    known = counted(encoders(), written)
+    monkeypatch.setattr(stepping, "encoders", lambda: known)
+    made = {step.seq: one async for step, one in diffs(engine, "c", found)}
+    assert len(written) < 6 * len([entry async for entry in c.items()])
+    assert list(made) == [step.seq for step in found]
+    assert sum(bool(step.cut) for step in found) > 2
+    for step in found:
+        alone = await diff(c, step.before, step.seq)
+        assert made[step.seq].changes == alone.changes
+        assert list(made[step.seq].new) == alone.new
+        assert made[step.seq].frame == alone.frame
+
+
+async def test_a_diff_of_what_was_erased_says_so(engine):
+    c = await engine.create(id="c")
+    for turn in range(3):
+        await c.run(Instant(), f"Question {turn}?")
+    await c.erase([entry.seq async for entry in c.items()][2], reason="asked to")
+    found = [one async for _, one in diffs(engine, "c", await steps(engine, "c"))]
+    assert not isinstance(found[0], str)
+    assert found[1:] == ["conversation c, the content at seq 7: deleted"] * 2

@@ -151,3 +151,28 @@ async def test_a_context_that_nobody_knows_has_to_be_named(engine):
         await came(engine, Scenario(), name=made.id)
     (one,) = (await came(engine, Scenario(context=1_000), name=made.id)).outcomes
     assert (one.requests, one.overflow) == (1, 0)
+
+
+async def test_what_forks_share_counts_once(engine):
+    c = await talked(engine, Instant(), 4)
+    f = await c.fork(id="f")
+    g = await f.fork(id="g", at=12)
+    model = Instant()
+    for one, turns in ((c, 1), (f, 2), (g, 3)):
+        for turn in range(turns):
+            await one.run(model, f"And {one.id}, {turn}?", instructions="Answer.")
+
+    async def counted(*names):
+        found = WhatIf(engine, [Scenario(), Scenario(context=2_000)], Prices({"gpt-4o-mini": Price(1.0, 1.0)}))
+        for name in names:
+            await found.run(name)
+        assert len({one.requests for one in (found.recorded, *found.outcomes)}) == 1
+        assert found.recorded.price > 0
+        return found.recorded.requests, found.recorded.tokens
+
+    alone = [await counted(name) for name in "cfg"]
+    own = {call.seq for call in [one async for one in g.responses()]}
+    assert [one[0] for one in alone] == [5, 6, len(own)]
+    first, *others = [await counted(*names) for names in ("cfg", "gfc", "fcg")]
+    assert others == [first, first]
+    assert first[0] == 4 + 1 + 2 + 3

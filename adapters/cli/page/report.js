@@ -7,6 +7,11 @@
   const seconds = (value) => (value === null ? "–" : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`);
   const byId = (id) => document.getElementById(id);
 
+  // What changes the direction of text is shown as what it is: else a line could seem to say something else.
+  const turning = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+  const seen = (child) =>
+    typeof child === "string" ? child.replace(turning, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`) : child;
+
   // Everything that is shown is set as text: nothing of a log is ever read as markup.
   function make(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -14,7 +19,7 @@
       if (name === "class") made.className = value;
       else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
     }
-    made.append(...children.filter((child) => child !== null && child !== undefined));
+    made.append(...children.filter((child) => child !== null && child !== undefined).map(seen));
     return made;
   }
 
@@ -31,25 +36,52 @@
 
   // -- the request of a step, as it was sent
 
+  // Each names with how many of the items before it on its line it begins, and the others.
   function indexes(step) {
-    return step.pieces.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at));
+    const parts = [];
+    let wanted = Infinity;
+    for (let one = step; one && wanted > 0; one = one.before === null ? null : steps[one.before]) {
+      const [same, ranges] = one.pieces;
+      const own = ranges.flatMap(([first, count]) => Array.from({ length: count }, (_, at) => first + at));
+      parts.push(own.slice(0, Math.max(0, wanted - same)));
+      wanted = Math.min(wanted, same);
+    }
+    return parts.reverse().flat();
   }
 
+  // The bytes that were sent, as text: nothing is parsed, so no number is rounded and no key goes elsewhere.
   function body(step) {
     if (step.missing) return null;
     const whole = { ...frames[step.frame] };
-    if (step.field) whole[step.field] = indexes(step).map((at) => pieces[at]);
-    return Object.fromEntries(Object.entries(whole).sort(([one], [other]) => (one < other ? -1 : 1)));
+    if (step.field) whole[step.field] = `[${indexes(step).map((at) => pieces[at]).join(",")}]`;
+    const keys = Object.keys(whole).sort((one, other) => (one < other ? -1 : 1));
+    return `{${keys.map((key) => `${JSON.stringify(key)}:${whole[key]}`).join(",")}}`;
   }
 
-  const pretty = (value) => JSON.stringify(value, null, 2);
+  // Canonical JSON on lines; only white space is added.
+  function pretty(text) {
+    let made = "";
+    let depth = 0;
+    const line = () => `\n${"  ".repeat(depth)}`;
+    for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"?|[[{]\s*[\]}]|[[{\]},:]|[^"[{\]},:]+/gs)) {
+      if (token === "{" || token === "[") {
+        depth += 1;
+        made += token + line();
+      } else if (token === "}" || token === "]") {
+        depth = Math.max(0, depth - 1);
+        made += line() + token;
+      } else made += token === "," ? `,${line()}` : token === ":" ? ": " : token;
+    }
+    return made;
+  }
 
   // -- the page
 
   function tiles() {
-    byId("title").textContent = about.id;
-    const meta = Object.keys(about.metadata).length ? ` · ${JSON.stringify(about.metadata)}` : "";
-    byId("about").textContent = `${number(about.version)} events, ${about.first} to ${about.last}${meta} · turnlog ${about.turnlog}`;
+    byId("title").textContent = seen(about.id);
+    const meta = about.metadata === "{}" ? "" : ` · ${about.metadata}`;
+    const left = about.left_out ? ` · the first ${number(about.left_out)} requests are left out: the page would be too large` : "";
+    byId("about").textContent = seen(`${number(about.version)} events, ${about.first} to ${about.last}${meta}${left} · turnlog ${about.turnlog}`);
     const failed = steps.filter((step) => step.status === "failed" || step.status === "interrupted").length;
     const sent = steps.reduce((sum, step) => sum + step.tokens, 0);
     const shared = steps.reduce((sum, step) => sum + step.shared, 0);
@@ -118,14 +150,27 @@
     if (path) draw(svg, "path", { class: cls, d: path });
   }
 
+  // How far a chart reaches: what a few have many times more of than nearly all others goes beyond it.
+  function reach(values) {
+    const ordered = [...values].sort((one, other) => one - other);
+    const usual = ordered[Math.floor(0.95 * (ordered.length - 1))] || 1;
+    const top = ordered[ordered.length - 1] || 1;
+    return top > 4 * usual ? 2 * usual : top;
+  }
+
   let heres = [];
   function charts() {
-    const most = Math.max(1, ...steps.map((step) => Math.max(step.tokens, step.context ? step.context - step.reserve : 0)));
+    const highs = steps.map((step) => Math.max(step.tokens, step.context ? step.context - step.reserve : 0));
+    const most = reach(highs);
     const svg = frame("tokens", 240, `${number(most)} tokens`, "tokens");
-    const rows = kinds.map((_, kind) => [`var(--k${kind})`, steps.map((step) => step.kinds[kind])]);
+    const part = (step) => Math.min(1, most / Math.max(1, step.tokens));
+    const rows = kinds.map((_, kind) => [`var(--k${kind})`, steps.map((step) => step.kinds[kind] * part(step))]);
     const width = stacked(svg, 240, most, rows);
-    line(svg, "budget", 240, most, width, steps.map((step) => (step.context ? step.context - step.reserve : 0)));
-    line(svg, "shared", 240, most, width, steps.map((step) => step.shared));
+    line(svg, "budget", 240, most, width, steps.map((step) => (step.context ? Math.min(most, step.context - step.reserve) : 0)));
+    line(svg, "shared", 240, most, width, steps.map((step) => Math.min(most, step.shared)));
+    steps.forEach((step, at) => {
+      if (step.tokens > most) draw(svg, "path", { class: "over", d: `M${at * width} 0H${(at + 1) * width}` });
+    });
     for (const [cls, is] of [["cut", (step) => step.cut], ["compaction", (step) => step.compacted]]) {
       steps.forEach((step, at) => {
         if (is(step)) draw(svg, "line", { class: cls, x1: at * width, x2: at * width, y1: 0, y2: 240 });
@@ -147,10 +192,10 @@
         swatch.style.background = `var(--k${kind})`;
         return make("li", {}, swatch, `${name} ${number(sum)}`);
       }),
-      ...[["cut", "warn"], ["compaction", "k7"]].filter(([name]) => svg.querySelector(`line.${name}`)).map(([name, color]) => {
+      ...[["cut", "warn"], ["compaction", "k7"], ["over", "bad"]].filter(([name]) => svg.querySelector(`.${name}`)).map(([name, color]) => {
         const swatch = make("i", { class: "tick" });
         swatch.style.background = `var(--${color})`;
-        return make("li", {}, swatch, name);
+        return make("li", {}, swatch, name === "over" ? "more than the chart shows" : name);
       }),
     );
   }
@@ -215,6 +260,7 @@
   // -- one request
 
   let current = -1;
+  let showing = 0;
   function open(at) {
     current = at;
     const step = steps[at];
@@ -230,16 +276,17 @@
     const tabs = [["Summary", summary], ["Diff", changes], ["Request", request]];
     const panel = make("div", { role: "tabpanel" });
     const bar_ = make("div", { role: "tablist" });
-    tabs.forEach(([name, fill], index) => {
-      const tab = make("button", { type: "button", role: "tab", "aria-selected": index === 0 }, name);
-      tab.addEventListener("click", () => {
-        for (const other of bar_.children) other.setAttribute("aria-selected", other === tab);
-        panel.replaceChildren(...fill(step));
-      });
+    const choose = (index) => {
+      showing = index;
+      [...bar_.children].forEach((tab, place) => tab.setAttribute("aria-selected", place === index));
+      panel.replaceChildren(...tabs[index][1](step));
+    };
+    tabs.forEach(([name], index) => {
+      const tab = make("button", { type: "button", role: "tab" }, name);
+      tab.addEventListener("click", () => choose(index));
       bar_.append(tab);
     });
-    bar_.firstChild.setAttribute("aria-selected", "true");
-    panel.replaceChildren(...summary(step));
+    choose(showing);
     const title = make("h2", {}, `Response ${step.seq} `, make("span", { class: style(step) }, step.status));
     byId("detail").replaceChildren(close, title, bar_, panel);
     byId("detail").hidden = false;
@@ -288,25 +335,94 @@
     return parts;
   }
 
-  function changes(step) {
-    if (step.missing) return [make("p", { class: "bad" }, step.missing)];
-    const before = step.before === null ? null : steps[step.before];
-    if (!before || before.missing) return [make("p", { class: "hint" }, "There is no request before it to compare with."), ...request(step)];
-    const [old, now] = [indexes(before), indexes(step)];
+  // Pairs of places at which two lists have the same in the same order, as many as possible; of very long lists those
+  // of what stands in each only once.
+  function common(old, now) {
     let head = 0;
     while (head < old.length && head < now.length && old[head] === now[head]) head += 1;
     let tail = 0;
     while (tail < Math.min(old.length, now.length) - head && old[old.length - 1 - tail] === now[now.length - 1 - tail]) tail += 1;
-    const gone = old.slice(head, old.length - tail);
-    const come = now.slice(head, now.length - tail);
-    const parts = [make("p", { class: "hint" }, `Against response ${before.seq}: ${head} items at the beginning are the same${tail ? `, and ${tail} at the end` : ""}.`)];
-    parts.push(...gone.map((at) => make("pre", { class: "removed" }, `− ${pretty(pieces[at])}`)));
-    parts.push(...come.map((at) => make("pre", { class: "added" }, `+ ${pretty(pieces[at])}`)));
+    const [one, other] = [old.slice(head, old.length - tail), now.slice(head, now.length - tail)];
+    const middle = one.length * other.length <= 4_000_000 ? longest(one, other) : anchors(one, other);
+    return [
+      ...Array.from({ length: head }, (_, at) => [at, at]),
+      ...middle.map(([at, to]) => [head + at, head + to]),
+      ...Array.from({ length: tail }, (_, at) => [old.length - tail + at, now.length - tail + at]),
+    ];
+  }
+
+  function longest(one, other) {
+    const wide = other.length + 1;
+    const table = new Uint16Array((one.length + 1) * wide);
+    for (let at = one.length - 1; at >= 0; at -= 1) {
+      for (let to = other.length - 1; to >= 0; to -= 1) {
+        const here = at * wide + to;
+        table[here] = one[at] === other[to] ? table[here + wide + 1] + 1 : Math.max(table[here + wide], table[here + 1]);
+      }
+    }
+    const made = [];
+    for (let at = 0, to = 0; at < one.length && to < other.length; ) {
+      if (one[at] === other[to]) made.push([at++, to++]);
+      else if (table[(at + 1) * wide + to] >= table[at * wide + to + 1]) at += 1;
+      else to += 1;
+    }
+    return made;
+  }
+
+  function anchors(one, other) {
+    const single = (list) => {
+      const found = new Map();
+      list.forEach((item, at) => found.set(item, found.has(item) ? -1 : at));
+      return found;
+    };
+    const [here, there] = [single(one), single(other)];
+    const pairs = [...here].filter(([item, at]) => at >= 0 && (there.get(item) ?? -1) >= 0).map(([item, at]) => [at, there.get(item)]);
+    const ends = [];
+    for (const pair of pairs) {
+      let [low, high] = [0, ends.length];
+      while (low < high) {
+        const half = (low + high) >> 1;
+        if (ends[half].to < pair[1]) low = half + 1;
+        else high = half;
+      }
+      ends[low] = { at: pair[0], to: pair[1], before: low ? ends[low - 1] : null };
+    }
+    const made = [];
+    for (let end = ends[ends.length - 1]; end; end = end.before) made.push([end.at, end.to]);
+    return made.reverse();
+  }
+
+  const SHOWN = 100;
+  function items(sign, cls, list) {
+    const made = list.slice(0, SHOWN).map((at) => make("pre", { class: cls }, `${sign} ${pretty(pieces[at])}`));
+    return list.length > SHOWN ? [...made, make("p", { class: "hint" }, `and ${number(list.length - SHOWN)} more items`)] : made;
+  }
+
+  function changes(step) {
+    if (step.missing) return [lacking(step)];
+    const before = step.before === null ? null : steps[step.before];
+    if (!before || before.missing) return [make("p", { class: "hint" }, "There is no request before it to compare with."), ...request(step)];
+    const [old, now] = [indexes(before), indexes(step)];
+    const same = common(old, now);
+    const counts = `${same.length} items are the same, ${old.length - same.length} went, ${now.length - same.length} came`;
+    const parts = [make("p", { class: "hint" }, `Against response ${before.seq}: ${counts}.`)];
+    let [from, to, run] = [0, 0, 0];
+    const told = () => {
+      if (run) parts.push(make("p", { class: "hint" }, `${run} the same`));
+      run = 0;
+    };
+    for (const [at, into] of [...same, [old.length, now.length]]) {
+      if (from < at || to < into) told();
+      parts.push(...items("−", "removed", old.slice(from, at)), ...items("+", "added", now.slice(to, into)));
+      [from, to] = [at + 1, into + 1];
+      if (at < old.length) run += 1;
+    }
+    told();
     if (before.frame !== step.frame) {
       parts.push(make("h3", {}, "Beside the items"));
       const [was, is] = [frames[before.frame], frames[step.frame]];
       for (const key of new Set([...Object.keys(was), ...Object.keys(is)])) {
-        if (pretty(was[key]) === pretty(is[key])) continue;
+        if (was[key] === is[key]) continue;
         if (key in was) parts.push(make("pre", { class: "removed" }, `− ${key}: ${pretty(was[key])}`));
         if (key in is) parts.push(make("pre", { class: "added" }, `+ ${key}: ${pretty(is[key])}`));
       }
@@ -314,10 +430,12 @@
     return parts;
   }
 
+  const lacking = (step) => make("p", { class: "bad" }, `${step.missing}: turnlog request ${about.id} --response ${step.seq}`);
+
   function request(step) {
     const whole = body(step);
-    if (whole === null) return [make("p", { class: "bad" }, step.missing)];
-    const told = about.cutoff ? make("p", { class: "warn" }, `Texts of more than ${number(about.cutoff)} characters are cut short on this page: turnlog request ${about.id} --response ${step.seq} shows all.`) : null;
+    if (whole === null) return [lacking(step)];
+    const told = about.cutoff ? make("p", { class: "warn" }, `Texts of more than ${number(about.cutoff)} characters are cut short on this page, and items of four times as many: turnlog request ${about.id} --response ${step.seq} shows all.`) : null;
     return [told, make("pre", {}, pretty(whole))].filter(Boolean);
   }
 
