@@ -76,7 +76,7 @@ async def test_the_fourth_example_branches_and_forgets(tmp_path):
 
 
 @pytest.mark.anyio
-async def test_the_fourth_example_plays_a_recording(tmp_path):
+async def test_the_fifth_example_plays_a_recording(tmp_path):
     async with scripted_server(answer) as server, open_engine(":memory:") as engine:
         async with AsyncOpenAI(base_url=server.base_url, api_key="test", max_retries=0) as client:
             c = await engine.create(id="conv-81")
@@ -86,7 +86,7 @@ async def test_the_fourth_example_plays_a_recording(tmp_path):
     path = anyio.Path(tmp_path / "tests" / "recordings" / "conv-81.jsonl.gz")
     await path.parent.mkdir(parents=True)
     await path.write_bytes(gzip.compress(b"".join(lines)))
-    plays = f"{BLOCKS[3]}\n\nimport asyncio\nasyncio.run(test_yesterday())\nprint('played')\n"
+    plays = f"{BLOCKS[4]}\n\nimport asyncio\nasyncio.run(test_yesterday())\nprint('played')\n"
     assert await run(plays, "http://127.0.0.1:9", tmp_path) == "played\n"
     with pytest.raises(subprocess.CalledProcessError) as failed:
         await run(plays.replace("Paris", "Rome"), "http://127.0.0.1:9", tmp_path)
