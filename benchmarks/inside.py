@@ -20,7 +20,8 @@ from turnlog.engine.canonical import loads
 from turnlog.engine.codec import REQUESTED, body, event
 from turnlog.engine.events import ContextCompacted, Record, StandIn
 from turnlog.engine.log import Query, Store
-from turnlog.engine.replay import rebuild, verify
+from turnlog.engine.portable import dump
+from turnlog.engine.replay import RecordedModel, rebuild, verify
 from turnlog.engine.tokens import count_text
 from turnlog.engine.vocabulary import estimate, load
 from turnlog.engine.window.policies import OldestTurns, Policy
@@ -226,6 +227,37 @@ async def _decoded(store: Store, name: str) -> list[Record]:
             return found
 
 
+async def played(system: Turnlog, *, url: str, turns: int) -> Mapping[str, Any]:
+    """Hold a conversation with a server, then send its requests once more: to the server, and to the recording.
+
+    Returns what one took on average; of the recording also with another prompt than was recorded.
+    """
+    flush_takes(0)
+    async with _client(url) as client, open_engine(":memory:") as engine:
+        model = Responses(client, MODEL)
+        held = await engine.create(id="played")
+        for number in range(turns):
+            await held.respond(model, f"{number}: And then?")
+        sent = [await call.request() async for call in held.responses()]
+        path = system.folder / "played.jsonl"
+        path.write_bytes(b"".join([line async for line, _ in dump(engine.store, "played")]))
+        flush_takes(DISK)
+        return {
+            "server": await _each(model, sent),
+            "recorded": await _each(RecordedModel(path), sent),
+            "changed": await _each(RecordedModel(path), [{**one, "instructions": "Changed."} for one in sent]),
+        }
+
+
+async def _each(model: Any, requests: Sequence[Mapping[str, Any]]) -> float:
+    gc.collect()
+    begun = time.perf_counter()
+    for request in requests:
+        async for _ in model.send(request):
+            pass
+    return (time.perf_counter() - begun) / len(requests)
+
+
 # -- branches
 
 
@@ -321,5 +353,5 @@ async def _last(turns: int, most: int) -> Mapping[str, int]:
 
 
 TASKS: Final[Mapping[str, Task]] = {
-    task.__name__: task for task in (answers, logged_turns, logged, verified, branched, counted, prefixes)
+    task.__name__: task for task in (answers, logged_turns, logged, verified, played, branched, counted, prefixes)
 }

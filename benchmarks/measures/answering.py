@@ -14,7 +14,7 @@ from benchmarks.fleet import Failed
 from benchmarks.results import OURS
 from benchmarks.run import Job, Run
 
-__all__ = ("WAYS", "measure")
+__all__ = ("WAYS", "measure", "serving")
 
 WAYS: Final = {OURS: "turnlog", "bare openai client": "typed", "bare openai client, raw": "raw"}
 """Who answers: turnlog; the client as its documentation shows; and the client where a body goes as it is and only JSON
@@ -23,7 +23,8 @@ _TIMES: Final = 3
 
 
 @contextmanager
-def _serving() -> Iterator[str]:
+def serving() -> Iterator[str]:
+    """Run the scripted server in a process of its own; yield its address."""
     command = [sys.executable, "-m", "benchmarks.server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
@@ -41,7 +42,7 @@ def measure(run: Run) -> None:
     """Measure both, streamed and not; and how many flushes a turn with a tool costs."""
     run.say("responses through turnlog and by the bare client")
     try:
-        with _serving() as url:
+        with serving() as url:
             _measure(run, url)
     except Failed as reason:
         run.results.note("response_streamed", OURS, str(reason))

@@ -1,18 +1,47 @@
-"""Verifying and rebuilding what was sent: how fast, beside only reading and decoding the same log."""
+"""Verifying and rebuilding what was sent, beside only reading and decoding the log; a recording beside a server."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.fleet import Failed
+from benchmarks.measures.answering import serving
 from benchmarks.results import OURS
 from benchmarks.run import Job, Run
 
 __all__ = ("measure",)
 
 
+_TURNS: Final = 100
+
+
 def measure(run: Run) -> None:
-    """Measure the log of turns whose bytes were counted."""
+    """Measure the log of turns whose bytes were counted; and a recorded conversation."""
+    _verifying(run)
+    run.say("a recorded conversation, and the server that it was recorded of")
+    try:
+        with serving() as url:
+            _playing(run, url)
+    except Failed as reason:
+        run.results.note("recorded_vs_server", OURS, str(reason))
+
+
+def _playing(run: Run, url: str) -> None:
+    kind = run.fleet.kind(OURS)
+    found: list[Any] = []
+
+    def ask(_: int) -> None:
+        found.append(kind.ask("played", run.folder / "played", module="benchmarks.inside", url=url, turns=_TURNS))
+
+    run.interleaved([Job("recorded_vs_server", OURS, ask)])
+    if found:
+        for name in ("server", "recorded", "changed"):
+            run.results.add(f"send_{name}", OURS, [1000 * one[name] for one in found], "ms/request")
+        slower = [one["server"] / max(one["recorded"], one["changed"]) for one in found]
+        run.results.add("recorded_vs_server", OURS, slower, "times as fast")
+
+
+def _verifying(run: Run) -> None:
     run.say("verifying and rebuilding requests")
     kind = run.fleet.kind(OURS)
     found: list[Any] = []

@@ -36,9 +36,11 @@ __all__ = ("Frames", "Recent", "Running")
 
 _LINES: Final = 4
 _FRAMES: Final = 64
+_MISSED: Final = 8
 _BYTES: Final = 8 * 1024 * 1024
 """How much of what was read last is kept at hand."""
 _FAILED: Final = "response.failed"
+_FEW: Final = 8
 _CARRIERS: Final = frozenset({ITEM, "response.interrupted"})
 """The events that can carry an item."""
 _FAR: Final = 2**63
@@ -100,6 +102,8 @@ class Frames:
     def __init__(self, store: Shelf, known: Encoders) -> None:
         self._store = store
         self._known = known
+        self._missed = _MISSED
+        """Of the last page: how many settings were not known yet."""
         self._raw: dict[str, bytes | None] = {}
         """What was fetched last."""
         self._frames: OrderedDict[tuple[str, int, str, str | None, str], tuple[Frame, Any] | None] = OrderedDict()
@@ -110,7 +114,10 @@ class Frames:
         return encoder if isinstance(encoder, Piecewise) else None
 
     async def fetch(self, page: Sequence[Record]) -> None:
-        """Read the settings of a page's requests, all at once: one by one takes long where each has its own."""
+        """Read the settings of a page's requests, all at once; only where those of the last page were ever others."""
+        missed, self._missed = self._missed, 0
+        if missed < _MISSED:
+            return
         wanted = {_settings_of(record) for record in page if record.kind == REQUESTED} - self._raw.keys() - {None}
         if len(wanted) > 1:
             names = [name for name in wanted if name is not None]
@@ -122,6 +129,7 @@ class Frames:
         place = said.adapter, said.encoder, said.settings, said.cache_key, said.manifest.remote
         if place not in self._frames:
             self._frames[place] = await self._made(said)
+            self._missed += 1
             if len(self._frames) > _FRAMES:
                 self._frames.popitem(last=False)
         return self._frames[place]
@@ -356,6 +364,8 @@ def _place(said: ResponseRequested) -> tuple[Any, ...]:
 
 def _from(manifest: Manifest, first: int) -> Manifest:
     """Return what a manifest says of seqs from one on: for the end of a window nothing else is looked at."""
+    if len(manifest.runs) + len(manifest.bare) < _FEW:
+        return manifest
     runs = bisect_left(manifest.runs, first, key=_last_of_run)
     bare = bisect_left(manifest.bare, first, key=_last_of_span)
     if not runs and not bare:

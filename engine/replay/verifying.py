@@ -236,8 +236,13 @@ class _Seen:
         if record.seq != self._last + 1:
             self._missing(record.seq - 1)
         self._last = record.seq
-        if not _is_sound(record):
-            self.damaged[record.seq] = record.seq, damage(record)
+        try:
+            # What nearly every event is; `damage` says more.
+            sound = checksum(record.item, record.data) == record.sum and _EARLIEST < record.time < _LATEST
+        except TypeError:
+            sound = False
+        if not sound and (reason := damage(record)):
+            self.damaged[record.seq] = record.seq, reason
         if record.flags & ERASED:
             self.gone.append(record.seq)
         if record.kind == ITEM:
@@ -266,16 +271,6 @@ class _Seen:
             if first == manifest.base or any(manifest.fate(seq) in SENT for seq in range(first, last + 1)):
                 return first
         return 0
-
-
-def _is_sound(record: Record) -> bool:
-    """Return whether `damage` finds nothing, at little cost for nearly all events."""
-    try:
-        if _EARLIEST < record.time < _LATEST and checksum(record.item, record.data) == record.sum:
-            return True
-    except TypeError:
-        pass
-    return not damage(record)
 
 
 async def snapshots(store: Reads, name: str, after: int = 0) -> AsyncIterator[Snapshot]:

@@ -40,6 +40,7 @@ def test_it_measures_turnlog_beside_the_floor(found):
     assert 0 < found["ratios"]["shared_prefix_2000_turns"] < 1
     # How fast, no test says: machines are busy at times.
     assert found["ratios"]["verify_vs_decode"] > 0
+    assert value(found, "recorded_vs_server") > 0
     assert found["ratios"]["append_1_vs_flush"] > 0
 
 
