@@ -131,6 +131,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counted tokens that the server has found too many: windows of the line stay below; 0: none that is known."""
     unread: int = 0
     """Encrypted content up to this seq is not sent: its maker has refused to read it."""
+    told: tuple[Span, ...] = ()
+    """What was not sent as items, but of which the request's own question holds an excerpt."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
     """Tokens of each item, in memory only: a stored manifest comes back without them."""
 
