@@ -42,7 +42,7 @@ UNFIT: Final[Mapping[str, str]] = {
 }
 """Why a result is not used, by the reason that the log gives."""
 
-_PLENTY: Final = 64
+_PLENTY: Final = 16
 """Tokens that are enough for a summary of whatever length."""
 _SHARE: Final = 500
 """How many tokens one token of a summary may stand for, as long as it is not plenty."""
