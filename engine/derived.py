@@ -11,7 +11,7 @@ from .compaction import references
 from .events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
 from .history import ENDS
 from .log import Query, Store
-from .manifest import SENT
+from .manifest import SENT, Manifest
 
 __all__ = ("derived",)
 
@@ -55,10 +55,15 @@ async def _requests(
             held = False
         elif isinstance(said, ResponseRequested) and said.purpose == "compaction":
             manifest = said.manifest
-            held = held or manifest.base in void or any(manifest.fate(seq) in SENT for seq in seqs)
+            held = held or manifest.base in void or any(_saw(manifest, seq) for seq in seqs)
             if held:
                 found.append(record)
     return found
+
+
+def _saw(manifest: Manifest, seq: int) -> bool:
+    """Return whether a request held an item, or an excerpt of it in its question."""
+    return manifest.fate(seq) in SENT or any(first <= seq <= last for first, last in manifest.told)
 
 
 async def _said(store: Store, name: str, request: Record) -> AsyncIterator[Record]:

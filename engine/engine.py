@@ -110,6 +110,8 @@ class Engine:
         """Those whose names are kept for them."""
         self._running: dict[anyio.Event, anyio.CancelScope] = {}
         """Turns in their callers' own tasks."""
+        self.unserved: set[tuple[str, str]] = set()
+        """Models, by backend and name, that turned out to have no service for compactions."""
         self._overheads: dict[tuple[str, Counter, str], int] = {}
 
     def check(self) -> None:

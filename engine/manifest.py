@@ -135,6 +135,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Ids up to this seq are not sent: the server did not find what it gave them to."""
     unfit: tuple[int, ...] = ()
     """Items that are not sent: the server that made them has refused to take them back."""
+    told: tuple[Span, ...] = ()
+    """What was not sent as items, but of which the request's own question holds an excerpt."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
     """Tokens of each item, in memory only: a stored manifest comes back without them."""
 

@@ -25,6 +25,11 @@ _MORE: Final = (
     "that one whatever still holds."
 )
 
+_LONG: Final = (
+    "What follows comes next in the conversation, and is too long to be shown whole: of each piece of it you see the "
+    "beginning and the end. It is part of what you sum up; say of it that it was longer.\n\n{}"
+)
+
 UNFIT: Final[Mapping[str, str]] = {
     "cut_off": "it was cut off at its end",
     "called": "the model called a tool instead",
@@ -37,15 +42,19 @@ UNFIT: Final[Mapping[str, str]] = {
 }
 """Why a result is not used, by the reason that the log gives."""
 
-_PLENTY: Final = 64
+_PLENTY: Final = 16
 """Tokens that are enough for a summary of whatever length."""
 _SHARE: Final = 500
 """How many tokens one token of a summary may stand for, as long as it is not plenty."""
 
 
-def prompt(before: str | None = None) -> str:
-    """Return what a model is asked behind what it is to sum up; *before* is a summary of what came earlier."""
-    return _ASK if before is None else f"{_ASK}\n\n{_MORE.format(before)}"
+def prompt(before: str | None = None, passage: str | None = None) -> str:
+    """Return what a model is asked behind what it is to sum up.
+
+    *before* is a summary of what came earlier, *passage* a text of what is too long to be sent.
+    """
+    asked = _ASK if before is None else f"{_ASK}\n\n{_MORE.format(before)}"
+    return asked if passage is None else f"{asked}\n\n{_LONG.format(passage)}"
 
 
 def unusable(items: Sequence[Mapping[str, Any]], status: str, *, remote: bool) -> str | None:

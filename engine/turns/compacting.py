@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from ..blobs import filled
 from ..canonical import loads
@@ -18,8 +20,9 @@ from ..events import ContextCompacted, NewEvent, Origin, StandIn
 from ..history import Entry, History
 from ..items import Item, read
 from ..log import LeaseChange
-from ..manifest import Manifest
+from ..manifest import Manifest, Span, spans
 from ..model import StreamEvent
+from ..passages import passage
 from ..reader import logged
 from ..summaries import HEADER, is_too_short, prompt
 from ..tokens import Counter, measure
@@ -57,6 +60,17 @@ class RemotePlan(Plan):
         compacts: Any = self.model
         sent: AsyncIterator[StreamEvent] = compacts.compact(body, **self.transport)
         return sent
+
+
+class _Part(NamedTuple):
+    """What one request for a summary is made with."""
+
+    units: Sequence[Unit]
+    asking: NewEvent
+    told: tuple[Span, ...]
+    """What is in the question rather than among the items."""
+    size: int
+    """How many units of what is to be summed up that is."""
 
 
 class Compactor:
@@ -219,14 +233,35 @@ class Compactor:
         while units or not made:
             before = text_of(list(made.values())) if made else None
             base = 0 if made else self._base_weight(plan)
-            asking = await self.engine.intake.item({"role": "user", "content": prompt(before)})
-            size = next_part(units, _room(plan) - base - asking.tokens) if units else 0
-            part, units = units[:size], units[size:]
+            part = await self._next(units, before, _room(plan) - base, count)
+            units = units[part.size :]
             check = (lambda _: None) if units else partial(self._check, count, fixed)
-            made = await self._part(plan, scene, part, asking, base, check)
+            made = await self._part(plan, scene, part, base, check)
         spoken = {seq: measure(item, count).tokens for seq, item in made.items() if _is_spoken(item)}
         parts = [StandIn(item=header), *(StandIn(seq=seq) for seq in spoken), *self._quoted()]
         return self._said(parts), fixed + sum(spoken.values())
+
+    async def _next(self, units: Sequence[Unit], before: str | None, room: int, count: Counter) -> _Part:
+        """Return as much as one request has room for, at least one unit; of what is too long for any an excerpt.
+
+        Raises:
+            BudgetExceeded: there is no room even for that.
+        """
+        asking = await self._asking(prompt(before))
+        try:
+            size = next_part(units, room - asking.tokens) if units else 0
+        except BudgetExceeded:
+            entries = [entry for entry in units[0].entries if entry.seq not in units[0].fit.out]
+            left = room - (await self._asking(prompt(before, ""))).tokens
+            excerpt = passage([await self._whole(entry) for entry in entries], left, count)
+            if excerpt is None:
+                raise
+            told = spans(sorted(entry.seq for entry in entries))
+            return _Part((), await self._asking(prompt(before, excerpt)), told, 1)
+        return _Part(units[:size], asking, (), size)
+
+    async def _asking(self, text: str) -> NewEvent:
+        return await self.engine.intake.item({"role": "user", "content": text})
 
     def _check(self, count: Counter, fixed: int, items: Sequence[Item]) -> str | None:
         spoken = sum(measure(item, count).tokens for item in items if _is_spoken(item))
@@ -234,18 +269,17 @@ class Compactor:
             "too_short" if is_too_short(count(text_of(items)), self.material.replaced) else self._longer(fixed + spoken)
         )
 
-    async def _part(
-        self, plan: Plan, scene: Scene, part: Sequence[Unit], asking: NewEvent, base: int, check: Check
-    ) -> _Made:
+    async def _part(self, plan: Plan, scene: Scene, part: _Part, base: int, check: Check) -> _Made:
         """Have one part summed up: the first with what stands for what was compacted before."""
         first = not self.errands.responses
 
         def choose(history: History, prompts: Sequence[Entry]) -> tuple[History, Manifest]:
             if not first:
                 history.base = None
-            return history, _sending(plan, scene.of(history), part, prompts, base)
+            manifest = _sending(plan, scene.of(history), part.units, prompts, base)
+            return history, msgspec.structs.replace(manifest, told=part.told)
 
-        call = await self.errands.ask(plan, choose, asking)
+        call = await self.errands.ask(plan, choose, part.asking)
         return await self.errands.receive(call, remote=False, check=check)
 
     # -- what is sent

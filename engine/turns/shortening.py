@@ -56,7 +56,7 @@ _NOT_FOR_SUMMARIES: Final = frozenset(
 
 
 def _ways(model: Model | None, method: str) -> list[Method]:
-    """Return the ways to try, the next one only where a server turns out not to have the one before.
+    """Return the ways to try, the next one only where the one before gives nothing that is of use.
 
     Raises:
         Invalid: the model cannot, or none is given.
@@ -112,12 +112,16 @@ async def _planned(
     )
 
 
+def _goes_on(declined: Declined) -> bool:
+    """Return whether the next way is tried: what came was of no use, or there is no such service; not if it failed."""
+    return declined.reason in UNFIT if declined.failure is None else _is_missing(declined)
+
+
 def _is_missing(declined: Declined) -> bool:
-    """Return whether a server has no such service, rather than that it failed."""
-    failure = declined.failure
-    if failure is None:
+    """Return whether a server has no such service."""
+    if declined.failure is None:
         return declined.reason in ("empty", "no_compaction")
-    return failure.status_code in _ELSEWHERE
+    return declined.failure.status_code in _ELSEWHERE
 
 
 # -- by hand
@@ -170,7 +174,7 @@ async def _once(
         try:
             return await Compactor(engine, material, way, plans[way], expected=exact).compact()
         except Declined as declined:
-            if way == ways[-1] or not _is_missing(declined):
+            if way == ways[-1] or not _goes_on(declined):
                 raise await _error(conversation, engine, model, way, declined) from declined.failure
         except BudgetExceeded:
             if way == ways[-1]:
@@ -271,7 +275,7 @@ async def shorten(plan: Plan, hold: Hold, emit: Emit) -> Usage:
     used = Usage()
     if material is None:
         return used
-    for way in _ways(model, policy.method):
+    for way in _tried(engine, model, policy.method):
         instructions = policy.instructions or (plan.options.instructions if way == "remote" else None)
         budget = plan.options.budget if model is plan.model else None
         side = await _planned(engine, plan.conversation, model, way, instructions, budget)
@@ -280,13 +284,21 @@ async def shorten(plan: Plan, hold: Hold, emit: Emit) -> Usage:
             made = await compactor.compact()
         except (Declined, BudgetExceeded) as error:
             used += compactor.errands.usage
-            _log.warning("turnlog.compaction.failed", conversation=name, method=way, error=str(error))
-            if isinstance(error, Declined) and not _is_missing(error):
+            _tell_failed(emit, name, way, error)
+            if isinstance(error, Declined) and way == "remote" and _is_missing(error):
+                engine.unserved.add((model.backend, model.name))
+            if isinstance(error, Declined) and not _goes_on(error):
                 break
         else:
             _tell(emit, made)
             return used + compactor.errands.usage
     return used
+
+
+def _tried(engine: Engine, model: Model, method: str) -> list[Method]:
+    """Return the ways to try; not again that of a service which turned out not to be there."""
+    ways = _ways(model, method)
+    return ways[1:] if len(ways) > 1 and (model.backend, model.name) in engine.unserved else ways
 
 
 async def take_in(plan: Plan, hold: Hold, call: ModelCall, last: LeaseChange | None, emit: Emit) -> None:
@@ -300,10 +312,18 @@ async def take_in(plan: Plan, hold: Hold, call: ModelCall, last: LeaseChange | N
     try:
         made = await Compactor(plan.engine, material, "server", plan, hold, opaque=opaque, last=last).compact()
     except Declined as error:
-        _log.warning("turnlog.compaction.failed", conversation=hold.name, method="server", error=str(error))
+        _tell_failed(emit, hold.name, "server", error)
         await hold.append([], last)
     else:
         _tell(emit, made)
+
+
+def _tell_failed(emit: Emit, name: str, way: Method, error: Declined | BudgetExceeded) -> None:
+    """Say that nothing was compacted, to whoever watches and to the logs: the turn goes on without."""
+    _log.warning("turnlog.compaction.failed", conversation=name, method=way, error=str(error))
+    reason = error.reason if isinstance(error, Declined) else "too_long"
+    raw = {"type": "turnlog.compaction.failed", "method": way, "reason": reason, "message": str(error)}
+    emit(StreamEvent(type="turnlog.compaction.failed", raw=raw))
 
 
 def _tell(emit: Emit, made: Compacted) -> None:

@@ -249,3 +249,49 @@ async def test_an_opaque_item_that_is_refused_later_is_left_out_once(stage):
         assert undone == [{"seq": made.seq}]
         await c.respond(s.model("responses"), "Go on")
         assert "cmp_" not in str(s.bodies[6])
+
+
+async def test_a_service_that_is_not_there_is_asked_for_once(stage):
+    """What it gives instead is a summary, each time."""
+
+    def without(received):
+        return Fail(404) if received.api == "compact" else script(received)
+
+    async with stage(without) as s:
+        c = await s.engine.create()
+        for number in range(20):
+            await c.respond(s.model("responses", budget=SMALL), f"question {number}", policy=Compacting())
+        methods = [event.data["method"] async for event in c.events() if event.type == "context.compacted"]
+        assert methods == ["summary"] * max(len(methods), 2)
+        assert [received.api for received in s.server.requests].count("compact") == 1
+
+
+async def test_a_compaction_that_comes_to_nothing_is_told(stage, api):
+    """To whoever watches, in the logs, and in the log; the turn goes on."""
+
+    def refusing(received):
+        return "I'm sorry, but I can't assist with that." if is_summary(received) else script(received)
+
+    told = []
+    async with stage(refusing) as s:
+        c = await s.engine.create()
+        for number in range(14):
+            policy = Compacting("summary")
+            async with c.stream(s.model(api, budget=SMALL), f"question {number}", policy=policy) as stream:
+                told += [event.raw async for event in stream if event.type == "turnlog.compaction.failed"]
+                assert (await stream.result()).status == "completed"
+        assert told
+        assert {(one["method"], one["reason"], one["message"]) for one in told} == {
+            ("summary", "refused", "the model refused")
+        }
+        ends = [event.data.get("reason") async for event in c.events() if event.type == "response.completed"]
+        assert ends.count("refused") == len(told)
+
+
+async def test_what_no_request_has_room_for_is_compacted_all_the_same(stage, api):
+    async with stage(lambda received: "In short. " * 20 if is_summary(received) else script(received)) as s:
+        c = await s.engine.create()
+        await c.append("word " * 4000, {"role": "assistant", "content": "I see."})
+        await c.respond(s.model(api, budget=SMALL), "And?", policy=Compacting("summary"))
+        assert [event.type async for event in c.events()].count("context.compacted") == 1
+        assert HEADER in str(s.bodies[-1])

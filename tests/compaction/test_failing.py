@@ -9,7 +9,7 @@ import pytest
 
 from turnlog import Budget, BudgetExceeded, Conflict, ConversationBusy, ResponseFailed, StoreError, open_engine
 from turnlog.engine.replay import verify
-from turnlog.engine.testing.server import Call, Fail, Hang, Raw, Reason, Refuse, Reply, Text
+from turnlog.engine.testing.server import Call, Fail, Hang, Item, Raw, Reason, Refuse, Reply, Text
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +145,25 @@ async def test_where_there_is_no_such_service_a_summary_is_made(stage, answer):
         assert [one.path for one in s.server.requests[3:]] == ["/v1/responses/compact", "/v1/responses"]
 
 
+def repeated(number):
+    """Return a message as the service gives it back."""
+    content = [{"type": "input_text", "text": LONG}]
+    said = {"type": "message", "id": f"msg_{number}", "role": "user", "status": "completed", "content": content}
+    return Item(said)
+
+
+OPAQUE = Item({"type": "compaction", "id": "cmp_1", "encrypted_content": "x"})
+USELESS = [Reply(*map(repeated, range(9)), OPAQUE), Reply(repeated(1))]
+
+
+@pytest.mark.parametrize("answer", USELESS, ids=["no shorter", "nothing opaque"])
+async def test_where_the_service_is_of_no_use_a_summary_is_made(stage, answer):
+    async with stage(*answers(), answer, "In short.", "Fine.") as s:
+        c = await told(s, "responses")
+        assert (await c.compact(s.model("responses"))).method == "summary"
+        assert [one.path for one in s.server.requests[3:]] == ["/v1/responses/compact", "/v1/responses"]
+
+
 async def test_what_does_not_fit_the_service_is_summed_up_in_parts(stage):
     async with stage(lambda received: answers(8)[received.number - 1] if received.number < 9 else "Short.") as s:
         c = await told(s, "responses", 8)
@@ -155,7 +174,51 @@ async def test_what_does_not_fit_the_service_is_summed_up_in_parts(stage):
         assert len(s.bodies) > 9
 
 
-async def test_a_message_that_no_part_has_room_for(stage, api):
+@pytest.mark.parametrize("words", [3_000, 60_000], ids=["in the row", "out of line"])
+async def test_a_message_that_no_part_has_room_for(stage, api, words):
+    """Its beginning and its end are summed up, and what is erased of it is erased there, too."""
+    begun = f"It begins here. {'word ' * words}It ends there."
+    summary = "Many words were said, and nearly all of them were the same one. " * 5
+
+    def script(received):
+        return summary if "Sum up the conversation" in str(received.body) else "Fine."
+
+    async with stage(script) as s:
+        c = await s.engine.create()
+        await c.append(begun, {"role": "assistant", "content": "I see."})
+        await c.respond(s.model(api, budget=Budget(400_000)), "Go on")
+        transcript = await items(c)
+        small = s.model(api, budget=Budget(1000))
+        made = await c.compact(small, method="summary")
+        assert made.method == "summary"
+        asked = str(s.bodies[1])
+        assert "It begins here. word" in asked
+        assert "characters are left out" in asked
+        assert "word It ends there." in asked
+        assert await items(c) == transcript
+        assert (await c.respond(small, "And?")).output_text == "Fine."
+        assert (await verify(s.engine.store, c.id)).diverged == []
+        await c.erase(2, reason="asked to")
+        assert "It begins here" not in str([event async for event in c.events()])
+
+
+async def test_tools_that_no_part_has_room_for(stage, api):
+    """A call with long arguments and its long output, in one group."""
+
+    async def write(text: str) -> str:
+        return f"written: {text}"
+
+    story = f"Once upon a time, {LONG * 20} and they lived."
+    summary = "A story was written, in which one thing happened after another. " * 2
+    async with stage(Call("write", {"text": story}), "Written.", *[summary] * 3) as s:
+        c = await s.engine.create()
+        await c.run(s.model(api), "Write", tools=[write])
+        small = s.model(api, budget=Budget(1000))
+        assert (await c.compact(small, method="summary")).method == "summary"
+        assert any("call of write: {" in str(body) and "and they lived" in str(body) for body in s.bodies[2:])
+
+
+async def test_where_there_is_no_room_even_for_that(stage, api):
     """It is named, and an extract can still be made."""
     async with stage("Hm.", "Fine.") as s:
         c = await s.engine.create()
@@ -163,7 +226,7 @@ async def test_a_message_that_no_part_has_room_for(stage, api):
         await c.respond(s.model(api), "Go on")
         before = c.version
         with pytest.raises(BudgetExceeded, match="a group that is to be compacted, at 2, need"):
-            await c.compact(s.model(api, budget=Budget(1000)), method="summary")
+            await c.compact(s.model(api, budget=Budget(200)), method="summary")
         assert c.version == before
         made = await c.compact(method="extract", budget=Budget(1000))
         assert made.after <= 250 + 60

@@ -307,8 +307,8 @@ def test_how_short_a_summary_may_be():
     assert not is_too_short(1, 300)
     assert is_too_short(3, 2_000)
     assert not is_too_short(4, 2_000)
-    assert is_too_short(63, 1_000_000)
-    assert not is_too_short(64, 1_000_000)
+    assert is_too_short(15, 1_000_000)
+    assert not is_too_short(16, 1_000_000)
 
 
 def test_which_results_are_none():
