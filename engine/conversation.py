@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
-from .answering import decide, output_for
+from .answering import answered, decide, output_for
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
 from .checks import whole, why
 from .codec import event
 from .compaction import Compacted
 from .erasing import Receipt, erase
-from .errors import Invalid, VersionConflict
+from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
 from .ids import ANY, Expected
@@ -284,15 +284,22 @@ class Conversation:
             output: a text, or content parts. Other kinds of outputs are appended as items.
             key: an idempotency key: the same output under it again returns the first result.
 
+        The same output again changes nothing.
+
         Raises:
             NotFound: there is no such call.
-            AlreadyAnswered: it has its output.
+            AlreadyAnswered: it has another output.
             ConversationBusy: it is being run by a turn.
             Invalid: it is a call of another kind, or asks for a person's decision.
             VersionConflict, KeyReused, StoreError: nothing was written.
         """
         self._engine.check()
-        return await self.append(await output_for(self._engine, self.id, call_id, output), key=key)
+        item = await output_for(self._engine, self.id, call_id, output)
+        try:
+            return await self.append(item, key=key)
+        except AlreadyAnswered as error:
+            written = await answered(self._engine, self.id, item, error)
+            return Appended(written.first, written.last, written.version, written.replayed)
 
     async def decide(self, call_id: str, *, approve: bool, by: str, reason: str = "") -> Appended:
         """Log a person's decision on a call: `run` then runs it; a refusal is an output that says so, with *reason*.
