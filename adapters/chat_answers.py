@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
 
-from turnlog.adapters.wire import DONE, Said, said_error
+from turnlog.adapters.wire import DONE, LONE, Said, said_error
 from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.canonical import loads
-from turnlog.engine.model import ModelFailure, StreamEvent
+from turnlog.engine.model import ModelFailure, StreamEvent, clean
 
 __all__ = ("Decoder",)
 
@@ -21,6 +22,9 @@ _CALL: Final = frozenset({"id", "type", "index", "function", "custom"})
 _GROWING: Final = frozenset({"arguments", "data", "transcript"})
 """What comes in pieces inside of a field that no item has a place for."""
 _NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
+_TEXTS: Final = frozenset({"content", "text", "refusal", "arguments", "input", *_REASONING})
+"""The fields whose texts come in pieces, each of which goes on where the one before it ended."""
+_GROWS: Final = re.compile(rf"\.({'|'.join(sorted(_TEXTS))})(\[\d+\])?: ")
 _LIMITS: Final = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length", "token_limit"), "max_output_tokens"),
     **dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content", "blocklist"), "content_filter"),
@@ -47,11 +51,17 @@ class Decoder:
     def __init__(self, custom: AbstractSet[str] = frozenset()) -> None:
         self.ended = False
         """Whether nothing of meaning can follow."""
+        self._whole = False
+        """Whether it came in one piece."""
+        self._halves: dict[str, str] = {}
+        """The first halves of characters that were cut in two, by the part whose text they end."""
         self._custom = custom
         """The functions that stand for custom tools."""
         self._created = False
         self._parts: dict[str, _Part] = {}
         self._content = _Content()
+        self._odd: list[Any] = []
+        """What came as content and is neither a text nor a part."""
         self._extra: dict[str, Any] = {}
         self._field = _REASONING[0]
         self._finish: str | None = None
@@ -75,7 +85,8 @@ class Decoder:
             raise ModelFailure("answer", f"the answer is no JSON object but a {type(value).__name__}", retryable=True)
         if value.get("error"):
             raise said_error(value["error"], said.retries)
-        self._repaired += said.repaired
+        self._whole = not said.streamed
+        value = self._uncut(said)
         events = self._begin(value)
         self._usage = _usage_in(value) or self._usage
         choices = value.get("choices")
@@ -87,6 +98,14 @@ class Decoder:
             self._finish = finish.lower() if isinstance(finish, str) and finish else self._finish
         self.ended = self.ended or (not said.streamed and bool(choice))
         return events
+
+    def _uncut(self, said: Said) -> Any:
+        """Return a chunk with halves of characters in it where the next may have the others."""
+        if said.cut is None:
+            self._repaired += said.repaired
+            return said.value
+        self._repaired += [one for one in said.repaired if not (one.endswith(LONE) and _GROWS.search(one))]
+        return _uncut(said.value, said.cut)
 
     def _begin(self, value: Mapping[str, Any]) -> list[StreamEvent]:
         self._response |= {key: value[key] for key in ("id", "model") if isinstance(value.get(key), str) and value[key]}
@@ -102,18 +121,23 @@ class Decoder:
         field = next((name for name in _REASONING if isinstance(delta.get(name), str) and delta[name]), None)
         if field is not None:
             self._field = field
-            events += self._add("reasoning", _thought, "response.reasoning_text.delta", delta[field])
+            thought = self._joined("reasoning", delta[field])
+            events += self._add("reasoning", _thought, "response.reasoning_text.delta", thought)
         content = delta.get("content")
         for piece in content if isinstance(content, list) else [content]:
             text, beside = _text_in(piece)
             if text is None and piece not in _NOTHING:
                 events += self._part("message", _message())[0]
-                self._content.add_other(piece, whole=whole)
-            elif text:
+                if isinstance(piece, dict) and isinstance(piece.get("type"), str):
+                    self._content.add_other(piece, whole=whole)
+                else:
+                    self._odd.append(piece)
+            elif text := self._joined("message", text or ""):
                 events += self._add("message", _message, "response.output_text.delta", text)
                 self._content.add_text(text, beside, whole=whole)
         if isinstance(delta.get("refusal"), str) and delta["refusal"]:
-            events += self._add("refusal", _message, "response.refusal.delta", delta["refusal"])
+            refused = self._joined("refusal", delta["refusal"])
+            events += self._add("refusal", _message, "response.refusal.delta", refused)
         for index, call in _calls_in(delta, whole=whole):
             events += self._call(call, index)
         self._keep(delta)
@@ -129,7 +153,31 @@ class Decoder:
     def _add(self, name: str, make: Any, kind: str, text: str) -> list[StreamEvent]:
         events, part = self._part(name, make())
         part.text.append(text)
-        return [*events, _said(kind, part, delta=text)]
+        return [*events, _said(kind, part, delta=text)] if text else events
+
+    def _joined(self, name: str, text: str) -> str:
+        """Return more of a part's text, with characters that were cut in two whole again; half of one is kept back."""
+        if not (text and (name in self._halves or not text.isascii())):
+            return text
+        text = self._halves.pop(name, "") + text
+        if "\ud800" <= text[-1] <= "\udbff":
+            self._halves[name], text = text[-1], text[:-1]
+        made = clean(text)
+        lone = made.count("\ufffd") - text.count("\ufffd")
+        self._repaired += [f"the {name}'s text: {LONE}"] * lone
+        return made
+
+    def _flush(self) -> None:
+        """Take halves of characters in that nothing has joined."""
+        for name, half in self._halves.items():
+            made = clean(half)
+            self._repaired.append(f"the {name}'s text: {LONE}")
+            if name == "message":
+                self._part(name, _message())
+                self._content.add_text(made, {}, whole=False)
+            elif name in self._parts:
+                self._parts[name].text.append(made)
+        self._halves.clear()
 
     def _part(self, name: str, item: dict[str, Any]) -> tuple[list[StreamEvent], _Part]:
         part = self._parts.get(name)
@@ -142,24 +190,26 @@ class Decoder:
         told, custom = _told_in(call)
         name = f"call {index}"
         known = self._parts.get(name)
-        if known is not None and told.get("name") and call.get("id") not in (None, "", known.item["call_id"]):
+        given = _id(call)
+        if known is not None and told.get("name") and given not in ("", known.item["call_id"]):
             # Some backends number every call 0; a new id with a name is a new call.
-            name = f"call {index} {call['id']}"
+            name = f"call {index} {given}"
         item = {
             "type": "custom_tool_call" if custom or told.get("name") in self._custom else "function_call",
-            "call_id": call.get("id") or self._call_id(index),
+            "call_id": given or self._call_id(index),
             "name": told.get("name") or "",
         }
         events, part = self._part(name, item)
         if told.get("name") and not part.item["name"]:
             part.item["name"] = told["name"]
         part.beside |= {key: value for key, value in call.items() if key not in _CALL and value is not None}
-        return events + self._argued(part, told.get("input" if "input" in told else "arguments"))
+        return events + self._argued(name, part, told.get("input" if "input" in told else "arguments"))
 
-    def _argued(self, part: _Part, text: Any) -> list[StreamEvent]:
+    def _argued(self, name: str, part: _Part, text: Any) -> list[StreamEvent]:
         """Take in more of a call's arguments; some backends give them as an object."""
         if text is not None and not isinstance(text, str):
             text = encoded(text).decode()
+        text = self._joined(name, text or "")
         if not text:
             return []
         part.text.append(text)
@@ -182,8 +232,9 @@ class Decoder:
         if self._finish in _FAILURES:
             message = f"the backend gave up: {self._finish}"
             raise ModelFailure("model", message, code=self._finish, retryable=True, retries=self._retries)
-        if self._finish is None and not self.ended:
-            what = "broke off before its end" if self._created else "is empty"
+        self._flush()
+        if self._finish is None and not (self.ended and self._parts):
+            what = "broke off before its end" if self._created and not self.ended else "is empty"
             raise ModelFailure("stream", f"the answer {what}", retryable=True, retries=self._retries)
         events = [
             _said("response.output_item.done", part, item=item, extra=extra) for part, item, extra in self._items()
@@ -191,7 +242,8 @@ class Decoder:
         if self._repaired and events:
             events[0] = msgspec.structs.replace(events[0], repaired=self._repaired)
         reason = _LIMITS.get(self._finish or "")
-        status = "incomplete" if reason else "completed"
+        # A stream that does not say why it ends may have been cut anywhere.
+        status = "incomplete" if reason or (self._finish is None and not self._whole) else "completed"
         response = {
             **self._response,
             "status": status,
@@ -213,6 +265,7 @@ class Decoder:
         made: list[tuple[_Part, dict[str, Any], dict[str, Any]]] = []
         beside: list[Any] = [[[key], value] for key, value in self._extra.items()]
         beside += self._content.beside()
+        beside += [[["content", len(self._content) + index], piece] for index, piece in enumerate(self._odd)]
         calls = 0
         for name, part in sorted(self._parts.items(), key=lambda entry: entry[1].index):
             text = "".join(part.text)
@@ -250,6 +303,15 @@ class Decoder:
         return {"parts": others} if others else {}
 
 
+def _uncut(value: Any, cut: Any, name: object = None) -> Any:
+    """Return a chunk with the texts that grow as they were before halves of characters in them were replaced."""
+    if isinstance(value, dict) and isinstance(cut, dict):
+        return {key: _uncut(part, cut.get(key), key) for key, part in value.items()}
+    if isinstance(value, list) and isinstance(cut, list):
+        return [_uncut(part, other, name) for part, other in zip(value, cut, strict=False)]
+    return cut if name in _TEXTS and isinstance(value, str) and isinstance(cut, str) else value
+
+
 def _calls_in(delta: Mapping[str, Any], *, whole: bool) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Yield the calls of a message, or the fragments of such, with what tells them apart; also one in the old form."""
     if isinstance(delta.get("function_call"), dict):
@@ -257,6 +319,12 @@ def _calls_in(delta: Mapping[str, Any], *, whole: bool) -> Iterator[tuple[Any, M
     for position, call in enumerate(delta.get("tool_calls") or []):
         if isinstance(call, dict):
             yield (position if whole else call.get("index", position)), call
+
+
+def _id(call: Mapping[str, Any]) -> str:
+    """Return the id of a call, "" where it has none; some backends number theirs."""
+    given = call.get("id")
+    return given if isinstance(given, str) else str(given) if type(given) is int else ""
 
 
 def _told_in(call: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
@@ -352,6 +420,9 @@ class _Content:
                 return
         self._parts.append(part)
 
+    def __len__(self) -> int:
+        return len(self._parts)
+
     def texts(self) -> list[str]:
         """Return the texts."""
         return ["".join(part.pieces) for part in self._parts if isinstance(part, _Text)]
@@ -374,6 +445,8 @@ def _text_in(piece: Any) -> tuple[str | None, dict[str, Any]]:
     """Return the text of a piece of content, and what its part has beside it; None where it is something else."""
     if isinstance(piece, str):
         return piece, {}
+    if isinstance(piece, int | float):
+        return encoded(piece).decode(), {}
     if not isinstance(piece, dict) or piece.get("type", "text") not in ("text", "output_text"):
         return None, {}
     text = piece.get("text")

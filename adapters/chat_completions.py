@@ -11,7 +11,7 @@ import msgspec
 
 from turnlog.adapters.chat_answers import Decoder
 from turnlog.adapters.chat_traits import named, traits_of, unwrapped, wrapped, written
-from turnlog.adapters.wire import check, drain, is_openai, label, of_cache, receive
+from turnlog.adapters.wire import check, check_client, drain, is_openai, label, of_cache, receive
 from turnlog.engine.errors import Invalid
 from turnlog.engine.messages import to_messages
 from turnlog.engine.model import JSON, StreamEvent, merged
@@ -151,6 +151,7 @@ class ChatCompletions:
         traits: str | None = None,
         stall: float | None = None,
     ) -> None:
+        check_client(client, "chat")
         check(model, budget, count, backend, stall)
         merged(params, None)
         self.client = client

@@ -12,6 +12,7 @@ import msgspec
 
 from turnlog.adapters.wire import short
 from turnlog.engine.canonical import encode as encoded
+from turnlog.engine.canonical import loads
 from turnlog.engine.errors import Invalid
 
 __all__ = ("TRAITS", "WRAPPED", "Traits", "named", "traits_of", "unwrapped", "wrapped", "written")
@@ -36,11 +37,13 @@ class Traits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of its own reasoning it wants back: none, that of turns in which tools were called, or all."""
     field: str | None = None
     """The field in which that goes back; None: the one in which it came."""
+    objects: bool = False
+    """Whether it reads the arguments of calls, which have to be JSON objects then; others go inside of one."""
     ids: int = 40
     """Characters that the id of a call may have; 9: exactly so many letters and figures."""
 
 
-_COMMON: Final = Traits(developer=False, custom=False, refusals=False)
+_COMMON: Final = Traits(developer=False, custom=False, refusals=False, objects=True)
 """What nearly every compatible backend takes."""
 
 TRAITS: Final[Mapping[str, Traits]] = {
@@ -124,12 +127,27 @@ def _as_text(part: Any) -> Any:
 
 def _call(call: dict[str, Any], traits: Traits) -> dict[str, Any]:
     call = {**call, "id": call_id(call.get("id"), traits)}
-    custom = call.get("custom")
+    custom, function = call.get("custom"), call.get("function")
     if call.get("type") != "custom" or traits.custom or not isinstance(custom, dict):
+        if traits.objects and isinstance(function, dict):
+            return {**call, "function": {**function, "arguments": _object(function.get("arguments"))}}
         return call
     arguments = encoded({"input": custom.get("input")}).decode()
     rest = {key: value for key, value in call.items() if key != "custom"}
     return {**rest, "type": "function", "function": {"name": custom.get("name"), "arguments": arguments}}
+
+
+def _object(arguments: Any) -> Any:
+    """Return a call's arguments as a JSON object: as they are where they are one, and none at all as an empty one."""
+    if not isinstance(arguments, str):
+        return arguments
+    if not arguments.strip():
+        return "{}"
+    try:
+        made = loads(arguments.encode())
+    except ValueError:
+        made = None
+    return arguments if isinstance(made, dict) else encoded({"input": arguments}).decode()
 
 
 def call_id(value: Any, traits: Traits) -> Any:

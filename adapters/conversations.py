@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import openai
 
-from turnlog.adapters.wire import label
+from turnlog.adapters.wire import check_client, label
 from turnlog.engine.canonical import salvage
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.errors import Conflict, Invalid
@@ -45,9 +45,13 @@ class Conversations:
         client: an `openai.AsyncOpenAI`, or any client of that shape.
         model: whose encrypted reasoning goes along: only its maker can read it; default: nobody's.
         backend: a label of where it runs, as `Responses` has it; default: the client's host and port.
+
+    Raises:
+        Invalid: an argument that is of another type.
     """
 
     def __init__(self, client: Any, *, model: str = "", backend: str | None = None) -> None:
+        check_client(client, "conversations")
         for name, text in (("model", model), ("backend", backend or "")):
             if not isinstance(text, str):
                 raise Invalid(f"{name}={text!r:.100}: a text is needed")

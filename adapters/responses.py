@@ -12,6 +12,7 @@ from turnlog.adapters.wire import (
     DONE,
     Said,
     check,
+    check_client,
     drain,
     failing,
     is_openai,
@@ -160,6 +161,7 @@ class Responses:
     ) -> None:
         if state not in ("stateless", *_REMOTE):
             raise Invalid(f"state={state!r:.100}: stateless, chained or conversation is needed")
+        check_client(client, "responses")
         check(model, budget, count, backend, stall)
         merged(params, None)
         self.client = client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
@@ -19,10 +20,12 @@ from turnlog.engine.window.budget import accepted
 
 __all__ = (
     "DONE",
+    "LONE",
     "Answer",
     "Said",
     "ServerSentEvents",
     "check",
+    "check_client",
     "drain",
     "failing",
     "failure",
@@ -40,7 +43,13 @@ _LINGER: Final = 0.5
 """Seconds that a server has to end its answer properly behind the last event."""
 _LONGEST: Final = 2000
 """Characters of an error's message: some servers answer with a whole page."""
+_SHOWN: Final = 160
+"""Characters of what came in place of an answer that its failure shows."""
 _MARK: Final = b"\xef\xbb\xbf"
+_FIELD: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(:|(data|event|id|retry)\s*(:|\r|\n|$))")
+"""How a stream of events begins."""
+LONE: Final = "a lone surrogate became U+FFFD"
+"""What is said of half a character that was replaced."""
 _TOO_LONG: Final = re.compile(r"context (length|window)|(prompt|input) is too long|too many tokens")
 _UNFOUND: Final = re.compile(r"items? with id .{0,200}not found", re.DOTALL | re.IGNORECASE)
 _UNREADABLE: Final = re.compile(r"encrypted content .{0,200}could not be (verified|decrypted|decoded)", re.DOTALL)
@@ -65,6 +74,8 @@ class Said(NamedTuple):
     streamed: bool
     """Whether it is an event of a stream, rather than the whole answer."""
     retries: int
+    cut: Any = None
+    """The same with the halves of characters that were replaced in it, where there are any."""
 
 
 class ServerSentEvents:
@@ -79,6 +90,8 @@ class ServerSentEvents:
         self._data: list[bytes] = []
         self._after_return = False
         self._begun = False
+        self.any = False
+        """Whether an event has come."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the data of each event that *chunk* completes."""
@@ -108,6 +121,7 @@ class ServerSentEvents:
             line = line.removeprefix(_MARK)
         if not line:
             if self._data:
+                self.any = True
                 yield b"\n".join(self._data)
                 self._data.clear()
             return
@@ -179,29 +193,53 @@ async def _said(answer: Answer) -> AsyncGenerator[Said, None]:
     retries = int(getattr(answer, "retries_taken", 0) or 0)
     if "text/event-stream" not in kind and "json" in kind:
         body = b"".join([chunk async for chunk in answer.iter_bytes()])
-        yield Said(*_parsed(body, retries), streamed=False, retries=retries)
+        yield _whole(body, kind, retries)
         return
     events = ServerSentEvents()
+    other = bytearray()
     async for chunk in answer.iter_bytes():
         for data in events.feed(chunk):
             if data.strip():
                 yield _event(data, retries)
+        if not events.any and _is_other(other):
+            other += chunk
     for data in events.finish():
         if data.strip():
             yield _event(data, retries)
+    if not events.any and other.strip() and _is_other(other):
+        yield _whole(bytes(other), kind, retries)
+
+
+def _is_other(body: bytes | bytearray) -> bool:
+    """Return whether what came so far may be something else than a stream of events."""
+    return _FIELD.match(body) is None
 
 
 def _event(data: bytes, retries: int) -> Said:
     if data.strip() == DONE.encode():
         return Said(DONE, [], streamed=True, retries=retries)
-    return Said(*_parsed(data, retries), streamed=True, retries=retries)
-
-
-def _parsed(data: bytes, retries: int) -> tuple[Any, list[str]]:
     try:
-        return salvage(data)
+        value, repaired = salvage(data)
     except ValueError as error:
         raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True, retries=retries) from error
+    # A character may have been cut in two: the other half is in another event.
+    cut = _unrepaired(data) if any(one.endswith(LONE) for one in repaired) else None
+    return Said(value, repaired, streamed=True, retries=retries, cut=cut)
+
+
+def _unrepaired(data: bytes) -> Any:
+    text = data.decode(errors="replace").removeprefix("\ufeff")
+    return json.loads(text, parse_int=float)  # only its texts are looked at
+
+
+def _whole(body: bytes, kind: str, retries: int) -> Said:
+    try:
+        return Said(*salvage(body), streamed=False, retries=retries)
+    except ValueError as error:
+        told = body[: 4 * _SHOWN].decode(errors="replace").strip()[:_SHOWN]
+        what = "no JSON" if "json" in kind or told.startswith("{") else "no stream of events, and no JSON"
+        message = f"the answer is {what}: {error}; it came as {kind or 'nothing said'}: {told!r}"
+        raise ModelFailure("answer", message, retryable=True, retries=retries) from error
 
 
 def _broken(error: Exception, *, begun: bool) -> ModelFailure:
@@ -303,6 +341,21 @@ def is_openai(client: Any) -> bool:
 def of_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameter that says whose requests share a prompt cache, where the settings do."""
     return {"prompt_cache_key": settings["cache_key"]} if "cache_key" in settings else {}
+
+
+def check_client(client: object, part: str) -> None:
+    """See to it that a client is one that can be waited for, and has the *part* of the API that is needed.
+
+    Raises:
+        Invalid: it is not.
+    """
+    kind = type(client).__name__
+    if isinstance(client, openai.OpenAI):
+        raise Invalid(f"client=an {kind}: it waits for answers where turnlog goes on; pass an Async{kind}")
+    if isinstance(client, type) or not (hasattr(type(client), part) or hasattr(client, part)):
+        # What was passed may be a key, which belongs into no message.
+        what = f"the class {client.__name__}" if isinstance(client, type) else None if client is None else f"a {kind}"
+        raise Invalid(f"client={what}: an openai.AsyncOpenAI is needed, or a client of that shape")
 
 
 def check(model: object, budget: object, count: object, backend: object, stall: object = None) -> None:

@@ -10,6 +10,7 @@ from .codec import body, event, item_of
 from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, NotFound, VersionConflict
 from .events import CallDecided, HistoryRewound, NewEvent, Record
 from .history import alive, segments
+from .intake import content_digest
 from .items import read, reading
 from .log import Appended, Head, Query, Store
 from .paths import Along, paths_of
@@ -18,7 +19,7 @@ from .writer import HASTY
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ("check_answers", "decide", "output_for")
+__all__ = ("answered", "check_answers", "decide", "output_for")
 
 _ATTEMPTS: Final = 8
 _TOLD: Final = ("function_call", "custom_tool_call")
@@ -113,6 +114,20 @@ async def output_for(engine: Engine, name: str, call_id: str, output: object) ->
         raise ConversationBusy(name, lease.turn, lease.remaining)
     said = output if isinstance(output, str) else list(output) if isinstance(output, Sequence) else output
     return {"type": f"{kind}_output", "call_id": call_id, "output": said}
+
+
+async def answered(engine: Engine, name: str, item: Mapping[str, Any], error: AlreadyAnswered) -> Appended:
+    """Return an earlier output, if it is the same.
+
+    Raises:
+        AlreadyAnswered: it is not.
+    """
+    call = await _found(engine, name, error.call_id)
+    given = await engine.intake.caller([item])
+    for record in call.outputs:
+        if record.seq == error.seq and content_digest([record]) == content_digest(given):
+            return Appended(first=record.seq, last=record.seq, version=record.seq, replayed=True)
+    raise error
 
 
 async def decide(engine: Engine, name: str, call_id: str, *, approve: bool, by: str, reason: str) -> Appended:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
-from .answering import check_answers, decide, output_for
+from .answering import answered, check_answers, decide, output_for
 from .answers import first_outputs
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
@@ -292,15 +292,22 @@ class Conversation:
             output: a text, or content parts. Other kinds of outputs are appended as items.
             key: an idempotency key: the same output under it again returns the first result.
 
+        The same output again changes nothing.
+
         Raises:
             NotFound: there is no such call.
-            AlreadyAnswered: it has its output.
+            AlreadyAnswered: it has another output.
             ConversationBusy: it is being run by a turn.
             Invalid: it is a call of another kind, or asks for a person's decision.
             VersionConflict, KeyReused, StoreError: nothing was written.
         """
         self._engine.check()
-        return await self.append(await output_for(self._engine, self.id, call_id, output), key=key)
+        item = await output_for(self._engine, self.id, call_id, output)
+        try:
+            return await self.append(item, key=key)
+        except AlreadyAnswered as error:
+            written = await answered(self._engine, self.id, item, error)
+            return Appended(written.first, written.last, written.version, written.replayed)
 
     async def decide(self, call_id: str, *, approve: bool, by: str, reason: str = "") -> Appended:
         """Log a person's decision on a call: `run` then runs it; a refusal is an output that says so, with *reason*.

@@ -10,6 +10,7 @@ StoreError   the store cannot serve now (503)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -123,15 +124,19 @@ class VersionConflict(Conflict):
 
 
 class ConversationBusy(Conflict):
-    """Another turn is running; wait `retry_after` seconds, or call with when_busy="wait"."""
+    """Another turn is running; wait `retry_after` seconds, or call with when_busy="wait".
+
+    These are whole seconds, rounded up, one at least: what an HTTP header Retry-After takes.
+    """
 
     def __init__(self, conversation: str, turn: int, retry_after: float) -> None:
+        seconds = max(1, ceil(retry_after))
         super().__init__(
-            f'{conversation}: turn {turn} is running. Try again in {retry_after:.0f} s, or pass when_busy="wait".',
+            f'{conversation}: turn {turn} is running. Try again in {seconds} s, or pass when_busy="wait".',
         )
         self.conversation = conversation
         self.turn = turn
-        self.retry_after = retry_after
+        self.retry_after = seconds
 
 
 class KeyReused(Conflict):

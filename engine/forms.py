@@ -118,16 +118,21 @@ def _part(part: Any, shape: str, *, chat: bool) -> Any:
     kind = part.get("type")
     spoken = shape == "assistant" and not (chat and isinstance(kind, str))
     field = _TEXTS.get(kind) if isinstance(kind, str) else None
-    if field is None:
-        told = part.get("text")
-        # Of a user's parts `render` names those that it does not know.
-        return {"type": "output_text", "text": told} if spoken and isinstance(told, str) else None if spoken else part
+    if field is not None:
+        return _text(part, field, spoken=spoken)
+    if not spoken:
+        return part  # of a user's parts `render` names those that it does not know
+    told = part.get("text")
+    return {"type": "output_text", "text": told} if isinstance(told, str) else None
+
+
+def _text(part: dict[str, Any], field: str, *, spoken: bool) -> dict[str, Any] | None:
     text = part.get(field)
     if text is None:
         return None
     if not isinstance(text, str):
         part = {**part, field: encode(text).decode()}
-    if spoken and kind not in _SPOKEN:
+    if spoken and part["type"] not in _SPOKEN:
         part = {**part, "type": "output_text"}
     odd = [name for name in _LISTS if part.get(name) is not None and not isinstance(part[name], list)]
     return {key: value for key, value in part.items() if key not in odd} if odd else part

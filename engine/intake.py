@@ -27,6 +27,7 @@ from .events import (
     UNPLACED,
     ItemAppended,
     NewEvent,
+    Record,
     ResponseInterrupted,
 )
 from .extras import goes_back
@@ -94,7 +95,7 @@ def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
     return marked
 
 
-def content_digest(events: Iterable[NewEvent]) -> str:
+def content_digest(events: Iterable[NewEvent | Record]) -> str:
     """Return the digest of items, as an idempotency key remembers them: all that their caller said.
 
     That is each item, whole, with its meta, and whether it is pinned; not what was found out about it, such as tokens,
@@ -103,7 +104,7 @@ def content_digest(events: Iterable[NewEvent]) -> str:
     return digest(b"\n".join(map(_said, events)))
 
 
-def _said(one: NewEvent) -> bytes:
+def _said(one: NewEvent | Record) -> bytes:
     """Return an item, and what was said of it where that is anything."""
     data = loads(one.data) if one.data else {}
     beside = {name: data[name] for name in ("meta", "blobs") if name in data}

@@ -1,14 +1,20 @@
 """Arguments of the wrong type: refused by their names, with the remedy, and nothing is written."""
 
+from types import SimpleNamespace
+
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 from turnlog import Budget, Invalid, tool
 from turnlog.adapters.chat_completions import ChatCompletions
+from turnlog.adapters.conversations import Conversations
 from turnlog.adapters.responses import Responses
 from turnlog.adapters.wire import label
 
 pytestmark = pytest.mark.anyio
+
+CLIENT = SimpleNamespace(responses=None, chat=None)
+"""A client that is asked nothing."""
 
 
 async def look_up(word: str) -> str:
@@ -45,14 +51,14 @@ OPTIONS = [
     ({"model": None}, f"^model=None: {SAYS_MODEL}"),
     ({"model": Responses}, f"^model=<class .*: {SAYS_MODEL}"),
     ({"model": Dumb()}, f"^model=<.*Dumb object.*: {SAYS_MODEL}"),
-    ({"model": Odd(None, "gpt-4o")}, r"^model=.*its api is 'telepathy'; responses or chat is needed"),
+    ({"model": Odd(CLIENT, "gpt-4o")}, r"^model=.*its api is 'telepathy'; responses or chat is needed"),
 ]
 
 
 @pytest.mark.parametrize(("options", "says"), OPTIONS)
 async def test_what_a_turn_is_given(engine, options, says):
     c = await engine.create()
-    given = {"model": Responses(None, "gpt-4o-mini"), **options}
+    given = {"model": Responses(CLIENT, "gpt-4o-mini"), **options}
     for ask in (c.respond, c.run, c.stream):
         with pytest.raises(Invalid, match=says):
             await ask(input="Hi", **given)
@@ -111,7 +117,7 @@ async def test_what_an_append_is_given(engine):
 )
 def test_what_an_adapter_is_given(adapter, options, says):
     with pytest.raises(Invalid, match=says):
-        adapter(None, **{"model": "gpt-4o", **options})
+        adapter(CLIENT, **{"model": "gpt-4o", **options})
 
 
 @pytest.mark.parametrize(
@@ -127,3 +133,24 @@ def test_what_an_adapter_is_given(adapter, options, says):
 def test_two_servers_on_one_machine_are_two_backends(url, says):
     assert label(AsyncOpenAI(base_url=url, api_key="test")) == says
     assert label(None) == "unknown"
+
+
+def clients():
+    return [
+        (None, "client=None: an openai.AsyncOpenAI is needed"),
+        ("sk-1", "client=a str: an openai.AsyncOpenAI is needed"),
+        (AsyncOpenAI, "client=the class AsyncOpenAI: an openai.AsyncOpenAI is needed"),
+        (OpenAI(api_key="x"), "client=an OpenAI: it waits for answers where turnlog goes on; pass an AsyncOpenAI"),
+        (AzureOpenAI(api_key="x", api_version="1", azure_endpoint="https://a.b"), "client=an AzureOpenAI: it waits"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda c: Responses(c, "gpt-5"), lambda c: ChatCompletions(c, "gpt-5"), Conversations]
+)
+def test_what_is_no_client_is_refused(make):
+    for client, says in clients():
+        with pytest.raises(Invalid) as raised:
+            make(client)
+        assert str(raised.value).startswith(says)
+        assert "sk-1" not in str(raised.value)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -105,7 +106,10 @@ def test_arguments_that_are_refused(db, argument, says):
 async def test_a_number_is_no_budget_for_a_call_either(engine):
     c = await engine.create()
     await c.append("Hi")
-    for attempt in (c.window(8000), c.respond(Responses(None, "gpt-4o-mini", backend="x"), "Hi", budget=8000)):
+    for attempt in (
+        c.window(8000),
+        c.respond(Responses(SimpleNamespace(responses=None), "gpt-4o-mini", backend="x"), "Hi", budget=8000),
+    ):
         with pytest.raises(Invalid, match="budget=8000: Budget"):
             await attempt
     assert (await c.refresh()).version == 2

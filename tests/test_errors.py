@@ -52,7 +52,7 @@ EVERY = {
     VersionConflict("c", 0, 5, created="deleted"): (
         "c: the conversation of this id was deleted, and its id is never used again; choose another id or key"
     ),
-    ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 12 s, or pass when_busy="wait".',
+    ConversationBusy("c", 7, 12.3): 'c: turn 7 is running. Try again in 13 s, or pass when_busy="wait".',
     KeyReused("c", "k"): "c: key 'k' was used for other input. A key names one input: choose a new one.",
     CallsOpen("c", [OpenCall("1", "ask", "{}", 4)]): (
         'c: waiting for ask (1): give the output with answer(call_id, …), or pass open_calls="seal".'
@@ -93,3 +93,9 @@ def test_every_error_has_its_place_in_the_tree():
         assert sum(issubclass(kind, branch) for branch in branches) == 1
     assert issubclass(Invalid, ValueError)
     assert issubclass(NotFound, LookupError)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(59.9995, 60), (0.2, 1), (0, 1), (3, 3)])
+def test_a_busy_conversation_says_when_in_whole_seconds(seconds, said):
+    """As the header Retry-After has to be."""
+    assert str(ConversationBusy("c", 7, seconds).retry_after) == str(said)

@@ -8,12 +8,13 @@ order of the answer's output: one that is finished early waits for those announc
 from __future__ import annotations
 
 import json
+import re
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ..canonical import canonical, loads, salvage
-from ..items import read
+from ..items import KINDS, read
 from ..model import Ending, StreamEvent, clean, ending
 
 __all__ = ("Draft", "Finished", "Recorder")
@@ -51,6 +52,8 @@ class Draft:
         return "".join(self.parts.get(kind, ()))
 
 
+_BESIDE: Final = re.compile(r"[^A-Za-z0-9_]")
+"""What no id of a call may have in it for every backend."""
 _DELTAS: Final = {
     "response.output_text.delta": "text",
     "response.refusal.delta": "refusal",
@@ -118,6 +121,8 @@ class Recorder:
         if event.item is None:
             return
         item, repaired = _readable(event.item)
+        item, given = _linked(item, f"{self.provider_id or 'call'}_{_index(event)}")
+        repaired += given
         insort(self.held, Finished(event, item, [*event.repaired, *repaired]), key=lambda one: one.place)
 
     def unfinished(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -139,6 +144,18 @@ def _readable(item: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return loads(canonical(item)), []
     except ValueError:
         return salvage(json.dumps(item, default=str))
+
+
+def _linked(item: dict[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a call with an id that its output can name; some backends give none, or a number."""
+    kind = KINDS.get(str(item.get("type")))
+    if kind is None or kind.link != "call_id" or kind.sealed_by is None:
+        return item, []
+    link = item.get(kind.link)
+    if isinstance(link, str) and link:
+        return item, []
+    given = str(link) if type(link) is int else f"call_{_BESIDE.sub('', name)[-40:]}"
+    return {**item, kind.link: given}, [f"$.{kind.link}: no id that can be used; {given} was given"]
 
 
 def _said(draft: Draft) -> Iterator[dict[str, Any]]:

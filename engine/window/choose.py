@@ -123,12 +123,8 @@ class _Choice:
         self.short = floor >= self.begin
         """Whether there may be more to send than what is loaded."""
         self.refused = _least(request.refused, self.last.refused if self.last else 0)
-        self.unread = max(request.unread, self.last.unread if self.last else 0)
-        self.unnamed = max(request.unnamed, self.last.unnamed if self.last else 0)
-        self.unfit = tuple(sorted({*request.unfit, *(self.last.unfit if self.last else ())}))
-        self.scene = Scene(
-            history, request.target, request.weights, unread=self.unread, unnamed=self.unnamed, unfit=self.unfit
-        )
+        self.barred = _barred(request, self.last)
+        self.scene = Scene(history, request.target, request.weights, **self.barred)
         self.units = units_of(self._considered(), self.scene, INVARIANTS)
         for unit in self.units:
             if self.fates and any(self.fates.of(entry.seq) == "excerpted" for entry in unit.entries):
@@ -187,9 +183,7 @@ class _Choice:
             reserve=self.request.reserve,
             forked=self.history.forked,
             refused=self.refused,
-            unread=self.unread,
-            unnamed=self.unnamed,
-            unfit=self.unfit,
+            **self.barred,
             **self._shares(account.columns(exact=self.request.seen.share == 0)),
         )
 
@@ -292,6 +286,15 @@ class _Choice:
             ),
             len(self.units),
         )
+
+
+def _barred(request: Request, last: Manifest | None) -> dict[str, Any]:
+    """Return what its server has refused of the line's windows, now or before."""
+    return {
+        "unread": max(request.unread, last.unread if last else 0),
+        "unnamed": max(request.unnamed, last.unnamed if last else 0),
+        "unfit": tuple(sorted({*request.unfit, *(last.unfit if last else ())})),
+    }
 
 
 def _least(one: int, other: int) -> int:

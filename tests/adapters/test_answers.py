@@ -338,7 +338,8 @@ async def test_usage_with_details(stage, api):
 
 def chunks(*deltas, finish="stop", **more):
     events = [{"id": "c1", "model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    events.append({"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], **more})
+    if finish:
+        events.append({"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], **more})
     return Raw(b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n")
 
 
@@ -493,3 +494,156 @@ async def test_owned_params_are_refused_by_name(stage, api, name):
                 await c.respond(s.model(api), "Hi", params=params)
         assert c.version == 1
     assert s.bodies == []
+
+
+# -- calls whose ids are none
+
+
+@pytest.mark.parametrize("given", [{}, {"call_id": None}, {"call_id": ""}, {"call_id": 7}, {"call_id": ["x"]}], ids=str)
+@pytest.mark.parametrize("kind", ["function_call", "custom_tool_call"])
+async def test_a_call_without_an_id_is_given_one(stage, kind, given):
+    says = {"input": "ls"} if kind == "custom_tool_call" else {"arguments": "{}"}
+    call = {"type": kind, "id": "fc_1" if kind == "function_call" else "ctc_1", "name": "look", **says, **given}
+    body = response(
+        output=[call, {**call, "id": f"{call['id']}b"} | ({"call_id": 8} if given.get("call_id") == 7 else {})]
+    )
+    async with stage(whole(body), "Both seen.") as s:
+        c = await s.engine.create()
+        result = await c.respond(s.model("responses"), "Look")
+        ids = [one.call_id for one in result.open_calls]
+        assert len(set(ids)) == 2
+        assert ids == ["7", "8"] if given.get("call_id") == 7 else all(one.startswith("call_") for one in ids)
+        events = [event async for event in c.events() if event.item and event.item.get("type") == kind]
+        assert events[0].data["repaired"] == [f"$.call_id: no id that can be used; {ids[0]} was given"]
+        await c.respond(
+            s.model("responses"), [{"type": f"{kind}_output", "call_id": one, "output": "x"} for one in ids]
+        )
+    assert [item["call_id"] for item in s.bodies[1]["input"][1:]] == [*ids, *ids]
+
+
+async def test_a_tool_is_run_although_its_call_has_no_id(stage):
+    async def look() -> str:
+        return "blue"
+
+    body = response(output=[{"type": "function_call", "id": "fc_1", "name": "look", "arguments": "{}"}])
+    async with stage(whole(body), "It is blue.") as s:
+        c = await s.engine.create()
+        assert (await c.run(s.model("responses"), "Look", tools=[look])).output_text == "It is blue."
+
+
+async def test_a_call_in_chat_whose_id_is_a_number(stage):
+    async def look() -> str:
+        return "blue"
+
+    deltas = [
+        {"tool_calls": [{"index": 0, "id": 7, "function": {"name": "look", "arguments": "{"}}]},
+        {"tool_calls": [{"index": 0, "id": 7, "function": {"arguments": "}"}}]},
+    ]
+    async with stage(chunks(*deltas, finish="tool_calls"), "It is blue.") as s:
+        c = await s.engine.create()
+        assert (await c.run(s.model("chat"), "Look", tools=[look])).output_text == "It is blue."
+    assert s.bodies[1]["messages"][-1] == {"role": "tool", "tool_call_id": "7", "content": "blue"}
+
+
+@pytest.mark.parametrize("content", [7, 1.5, True])
+async def test_content_in_chat_that_is_no_text_but_could_be_one(stage, content):
+    async with stage(chunks({"content": "n = "}, {"content": content}), "Fine.") as s:
+        c = await s.engine.create()
+        assert (await c.respond(s.model("chat"), "Hi")).output_text == f"n = {json.dumps(content)}"
+        await c.respond(s.model("chat"), "More")
+
+
+async def test_parts_in_chat_that_are_none_stay_in_the_log(stage):
+    odd = [{"text": 7}, ["nested"], {"type": 7}]
+    async with stage(chunks({"content": [*odd, {"type": "text", "text": "Hi"}]}), "Fine.") as s:
+        c = await s.engine.create()
+        assert (await c.respond(s.model("chat"), "Hi")).output_text == "Hi"
+        events = [event async for event in c.events() if event.type == "item.appended"]
+        assert [value for _, value in events[1].data["extra"]["set"]] == odd
+        await c.respond(s.model("chat"), "More")
+    assert s.bodies[1]["messages"][1]["content"] == "Hi"
+
+
+# -- ends of Chat streams
+
+
+async def test_a_text_without_a_finish_reason_is_incomplete(stage):
+    async with stage(chunks({"content": "Half of"}, finish=None), "the rest.") as s:
+        c = await s.engine.create()
+        result = await c.respond(s.model("chat"), "Hi")
+        assert (result.status, result.reason, result.output_text) == ("incomplete", None, "Half of")
+        assert (await c.respond(s.model("chat"), "Go on")).output_text == "the rest."
+
+
+async def test_a_call_without_a_finish_reason_is_not_run(stage):
+    """What was cut off may be the rest of its arguments."""
+
+    async def look() -> str:
+        raise AssertionError
+
+    call = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    async with stage(chunks({"tool_calls": [call]}, finish=None), "Well.") as s:
+        c = await s.engine.create()
+        result = await c.run(s.model("chat"), "Hi", tools=[look])
+        assert (result.status, result.open_calls) == ("incomplete", [])
+        assert (await c.run(s.model("chat"), "Go on", tools=[look])).output_text == "Well."
+
+
+async def test_a_chat_stream_without_anything_in_it_is_a_fault(stage):
+    async with stage(Raw(b"data: [DONE]\n\n"), chunks({"role": "assistant"}, finish=None), "There.") as s:
+        c = await s.engine.create()
+        for _ in range(2):
+            with pytest.raises(ResponseFailed, match="the answer is empty") as raised:
+                await c.respond(s.model("chat"), "Hi")
+            assert raised.value.retryable
+
+
+# -- characters that were cut in two
+
+PAIR = json.loads('"\\ud83d\\ude00"'), "\\ud83d", "\\ude00"
+
+
+def halves(field, *texts):
+    """Chunks of a Chat answer with texts as they stand in JSON."""
+    made = [b'data: {"choices":[{"index":0,"delta":' + (field % text).encode() + b"}]}" for text in texts]
+    return Raw(b"\n\n".join([*made, b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}', b"data: [DONE]\n\n"]))
+
+
+FIELDS = {
+    "content": '{"content":"%s"}',
+    "a part": '{"content":[{"type":"text","text":"%s"}]}',
+    "refusal": '{"refusal":"%s"}',
+    "reasoning": '{"reasoning_content":"%s"}',
+    "arguments": '{"tool_calls":[{"index":0,"id":"a","function":{"name":"look","arguments":"%s"}}]}',
+}
+
+
+async def texts_of(stage, raw):
+    async with stage(raw, "Fine.", "Fine.") as s:
+        c = await s.engine.create()
+        async with c.stream(s.model("chat"), "Hi") as stream:
+            deltas = [event.delta async for event in stream if event.delta and event.delta != "Fine."]
+            result = await stream.result()
+        item = result.items[0]
+        events = [event async for event in c.events() if event.type == "item.appended"]
+        await c.respond(s.model("chat"), "More", open_calls="seal")
+    content = item.get("arguments", item.get("content"))
+    said = content if isinstance(content, str) else next(text for text in content[0].values() if "a" in text[:1])
+    return deltas, said, events[1].data.get("repaired", [])
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+async def test_a_character_that_two_chunks_share_is_joined(stage, field):
+    whole, high, low = PAIR
+    deltas, said, repaired = await texts_of(stage, halves(field, f"a{high}", f"{low}b", high, low))
+    assert ("".join(deltas), said, repaired) == (f"a{whole}b{whole}", f"a{whole}b{whole}", [])
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+async def test_half_a_character_that_nothing_joins_is_replaced(stage, field):
+    _, high, low = PAIR
+    deltas, said, repaired = await texts_of(stage, halves(field, f"a{high}", f"b{low}c", high))
+    assert said == "a\ufffdb\ufffdc\ufffd"
+    assert said.startswith("".join(deltas))
+    assert len(repaired) == 3
+    assert all("a lone surrogate became U+FFFD" in one for one in repaired)

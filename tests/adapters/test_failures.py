@@ -212,7 +212,10 @@ async def test_an_answer_in_one_piece_that_is_cut(stage, api):
         (Raw(b"data: {not json\n\n"), "answer"),
         (Raw(b"data: [1, 2]\n\n"), "answer"),
         (Raw(b"data: " + b"[" * 100_000 + b"\n\n"), "answer"),
-        (Raw(b"<html>Please log in</html>", content_type="text/html"), "stream"),
+        (Raw(b"<html>Please log in</html>", content_type="text/html"), "answer"),
+        (Raw(b"Please log in", content_type="text/event-stream"), "answer"),
+        (Raw(b'{"detail": "no"}', content_type="text/plain"), None),
+        (Raw(b'{"detail": ', content_type="text/plain"), "answer"),
         (Raw(b"", content_type="application/json"), "answer"),
         (Raw(b"[]", content_type="application/json"), "answer"),
         (Raw(b'{"detail": "no"}', content_type="application/json"), None),
@@ -222,16 +225,22 @@ async def test_an_answer_in_one_piece_that_is_cut(stage, api):
     ],
 )
 async def test_answers_that_are_none(stage, api, answer, kind):
-    if api == "chat" and answer.content == b"data: [DONE]\n\n":
-        kind = None  # this is how Chat ends, if with nothing in it
     async with stage(answer, "Again.") as s:
-        if kind is None and api == "chat" and answer.content.startswith(b"data"):
-            c = await s.engine.create()
-            assert (await c.respond(s.model(api), "Hi")).output_text == ""
-            return
         error, failed = await fails(s, s.model(api), kinds=[])
     expected = kind or ("answer" if api == "responses" else "stream")
     assert (failed.kind, error.retryable) == (expected, True)
+
+
+PAGE = b"\n<!doctype html><html><body>Please log in" + b" to go on" * 400
+
+
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "text/event-stream", "application/json"])
+async def test_what_came_in_place_of_an_answer_is_named(stage, api, content_type):
+    async with stage(Raw(PAGE, content_type=content_type), "Again.") as s:
+        _, failed = await fails(s, s.model(api), kinds=[])
+    assert failed.message.startswith("the answer is no ")
+    assert f"{content_type}: '<!doctype html><html><body>Please log in to go on" in failed.message
+    assert len(failed.message) < 400
 
 
 # -- errors inside of an answer

@@ -356,7 +356,7 @@ ENDS = {
     "model_length": ("incomplete", "max_output_tokens"),
     "content_filter": ("incomplete", "content_filter"),
     "SAFETY": ("incomplete", "content_filter"),
-    None: ("completed", None),
+    None: ("incomplete", None),
 }
 
 
@@ -401,3 +401,32 @@ async def test_a_backend_that_tells_no_usage(stage):
     async with stage(chunks({"content": "Hi"}, usage=False)) as s:
         c = await s.engine.create()
         assert (await c.respond(chat(s), "Hi")).usage.requests == 1
+
+
+ARGUMENTS = {
+    "": "{}",
+    "  ": "{}",
+    '{"a":': '{"input":"{\\"a\\":"}',
+    "rain": '{"input":"rain"}',
+    "[1]": '{"input":"[1]"}',
+    "null": '{"input":"null"}',
+    '{"a": NaN}': '{"input":"{\\"a\\": NaN}"}',
+    '{"a": 1}': '{"a": 1}',
+}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+@pytest.mark.parametrize("traits", [None, "compatible", "deepseek", "legacy", "mistral", "vllm"])
+async def test_arguments_that_are_no_object_are_put_into_one_for_backends_that_read_them(stage, traits, arguments):
+    call = {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": arguments}}
+    async with stage(chunks({"tool_calls": [call]}, finish="tool_calls"), "Seen.") as s:
+        c = await s.engine.create()
+        model = chat(s, traits=traits)
+        result = await c.respond(model, "Look", tools=[LOOK])
+        assert result.items[0]["arguments"] == arguments
+        await c.answer("call_1", "seen")
+        await c.respond(model, tools=[LOOK])
+        assert (await verify(s.engine.store, c.id)).verified == 2
+    said = s.bodies[1]["messages"][1]
+    function = said["function_call"] if traits == "legacy" else said["tool_calls"][0]["function"]
+    assert function["arguments"] == (ARGUMENTS[arguments] if traits else arguments)

@@ -345,9 +345,19 @@ async def test_answers_of_the_client(stage, api):
         assert (again.first, again.replayed) == (first.first, True)
         with pytest.raises(KeyReused):
             await c.answer("a", "no", key="k")
+        version = c.version
+        for key in (None, "another"):
+            alike = await c.answer("a", "yes", key=key)
+            assert (alike.first, alike.version, alike.replayed) == (first.first, first.first, True)
+        with pytest.raises(AlreadyAnswered) as raised:
+            await c.answer("a", "no")
+        assert raised.value.seq == first.first
+        assert (await c.refresh()).version == version
+        text = [{"type": "input_text", "text": "a file" * 40_000}]  # which stands out of line
+        await c.answer("b", text)
+        assert (await c.answer("b", text)).replayed
         with pytest.raises(AlreadyAnswered):
-            await c.answer("a", "yes")
-        await c.answer("b", [{"type": "input_text", "text": "a file"}])
+            await c.answer("b", [{**text[0], "text": text[0]["text"][:-1] + "."}])
         done = await c.run(s.model(api), tools=tools)
         assert (done.output_text, done.turn) == ("Thanks.", result.turn)
         kinds = [entry.item["type"] async for entry in c.items() if "call_id" in entry.item]

@@ -1,5 +1,7 @@
 """Asking the API for a count: of exactly what would be sent, with nothing logged and nothing answered."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from turnlog import Budget, Invalid, ResponseFailed, open_engine
@@ -98,7 +100,7 @@ async def test_whatever_goes_wrong_in_an_adapter_is_its_failure(engine, answer, 
     c = await engine.create()
     await c.append("hi")
     with pytest.raises(ResponseFailed) as caught:
-        await c.count(Failing(None, "gpt-4o"))
+        await c.count(Failing(SimpleNamespace(responses=None), "gpt-4o"))
     assert (caught.value.result.reason, caught.value.retryable) == (kind, kind == "timeout")
 
 
@@ -127,6 +129,6 @@ async def test_the_transport_of_a_model_carries_its_counts(engine):
 
     c = await engine.create()
     await c.append("hi")
-    model = Seeing(None, "gpt-4o", params={"timeout": 3.0, "extra_headers": {"x-who": "me"}})
+    model = Seeing(SimpleNamespace(responses=None), "gpt-4o", params={"timeout": 3.0, "extra_headers": {"x-who": "me"}})
     assert await c.count(model) == Tokens(9, True, 0)
     assert seen == {"timeout": 3.0, "extra_headers": {"x-who": "me"}}

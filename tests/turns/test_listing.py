@@ -4,6 +4,7 @@ import random
 from bisect import bisect_right
 from contextlib import suppress
 from itertools import pairwise, product
+from types import SimpleNamespace
 
 import pytest
 
@@ -162,7 +163,7 @@ async def test_any_log(engine, seed, long, run):
             yield StreamEvent(type="response.completed", raw={"response": {}})
 
     chance = random.Random(seed * 1000 + run)
-    model = Scripted(None, "gpt-4o-mini", budget=Budget(context=1_000_000))
+    model = Scripted(SimpleNamespace(responses=None), "gpt-4o-mini", budget=Budget(context=1_000_000))
     for _ in range(20 if long else 4):
         c = await engine.create()
         calls = []

@@ -76,7 +76,7 @@ async def turns(conversation: Conversation, client: AsyncOpenAI) -> None:
         assert_type(failed.retryable, bool)
         result = await conversation.respond(qwen)
     except ConversationBusy as busy:
-        assert_type(busy.retry_after, float)
+        assert_type(busy.retry_after, int)
         return
     assert_type(result, Result)
     result = await conversation.run(gpt, ["a", "b"], tools=[search, plain, {"type": "function", "name": "later"}])

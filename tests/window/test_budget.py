@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,9 @@ from turnlog.engine.vocabulary import load
 from turnlog.engine.window.budget import LIMITS, known, reserve_of, room
 
 # -- the budget
+
+CLIENT = SimpleNamespace(responses=None, chat=None)
+"""A client that is asked nothing."""
 
 
 @pytest.mark.parametrize(("context", "reserve"), [(0, 0), (-1, 0), (10, -1), (10, 10), (1.5, 0), (True, 0), ("9", 0)])
@@ -105,13 +109,13 @@ async def test_a_model_that_is_not_known_says_which_line_to_write(kind):
     async with open_engine(":memory:") as engine:
         c = await engine.create()
         with pytest.raises(UnknownModel) as caught:
-            await c.respond(kind(None, "acme-7b-chat"), "hi")
+            await c.respond(kind(CLIENT, "acme-7b-chat"), "hi")
         assert c.version == 1
         said = str(caught.value)
         assert said.startswith(
             f"acme-7b-chat: context window unknown. Pass Budget(context=…) to {kind.__name__}(...) or to this call"
         )
-        client, (_, line) = None, said.split("such as ")
+        client, (_, line) = CLIENT, said.split("such as ")
         model = eval(line, {"Budget": Budget, kind.__name__: kind, "client": client})
         assert (model.name, model.budget) == ("acme-7b-chat", Budget(32_768, 4_096))
         await c.append("hi")
@@ -126,11 +130,16 @@ async def test_all_that_is_sent_counts_against_the_budget():
     count = (await load()).count
     schema = {"type": "json_schema", "name": "city", "schema": {"type": "object", "properties": {"at": {}}}}
     tool = {"type": "function", "name": "look", "description": "Look around.", "parameters": {"type": "object"}}
-    model = Responses(None, "gpt-4o", params={"text": {"format": schema}, "max_output_tokens": 300}, backend="b")
+    model = Responses(
+        SimpleNamespace(responses=None),
+        "gpt-4o",
+        params={"text": {"format": schema}, "max_output_tokens": 300},
+        backend="b",
+    )
     async with open_engine(":memory:") as engine:
         c = await engine.create()
         await c.append("hi")
-        bare = await c.window(model=Responses(None, "gpt-4o", backend="b"))
+        bare = await c.window(model=Responses(CLIENT, "gpt-4o", backend="b"))
         assert bare.tokens.total == 4 + count("hi") + 3
         full = await c.window(model=model, instructions="Be brief.", tools=[tool])
         told = full.manifest
