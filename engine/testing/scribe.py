@@ -409,6 +409,7 @@ class Scribe:
         self.version = appended.last
         self.places = [place for place in self.places if place <= at]
         self.sent = [sent for sent in self.sent if sent.seq <= at]
+        self._answers = self._answers[: len(self.sent)]
         self._compactions = [seq for seq in self._compactions if seq <= at]
 
     async def _erase(self, back: int) -> None:

@@ -36,6 +36,10 @@ def test_replay_tells_every_step(every):
         assert one["diff"]["same"] >= 0
     (failed,) = [one for one in steps if one["status"] == "failed"]
     assert failed["error"] == "server_error: busy"
+
+
+def test_replay_shows_every_step(every):
+    steps = turnlog("replay", "everything", "--db", every, "--json").json["steps"]
     told = turnlog("replay", "everything", "--db", every)
     assert told.code == 0
     diffs = [" ".join(line.split()) for line in told.out.splitlines() if " against " in line]

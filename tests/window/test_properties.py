@@ -283,16 +283,21 @@ async def test_between_two_cuts_a_window_only_grows_at_its_end(steps, budget, ta
     for sent in scribe.sent:
         last = lines.get(sent.sight.line)
         lines[sent.sight.line] = sent
-        if last is None or last.manifest.cut != sent.manifest.cut or excerpted(sent) - excerpted(last):
+        if last is None or any(last.seq < seq < sent.seq for seq in changes) or may_go(last, erased):
             continue
-        if any(last.seq < seq < sent.seq for seq in changes) or may_go(last, erased):
-            continue
-        if last.manifest.base != sent.manifest.base:  # it left too little room for what must be sent now
-            assert last.manifest.base > sent.manifest.base
+        if not goes_on(sent, last):
             continue
         before, now = [encode(one.item) for one in last.rendered], [encode(one.item) for one in sent.rendered]
         assert now[: len(before)] == before
         assert sent.manifest.shared == last.manifest.items
+
+
+def goes_on(sent, last):
+    """Return whether a window begins where the one before did: neither was cut anew, nor from another compaction."""
+    if last.manifest.base != sent.manifest.base:  # it left too little room for what must be sent now
+        assert last.manifest.base > sent.manifest.base
+        return False
+    return last.manifest.cut == sent.manifest.cut and not excerpted(sent) - excerpted(last)
 
 
 def may_go(sent, erased):
