@@ -216,7 +216,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     made_by = item.config.stash.setdefault(_MADE, {})
     try:
         result = yield
-        played = item.stash.get(_PLAYED, None)
+        played: Any = item.stash.get(_PLAYED, None)
         if played is not None:
             for line in played.changed:
                 item.user_properties.append((_PROPERTY, line))
