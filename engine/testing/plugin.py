@@ -223,8 +223,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
             played.check()
     except BaseException as error:
         playing: Any = item.stash.get(_PLAYED, None)
-        other = None if playing is None else made_by.get(playing.path)
-        if other not in (None, item.nodeid):
+        if playing is not None and (other := made_by.get(playing.path, item.nodeid)) != item.nodeid:
             error.add_note(f"{playing.path.name} was recorded by {other} in this run: a file holds one test's answers")
         raise
     if isinstance(played, Passing):
