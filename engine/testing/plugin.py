@@ -216,15 +216,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     made_by = item.config.stash.setdefault(_MADE, {})
     try:
         result = yield
-        played = item.stash.get(_PLAYED, None)
+        played: Any = item.stash.get(_PLAYED, None)
         if played is not None:
             for line in played.changed:
                 item.user_properties.append((_PROPERTY, line))
             played.check()
     except BaseException as error:
         playing: Any = item.stash.get(_PLAYED, None)
-        other = None if playing is None else made_by.get(playing.path)
-        if other not in (None, item.nodeid):
+        if playing is not None and (other := made_by.get(playing.path, item.nodeid)) != item.nodeid:
             error.add_note(f"{playing.path.name} was recorded by {other} in this run: a file holds one test's answers")
         raise
     if isinstance(played, Passing):

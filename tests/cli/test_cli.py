@@ -99,7 +99,7 @@ def test_requests_are_what_the_server_received(log):
 def test_verify(log):
     told = turnlog("verify", "--db", log, "--json")
     assert told.code == 0
-    assert told.json == {"responses": 4, "verified": 4, "erased": 0, "diverged": []}
+    assert told.json == {"responses": 4, "verified": 4, "erased": 0, "diverged": [], "damaged": []}
     assert turnlog("verify", "talk", "--db", log, "--json").json == told.json
     assert "4 of 4" in turnlog("verify", "--db", log).out
 
