@@ -95,7 +95,7 @@ class Decoder:
             message = choice.get("delta" if said.streamed else "message")
             events += self._delta(message if isinstance(message, dict) else {}, whole=not said.streamed)
             finish = choice.get("finish_reason")
-            self._finish = finish.lower() if isinstance(finish, str) and finish else self._finish
+            self._finish = self._finish if finish in _NOTHING else str(finish).lower()
         self.ended = self.ended or (not said.streamed and bool(choice))
         return events
 

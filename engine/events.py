@@ -186,6 +186,8 @@ class ResponseFailed(_Body, frozen=True, kw_only=True, tag="response.failed"):
 
     kind: str
     code: str | None = None
+    param: str | None = None
+    """The place in the request that it is about, as the API names it."""
     message: str = ""
     status_code: int | None = None
     retryable: bool = False

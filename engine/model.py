@@ -93,6 +93,10 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
     """From an adapter: what had to be replaced to read the event."""
 
 
+_PLACE: Final = re.compile(r"[A-Za-z0-9_.\[\]]{1,200}")
+"""What a place in a request looks like; anything else that a server says there may be content."""
+
+
 class ModelFailure(Exception):
     """A model did not answer. Adapters raise it from the client's own error."""
 
@@ -113,7 +117,7 @@ class ModelFailure(Exception):
         """client (it could not be asked), connection, timeout, http, stream (it broke off), answer (it cannot be read),
         model (it said so itself), adapter (its own code failed)"""
         self.code = None if code is None else clean(code)
-        self.param = param
+        self.param = param if param is not None and _PLACE.fullmatch(param) else None
         """The place in the request that it is about, as the API names it."""
         self.status_code = status_code
         self.retryable = retryable

@@ -308,6 +308,7 @@ def _end(call: Played, response: Mapping[str, Any]) -> StreamEvent | ModelFailur
             said.kind,
             said.message,
             code=said.code,
+            param=said.param,
             status_code=said.status_code,
             retryable=said.retryable,
             retries=said.retries,

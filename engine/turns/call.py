@@ -318,6 +318,7 @@ class ModelCall:
         said = ResponseFailed(
             kind=failure.kind,
             code=failure.code,
+            param=failure.param,
             message=failure.message[:_LONGEST],
             status_code=failure.status_code,
             retryable=failure.retryable,

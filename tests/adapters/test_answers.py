@@ -647,3 +647,11 @@ async def test_half_a_character_that_nothing_joins_is_replaced(stage, field):
     assert said.startswith("".join(deltas))
     assert len(repaired) == 3
     assert all("a lone surrogate became U+FFFD" in one for one in repaired)
+
+
+async def test_an_answer_in_one_piece_counts_whatever_it_is_called(stage, api):
+    body = json.dumps(plain(api)).encode()
+    async with stage(Raw(body, content_type="text/plain"), Raw(b"\n" + body), "Next.") as s:
+        c = await s.engine.create()
+        for _ in range(2):
+            assert (await c.respond(s.model(api), "Hi")).output_text == "Whole."

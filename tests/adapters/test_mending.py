@@ -317,8 +317,17 @@ async def test_what_a_model_said_and_the_server_refuses_is_left_out_once(stage):
         manifest = (await requests(c))[-1].manifest
         (seq,) = manifest.unfit
         assert manifest.why(seq).rule == "the server has refused it"
+        assert [one.data["param"] async for one in c.events() if one.type == "response.failed"] == ["input[2].type"]
         assert strange in [one.item async for one in c.events()]
         assert (await verify(s.engine.store, c.id)).verified == 4
+
+
+async def test_a_place_that_is_none_is_not_logged(stage):
+    async with stage(Fail(400, code="invalid_value", param="input[0] says: my secret")) as s:
+        c = await s.engine.create()
+        with pytest.raises(ResponseFailed):
+            await c.respond(s.model("responses"), "1")
+        assert [one.data.get("param") async for one in c.events() if one.type == "response.failed"] == [None]
 
 
 async def test_several_that_the_server_refuses_are_left_out_one_after_another(stage):

@@ -356,6 +356,7 @@ ENDS = {
     "model_length": ("incomplete", "max_output_tokens"),
     "content_filter": ("incomplete", "content_filter"),
     "SAFETY": ("incomplete", "content_filter"),
+    1: ("completed", None),
     None: ("incomplete", None),
 }
 
