@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -13,8 +13,8 @@ from benchmarks.disk import DISK, flush_takes, flushed
 from benchmarks.prefix import BUDGET
 from benchmarks.systems.ours import Turnlog
 from benchmarks.tasks import Task
-from benchmarks.workload import ASKS_TOOL, TURN, items, size, text, turn, weigh
-from turnlog import Budget, Conversation, StreamEvent, Window, open_engine
+from benchmarks.workload import ASKS_TOOL, TURN, items, size, text, turn
+from turnlog import Budget, Conversation, StreamEvent, Window
 from turnlog.adapters.responses import ENCODERS, Responses, encode
 from turnlog.engine.canonical import loads
 from turnlog.engine.codec import REQUESTED, body, event
