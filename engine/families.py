@@ -7,6 +7,7 @@ gpt-4.1-nano and gpt-5-mini. A name that is not here is nobody's: its window has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
@@ -99,6 +100,8 @@ _OLDER: Final = Family(200_000, 0, _THINKS, _O, forgets=True)
 
 _FAMILIES: Final[Mapping[str, Family]] = {
     "gpt-6": _LARGE._replace(forgets=False),
+    "gpt-6.1": _LARGE._replace(forgets=False),
+    "gpt-6.2": _LARGE._replace(forgets=False),
     "gpt-5.6": _LARGE._replace(forgets=False),
     "gpt-5.5": _LARGE,
     "gpt-5.5-instant": _SMALL,
@@ -124,6 +127,7 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "gpt-4o-mini": Family(128_000, pictures=Tiles(2833, 5667)),
     "chatgpt-4o": Family(128_000, pictures=_FOUR),
     "gpt-audio": Family(128_000),
+    "gpt-audio-mini": Family(128_000),
     "gpt-4-turbo": Family(128_000, pictures=_FOUR),
     "gpt-4-vision": Family(128_000, pictures=_FOUR),
     "gpt-4-1106": Family(128_000),
@@ -137,12 +141,23 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "o1-mini": _OLDER._replace(context=128_000, frame=_THINKS._replace(primer=10)),
     "o1-preview": _OLDER._replace(context=128_000),
     "o3": _OLDER,
+    "o3-mini": _OLDER,
     "o4-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
     "codex-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
     "computer-use-preview": Family(8_192, pictures=Tiles(65, 129)),
     "gpt-oss": Family(131_072, 0, _OPEN),
+    "gpt-oss-safeguard": Family(131_072, 0, _OPEN),
 }
-_LONGEST_FIRST: Final = sorted(_FAMILIES, key=len, reverse=True)
+_SUFFIXES: Final = (
+    *("latest", "preview", "pro", "sol", "terra", "luna", "astra", "codex", "codex-max", "codex-mini"),
+    *("deep-research", "search-preview", "audio-preview", "16k", "20b", "120b"),
+)
+"""What may stand behind a family's name, and changes nothing of what is known of it."""
+_BEHIND: Final = re.compile(
+    rf"(?:[-:](?:{'|'.join(_SUFFIXES)}))?"
+    r"(?:[-@]\d{4}-\d\d-\d\d|-(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))?"  # the day of a snapshot
+    r"(?:-1:0|:free|:nitro|:floor|:online|:exacto)?"  # how it is served
+)
 
 
 def bare_name(model: str) -> str:
@@ -157,13 +172,14 @@ def bare_name(model: str) -> str:
 
 @lru_cache(1024)
 def family_of(model: str) -> Family | None:
-    """Return what is known of a model, None where nothing is: by the longest beginning of its name that is known.
+    """Return what is known of a model, None where nothing is.
 
-    >>> family_of("gpt-5.9-mini") == family_of("gpt-5"), family_of("gpt-50"), family_of("acme-7b-chat")
+    The day of a snapshot falls off its name, and the few suffixes that are known; a name with anything else behind is
+    another model's, of which nothing is guessed.
+
+    >>> family_of("gpt-5.1-codex-2025-11-13") == family_of("gpt-5.1"), family_of("gpt-5.9-mini"), family_of("o1-foo")
     (True, None, None)
     """
     name = bare_name(model)
-    for known in _LONGEST_FIRST:
-        if name == known or name.startswith((f"{known}-", f"{known}.", f"{known}:", f"{known}@")):
-            return _FAMILIES[known]
-    return None
+    known = max((one for one in _FAMILIES if name.startswith(one)), key=len, default=None)
+    return _FAMILIES[known] if known and _BEHIND.fullmatch(name, len(known)) else None

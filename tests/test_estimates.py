@@ -263,7 +263,15 @@ def test_without_a_report_or_a_secret_nothing_changes():
         ("openai/gpt-5.6-sol", "gpt-5.6"),
         ("openai.gpt-5.5", "gpt-5.5"),
         ("ft:gpt-4o-mini-2024-07-18:acme::8abc", "gpt-4o-mini"),
-        ("gpt-6.2-astra", "gpt-6"),
+        ("gpt-6.1-sol", "gpt-6"),
+        ("gpt-5.1-codex-max", "gpt-5.1"),
+        ("gpt-5-pro-2025-10-06", "gpt-5"),
+        ("gpt-4o-mini-search-preview-2025-03-11", "gpt-4o-mini"),
+        ("gpt-4-0125-preview", "gpt-4-0125"),
+        ("gpt-4-0613", "gpt-4"),
+        ("gpt-35-turbo-16k-0613", "gpt-3.5-turbo"),
+        ("openai/gpt-5:free", "gpt-5"),
+        ("openai.gpt-oss-120b-1:0", "gpt-oss-120b"),
         ("gpt-5.3-codex", "gpt-5.2"),
         ("o3-deep-research", "o3"),
         ("gpt-oss:20b", "gpt-oss-120b"),
@@ -273,7 +281,26 @@ def test_names_of_models(name, like):
     assert family_of(name) == family_of(like) is not None
 
 
-@pytest.mark.parametrize("name", ["", "gpt-50", "o30", "acme-7b-chat", "Qwen/Qwen3-32B", "ft:", "gpt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "gpt-50",
+        "o30",
+        "gpt-4.9",
+        "gpt-5.9-mini",
+        "o1-foo",
+        "gpt-5-nano-x",
+        "gpt-4.1-mini-2025",
+        "gpt-5.4-huge",
+        "gpt-6.9-sol",
+        "gpt-5-2025-08-07-x",
+        "acme-7b-chat",
+        "Qwen/Qwen3-32B",
+        "ft:",
+        "gpt",
+    ],
+)
 def test_names_that_are_nobodys(name):
     assert family_of(name) is None
 

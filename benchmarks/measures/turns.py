@@ -102,13 +102,13 @@ def _ready(run: Run, kind: Kind, folder: Path, at: int, way: str) -> None:
         raise Failed(OVER)
     names = dict.fromkeys(name for number in range(run.plan.rounds) for name in _conversations(at, way, number))
     count = (at - 1) * TURN
-    allowed = run.plan.seeding * (5 if kind.name == OURS else 1)
-    seconds = min(allowed, run.before_half)
+    left = run.before_half
+    seconds = left if kind.name == OURS else min(left, run.plan.seeding)
     for name in names:
         said = {"conversation": name, "count": count, "first": 0, "seconds": seconds / len(names)}
         if kind.ask("seed", folder, **said)["items"] < count:
             reason = f"{count:,} items take it longer than {seconds:.3g} s"
-            raise Failed(reason if seconds == allowed else f"{OVER}: {reason}")
+            raise Failed(reason if seconds < left else f"{OVER}: {reason}")
 
 
 def _ask(run: Run, kind: Kind, folder: Path, at: int, way: str, found: list[Any], number: int) -> None:
