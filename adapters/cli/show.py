@@ -52,8 +52,8 @@ __all__ = (
     "window_document",
 )
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _IN_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
 STYLES: Final[Mapping[str, str]] = {
@@ -70,7 +70,7 @@ _REJECTED_SHOWN: Final = 20
 @contextmanager
 def progress(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error, if that is a terminal, while something goes on; yield what is told of each step."""
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     if not (shown and errors.is_terminal):
         yield lambda _: None
         return

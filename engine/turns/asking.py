@@ -89,7 +89,7 @@ class Asking:
         rendered = await self.engine.reader.rendered(history, manifest, plan.target, plan.blobs)
         if not rendered:
             raise Invalid(f"{history.conversation}: {NOTHING}")
-        self.window = Window(rendered, manifest, plan.target, plan.budget)
+        self.window = Window(rendered, manifest, plan.target, plan.budget, history.conversation)
         return Asked(*requested(plan, history, self.window, "answer", retry_of=retry_of), history, said, broken)
 
     async def _placed(self, manifest: Manifest) -> tuple[Manifest, list[NewEvent], ModelFailure | None]:

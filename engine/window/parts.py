@@ -20,7 +20,18 @@ from ..errors import Invalid
 from .cutting import Draft, blamed, called, check_name
 from .units import Unit
 
-__all__ = ("LOW", "DropTurns", "Excerpts", "LastTurns", "LeaveRoom", "Part", "Pinned", "check_part", "pinned_by", "shrunk_by")
+__all__ = (
+    "LOW",
+    "DropTurns",
+    "Excerpts",
+    "LastTurns",
+    "LeaveRoom",
+    "Part",
+    "Pinned",
+    "check_part",
+    "pinned_by",
+    "shrunk_by",
+)
 
 LOW: Final = 0.5
 """The low-water mark: the share of the room down to which a cut goes, so that the next one is far away."""

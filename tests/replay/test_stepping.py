@@ -100,3 +100,21 @@ async def test_why_tells_the_fate_the_rule_and_the_tokens(engine):
         await stepping.why(engine, c.id, 9999, last.seq)
     with pytest.raises(NotFound, match="response 2"):
         await stepping.why(engine, c.id, 2, 2)
+
+
+async def test_a_listed_call_tells_the_same_and_what_was_erased_since(engine):
+    c = await engine.create()
+    await c.respond(Instant(budget=Budget(1_000)), "a secret of nine tokens or so, more or less")
+    last = (await c.responses(order="desc")).data[0].seq
+    call = await c.response(last)
+    assert call.manifest.why(2).tokens == 0, "the log does not hold it twice"
+    verdict = await call.why(2)
+    assert verdict == await stepping.why(engine, c.id, 2, last)
+    assert verdict.fate == "kept"
+    assert verdict.tokens > 9
+    await c.erase(2, reason="law")
+    verdict = await (await c.response(last)).why(2)
+    assert (verdict.fate, verdict.rule, verdict.tokens) == ("kept", "it fits; erased since", 0)
+    assert (await call.why(last)).rule == f"the window is as of {last - 1}"
+    with pytest.raises(NotFound, match=rf"conversation {c.id}, seq 99 \(its events are 1 to {c.version}\)"):
+        await call.why(99)
