@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ("ANY_FAMILY", "Family", "Frame", "Patches", "Pictures", "Tiles", "bare_name", "family_of")
+__all__ = ("ANY_FAMILY", "Family", "Frame", "Patches", "Pictures", "Tiles", "Within", "bare_name", "family_of")
 
 
 class Frame(NamedTuple):
@@ -45,21 +45,35 @@ class Tiles(NamedTuple):
         return self.base + self.tile * -(-width // 512) * -(-height // 512)
 
 
+class Within(NamedTuple):
+    """How large a picture is at most, in one detail: larger ones are shrunk. 0: as large as it is."""
+
+    side: int = 0
+    """Pixels of its longer side."""
+    patches: int = 0
+
+
 class Patches(NamedTuple):
-    """Pictures weighed in patches of 32 pixels, of which there are at most so many: larger ones are shrunk."""
+    """Pictures weighed in patches of 32 pixels."""
 
     thousandths: int
     """Tokens of a thousand patches."""
-    most: int
-    original: int = 0
-    """The most with the detail "original"; 0: there is no such detail."""
+    high: Within
+    original: Within | None = None
+    """Of the detail "original"; None: there is no such detail."""
+    low: Within = Within(512)
+    auto: Literal["high", "original"] = "high"
+    """The detail where none is said."""
 
     def tokens(self, width: int, height: int, detail: str) -> int:
         """Return the tokens of a picture."""
-        if detail == "low":
-            width, height = _within(width, height, 512)
-        most = self.original if detail == "original" and self.original else self.most
-        patches = min(most, -(-width // 32) * -(-height // 32))
+        said = detail if detail in ("low", "high", "original") else self.auto
+        within = self.low if said == "low" else self.original or self.high if said == "original" else self.high
+        if within.side:
+            width, height = _within(width, height, within.side)
+        patches = -(-width // 32) * -(-height // 32)
+        if within.patches:
+            patches = min(within.patches, patches)
         return -(-patches * self.thousandths // 1000)
 
 
@@ -79,7 +93,7 @@ class Family(NamedTuple):
     kept: int = 0
     """Of these, what the API gives to no input, however short the answer."""
     frame: Frame = Frame()
-    pictures: Pictures = Patches(1200, 2500, 10_000)
+    pictures: Pictures = Patches(1200, Within(0, 2500), Within(0, 10_000))
     forgets: bool = False
     """Whether they are not shown their reasoning again once the user has spoken, although they are sent it."""
 
@@ -93,36 +107,44 @@ _FOUR: Final = Tiles(85, 170)
 _FIVE: Final = Tiles(70, 140)
 _O: Final = Tiles(75, 150)
 
+_HIGH: Final = Within(2048, 2500)
+_WHOLE: Final = Within(2048, 6144)
+_LAST: Final = Within(6000, 10_000)
+_TWO: Final = Patches(1200, _WHOLE, low=_WHOLE)
+_FOURTH: Final = Patches(1200, _HIGH, _LAST, low=_WHOLE)
+_FIFTH: Final = Patches(1200, _HIGH, _LAST, auto="original")
+_SIXTH: Final = Patches(1200, _HIGH, Within(), auto="original")
+
 _SMALL: Final = Family(400_000, 128_000, _THINKS, forgets=True)
 _LARGE: Final = Family(1_050_000, 128_000, _THINKS, forgets=True)
 _INSTANT: Final = Family(128_000, 0, _THINKS, forgets=True)
 _OLDER: Final = Family(200_000, 0, _THINKS, _O, forgets=True)
 
 _FAMILIES: Final[Mapping[str, Family]] = {
-    "gpt-6": _LARGE._replace(forgets=False),
-    "gpt-6.1": _LARGE._replace(forgets=False),
-    "gpt-6.2": _LARGE._replace(forgets=False),
-    "gpt-5.6": _LARGE._replace(forgets=False),
-    "gpt-5.5": _LARGE,
-    "gpt-5.5-instant": _SMALL,
-    "gpt-5.4": _LARGE,
-    "gpt-5.4-mini": _SMALL,
-    "gpt-5.4-nano": _SMALL,
+    "gpt-6": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-6.1": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-6.2": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-5.6": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-5.5": _LARGE._replace(pictures=_FIFTH),
+    "gpt-5.5-instant": _SMALL._replace(pictures=_FIFTH),
+    "gpt-5.4": _LARGE._replace(pictures=_FOURTH),
+    "gpt-5.4-mini": _SMALL._replace(pictures=_FOURTH),
+    "gpt-5.4-nano": _SMALL._replace(pictures=_FOURTH),
     "gpt-5.3": _SMALL,
     "gpt-5.3-chat": _INSTANT,
     "gpt-5.3-codex-spark": _INSTANT,
-    "gpt-5.2": _SMALL,
-    "gpt-5.2-chat": _INSTANT,
+    "gpt-5.2": _SMALL._replace(pictures=_TWO),
+    "gpt-5.2-chat": _INSTANT._replace(pictures=_TWO),
     "gpt-5.1": _SMALL._replace(pictures=_FIVE),
     "gpt-5.1-chat": _INSTANT._replace(pictures=_FIVE),
     "gpt-5": _SMALL._replace(pictures=_FIVE),
     "gpt-5-chat": _INSTANT._replace(pictures=_FIVE),
-    "gpt-5-mini": _SMALL._replace(pictures=Patches(1200, 1536)),
-    "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, 1536)),
+    "gpt-5-mini": _SMALL._replace(pictures=Patches(1200, Within(0, 1536))),
+    "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, Within(0, 1536))),
     "gpt-4.5": Family(128_000, pictures=_FOUR),
     "gpt-4.1": Family(1_047_576, pictures=_FOUR),
-    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, 1536)),
-    "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, 1536)),
+    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, Within(0, 1536))),
+    "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, Within(0, 1536))),
     "gpt-4o": Family(128_000, pictures=_FOUR),
     "gpt-4o-mini": Family(128_000, pictures=Tiles(2833, 5667)),
     "chatgpt-4o": Family(128_000, pictures=_FOUR),
@@ -142,8 +164,8 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "o1-preview": _OLDER._replace(context=128_000),
     "o3": _OLDER,
     "o3-mini": _OLDER,
-    "o4-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
-    "codex-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
+    "o4-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
+    "codex-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
     "computer-use-preview": Family(8_192, pictures=Tiles(65, 129)),
     "gpt-oss": Family(131_072, 0, _OPEN),
     "gpt-oss-safeguard": Family(131_072, 0, _OPEN),

@@ -92,7 +92,7 @@ def test_a_screenshot_in_an_output_is_a_picture():
 
 def test_the_same_model_and_counter_have_one_scale():
     assert scale_of("gpt-4o", one, alike=True) is scale_of("gpt-4o", one, alike=True)
-    assert scale_of("gpt-5.5", one, alike=True) is None
+    assert scale_of("gpt-5.3", one, alike=True) is None
     assert scale_of("acme-7b", one, alike=True) is None
     assert scale_of("acme-7b", one, alike=False)("abc") == 3
 
@@ -258,6 +258,32 @@ def test_without_a_report_or_a_secret_nothing_changes():
 
 
 @pytest.mark.parametrize(
+    ("model", "width", "height", "detail", "patches"),
+    [
+        ("gpt-5.6-sol", 3000, 3000, "auto", 94 * 94),
+        ("gpt-5.6-sol", 3000, 3000, "high", 2500),
+        ("gpt-5.6-sol", 6400, 6400, "original", 200 * 200),
+        ("gpt-6-astra", 6400, 6400, "auto", 200 * 200),
+        ("gpt-5.5", 3000, 3000, "auto", 94 * 94),
+        ("gpt-5.5", 6400, 6400, "auto", 10_000),
+        ("gpt-5.5", 64, 12_000, "original", 1 * 188),
+        ("gpt-5.5", 2000, 2000, "low", 16 * 16),
+        ("gpt-5.4", 3000, 3000, "auto", 2500),
+        ("gpt-5.4", 3000, 3000, "original", 94 * 94),
+        ("gpt-5.4-mini", 3000, 3000, "low", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "auto", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "low", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "original", 64 * 64),
+        ("nobody's", 3000, 3000, "auto", 2500),
+        ("nobody's", 3000, 3000, "original", 94 * 94),
+    ],
+)
+def test_pictures_of_the_newest_models_weigh_what_their_detail_lets_through(model, width, height, detail, patches):
+    pictures = (family_of(model) or ANY_FAMILY).pictures
+    assert pictures.tokens(width, height, detail) == -(-patches * 12 // 10)
+
+
+@pytest.mark.parametrize(
     ("name", "like"),
     [
         ("openai/gpt-5.6-sol", "gpt-5.6"),
@@ -272,7 +298,7 @@ def test_without_a_report_or_a_secret_nothing_changes():
         ("gpt-35-turbo-16k-0613", "gpt-3.5-turbo"),
         ("openai/gpt-5:free", "gpt-5"),
         ("openai.gpt-oss-120b-1:0", "gpt-oss-120b"),
-        ("gpt-5.3-codex", "gpt-5.2"),
+        ("gpt-5.3-codex", "gpt-5.3"),
         ("o3-deep-research", "o3"),
         ("gpt-oss:20b", "gpt-oss-120b"),
     ],
