@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.disk import DISK
-from benchmarks.page import write
+from benchmarks.page import hindrance, write
 from benchmarks.report import MEASURES, report
 from benchmarks.run import FULL, QUICK
 from benchmarks.shown import table
@@ -27,15 +27,18 @@ def main() -> None:
     parser.add_argument("--only", metavar="MEASURE", nargs="+", choices=MEASURES, help=f"some of {', '.join(MEASURES)}")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="write results.json, plots and a page there")
     asked = parser.parse_args()
+    if asked.output is not None and (reason := hindrance(asked.output)):
+        parser.error(f"--output {asked.output}: {reason}")
     say = _silent if asked.json else _say
     found = report(QUICK if asked.quick else FULL, flush=asked.flush, measures=asked.only or tuple(MEASURES), say=say)
+    print(json.dumps(found, indent=2) if asked.json else table(found), flush=True)
     if asked.output is not None:
-        for missing in write(found, asked.output):
-            _say(missing)
-    if asked.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(table(found))
+        try:
+            missing = write(found, asked.output)
+        except OSError as error:
+            sys.exit(f"--output {asked.output}: {error}; the results are printed above, and nowhere else")
+        for one in missing:
+            _say(one)
 
 
 def _flush(text: str) -> int:

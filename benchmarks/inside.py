@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from benchmarks.disk import DISK, flush_takes, flushed
+from benchmarks.prefix import BUDGET
 from benchmarks.systems.ours import Turnlog
 from benchmarks.tasks import Task
-from benchmarks.workload import ASKS_TOOL, TURN, items, size, text, turn, weigh
-from turnlog import Budget, Conversation, StreamEvent, Window, open_engine
-from turnlog.adapters.cli.simulating import NewestTurns, Sums, simulate
+from benchmarks.workload import ASKS_TOOL, TURN, items, size, text, turn
+from turnlog import Budget, Conversation, StreamEvent, Window
 from turnlog.adapters.responses import ENCODERS, Responses, encode
 from turnlog.engine.canonical import loads
 from turnlog.engine.codec import REQUESTED, body, event
@@ -22,9 +22,10 @@ from turnlog.engine.events import ContextCompacted, Record, StandIn
 from turnlog.engine.log import Query, Store
 from turnlog.engine.portable import dump
 from turnlog.engine.replay import RecordedModel, rebuild, verify
+from turnlog.engine.testing.prefixes import SIX_HUNDRED, prefix_of
 from turnlog.engine.tokens import count_text
 from turnlog.engine.vocabulary import estimate, load
-from turnlog.engine.window.policies import OldestTurns, Policy
+from turnlog.engine.window.policies import Composed, DropTurns, OldestTurns, Policy
 
 __all__ = ("TASKS",)
 
@@ -32,6 +33,8 @@ MODEL: Final = "gpt-4o-mini"
 KNOWN: Final = {("responses", version): encoder for version, encoder in ENCODERS.items()}
 _BEFORE: Final = 24
 """Items that a conversation has before a response is measured."""
+_LIMIT: Final = 200
+"""Items that are as many tokens as the budget under which prefixes are compared has room for."""
 
 
 # -- answering
@@ -318,37 +321,32 @@ async def counted(system: Turnlog, *, count: int) -> Mapping[str, Any]:  # noqa:
     return {"tokens": sum(right), "exact": vocabulary.exact, "ways": found}
 
 
-async def prefixes(system: Turnlog, *, turns: int, budget: int) -> Mapping[str, Any]:  # noqa: ARG001
-    """Return, by policy, how many of the tokens of a conversation's requests the request before began with too."""
-    policies: Sequence[tuple[Policy, int]] = ((OldestTurns(), turns), (NewestTurns(), turns // 4))
-    found: dict[str, Any] = {}
-    async with open_engine(":memory:") as engine:
-        conversation = await engine.create()
-        for first in range(0, turns, 100):
-            await conversation.append(*items(min(100, turns - first) * TURN, first))
-        for policy, most in policies:
-            sums = Sums()
-            async for asked in simulate(engine.store, conversation.id, policy, Budget(budget)):
-                sums.add(asked)
-                if sums.requests == 2 * most:  # from the first cut on, a policy's share does not change any more
-                    break
-            found[policy.name] = {"shared": sums.shared, "tokens": sums.tokens, "cuts": sums.cuts}
-    found["the last 50 items"] = await _last(turns, 50)
+async def prefixes(system: Turnlog, *, turns: int) -> Mapping[str, Any]:  # noqa: ARG001
+    """Return, by policy, how many of the tokens of a conversation's requests the request before began with too.
+
+    The conversation and the budget are those of `python -m benchmarks.prefix`.
+    """
+    policies: Mapping[str, Policy] = {
+        "turnlog, oldest-turns": OldestTurns(),
+        "turnlog, the newest that fits": Composed(DropTurns(1.0, keep=0)),
+    }
+    found = {}
+    for name, policy in policies.items():
+        shares = await prefix_of(policy, BUDGET, turns=turns)
+        found[name] = {"shared": shares.shared, "tokens": shares.input, "cuts": shares.cuts}
+    found[f"the last {_LIMIT} items"] = _last(turns, _LIMIT)
     return found
 
 
-async def _last(turns: int, most: int) -> Mapping[str, int]:
+def _last(turns: int, most: int) -> dict[str, int]:
     """Return the same for a window of the last so many items, as a limit gives it."""
-    count = (await load()).count
-    given = items(turns * TURN)
-    weights = [weigh(item, count) for item in given]
-    shared = tokens = 0
-    before = 0, 0
+    shared = tokens = before = 0
+    weights = [*SIX_HUNDRED] * turns
     for end in [end for number in range(turns) for end in (number * TURN + 1, number * TURN + 3)]:
         start = max(0, end - most)
         tokens += sum(weights[start:end])
-        shared += sum(weights[start : before[1]]) if start == before[0] else 0
-        before = start, end
+        shared += sum(weights[start:before]) if end <= most else 0
+        before = end
     return {"shared": shared, "tokens": tokens, "cuts": 0}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final
 from benchmarks.plots import draw
 from benchmarks.shown import gathered, half, head, number
 
-__all__ = ("write",)
+__all__ = ("hindrance", "page", "write")
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -20,6 +21,16 @@ table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; } caption { text-ali
 th, td { padding: 0.1rem 0.8rem 0.1rem 0; text-align: left; font-weight: normal; } td + td { text-align: right; }
 .ours td { font-weight: 600; } .floor td { color: #777; } img { max-width: 100%; } .why { text-align: left !important; }
 """
+
+
+def hindrance(folder: Path) -> str | None:
+    """Make a folder; return why nothing can be written there, None where it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return str(error)
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.results import OURS, is_peer
+from benchmarks.results import FLOOR, OURS, RAW, TYPED, is_peer
 from benchmarks.shown import number
 
 __all__ = ("block", "main", "replaced")
@@ -40,7 +40,7 @@ _ROWS: Final = (
     _Row("turn@10000", "a turn's storage work, at turn 10,000"),
     _Row("bytes_per_item", "stored", floor=("bare SQLite", "bare file")),
     _Row("memory_window", "memory for a window"),
-    _Row("response_streamed", "a streamed response", floor=("bare openai client", "bare openai client, raw")),
+    _Row("response_streamed", "a streamed response", floor=(RAW, TYPED)),
     _Row("import", "import"),
 )
 
@@ -85,10 +85,11 @@ def block(found: Mapping[str, Any]) -> str:
         "| | turnlog | best other | | the bare machine |",
         "|---|--:|--:|---|--:|",
     ]
-    as_good = []
+    as_good, without = [], []
     for row in _ROWS:
         cells = _cells(found, row)
         if cells is None:
+            without.append(f"{row.words} ({_why(found, row.measure)})")
             continue
         ours, best, name, floor, behind = cells
         lines.append(f"| {row.words} | {ours} | {best} | {name} | {floor} |")
@@ -100,7 +101,21 @@ def block(found: Mapping[str, Any]) -> str:
     lines += ["", f"Exponents of growth over three decades: {', '.join(said)}."] if said else []
     if as_good:
         lines += ["", f"Where another is as good or better: {'; '.join(as_good)}."]
+    over = {one["system"]: one["value"] for one in found["results"] if one["measure"] == "stream_vs_client"}
+    if over:
+        told = ", ".join(f"{number(value)} ({_label(client)})" for client, value in over.items())
+        lines += ["", f"A streamed response by the bare client's and the flushes that make it durable: {told}."]
+    if without:
+        lines += ["", f"Not measured in this run: {'; '.join(without)}."]
     return "\n".join(lines)
+
+
+def _why(found: Mapping[str, Any], measure: str) -> str:
+    """Return why ours was not measured."""
+    told = f"{measure}, {OURS}: "
+    said = next((note.removeprefix(told) for note in found["notes"] if note.startswith(told)), None)
+    machine = found["machine"]
+    return said or ("not asked for" if "--only" in machine["command"] else f"a {machine['plan']} run leaves it out")
 
 
 def _cells(found: Mapping[str, Any], row: _Row) -> tuple[str, str, str, str, bool] | None:
@@ -112,7 +127,8 @@ def _cells(found: Mapping[str, Any], row: _Row) -> tuple[str, str, str, str, boo
     choose = max if row.more else min
     peers = [one for name, one in of.items() if is_peer(name)]
     best = choose(peers, key=lambda one: one["value"]) if peers else None
-    floors = [_with_unit(of[name]) for name in row.floor if name in of]
+    label = len(row.floor) > 1
+    floors = [_with_unit(of[name]) + (f" ({_label(name)})" if label else "") for name in row.floor if name in of]
     behind = best is not None and _better(best["value"], ours["value"], more=row.more)
     return (
         _with_unit(ours),
@@ -125,6 +141,15 @@ def _cells(found: Mapping[str, Any], row: _Row) -> tuple[str, str, str, str, boo
 
 def _better(theirs: float, ours: float, *, more: bool) -> bool:
     return theirs >= _AS_GOOD * ours if more else theirs <= ours / _AS_GOOD
+
+
+def _label(floor: str) -> str:
+    """Return what tells one floor from another.
+
+    >>> _label("bare openai client, raw"), _label("bare SQLite")
+    ('raw', 'SQLite')
+    """
+    return floor.partition(", ")[2] or floor.removeprefix(f"{FLOOR} ")
 
 
 def _with_unit(one: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.disk import DISK, preloaded
 from benchmarks.fleet import Failed, Fleet
 from benchmarks.measures import answering, appends, imports, replay, storage, tokens, turns, windows
-from benchmarks.results import RATIOS, Results
+from benchmarks.results import Results, is_peer, made, over_clients
 from benchmarks.run import Plan, Run
 from benchmarks.systems import PACKAGES
 
@@ -59,7 +59,10 @@ def report(
         folder = Path(name)
         say("starting")
         with Fleet(packages, environment, folder) as fleet:
-            run = Run(plan, fleet, folder, DISK if hindrance else flush, say, clock)
+            shares = [share for measure in measures for share in _shares(plan, measure)]
+            run = Run(plan, fleet, folder, DISK if hindrance else flush, say, clock, shares)
+            run.results.left_out = {one: f"{one}: not asked for" for one in MEASURES if one not in measures}
+            run.results.peers = any(is_peer(kind.name) for kind in fleet.kinds)
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
             if load > (os.cpu_count() or 1):
                 note = (
@@ -86,18 +89,17 @@ def report(
     }
 
 
+def _shares(plan: Plan, measure: str) -> Sequence[str]:
+    """Return by which names a plan gives a measure its time."""
+    return [f"append_{many}" for many in plan.crowds] if measure == "appends" else [measure]
+
+
 def document(results: Results, flush_ms: float) -> dict[str, Any]:
     """Return what was found as JSON; a ratio that cannot be made is null, with its reason beside."""
-    ratios: dict[str, float | None] = {}
-    reasons = {}
-    for name, ratio in RATIOS.items():
-        made = ratio(results, flush_ms)
-        ratios[name] = None if isinstance(made, str) else made
-        if isinstance(made, str):
-            reasons[name] = made
+    ratios, reasons = made(results, flush_ms)
     # The order of readers: machine and versions come first.
     empty: dict[str, Any] = {"machine": {}, "flush_ms": flush_ms, "versions": {}, "durability": {}}
-    found = [msgspec.to_builtins(one) for one in results.all]
+    found = [msgspec.to_builtins(one) for one in (*results.all, *over_clients(results, flush_ms))]
     return empty | {"results": found, "ratios": ratios, "reasons": reasons, "notes": results.notes}
 
 

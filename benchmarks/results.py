@@ -9,10 +9,27 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ("RATIOS", "Result", "Results", "is_peer", "middle", "percentile", "slope")
+__all__ = (
+    "FLOOR",
+    "OURS",
+    "RATIOS",
+    "RAW",
+    "TYPED",
+    "Result",
+    "Results",
+    "is_peer",
+    "made",
+    "middle",
+    "over_clients",
+    "percentile",
+    "slope",
+)
 
 OURS: Final = "turnlog"
 FLOOR: Final = "bare"
+TYPED: Final = "bare openai client, as documented"
+RAW: Final = "bare openai client, raw"
+"""The client where a body goes as it is and only JSON is read, as turnlog's own adapter does it."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +89,10 @@ class Results:
         self.all: list[Result] = []
         self.notes: list[str] = []
         """What was not measured, and why."""
+        self.left_out: dict[str, str] = {}
+        """Groups of measures that take no part in the run, and why."""
+        self.peers = True
+        """Whether somebody else takes part."""
 
     def add(self, measure: str, system: str, values: Sequence[float], unit: str) -> None:
         """Add a figure: the median of what was measured."""
@@ -83,6 +104,11 @@ class Results:
         said = f"{measure}, {system}: {reason}"
         if said not in self.notes:
             self.notes.append(said)
+
+    def why(self, measure: str, system: str) -> str | None:
+        """Return why something was not measured, None where nothing was said of it."""
+        told = f"{measure}, {system}: "
+        return next((one.removeprefix(told) for one in self.notes if one.startswith(told)), None)
 
     def value(self, measure: str, system: str) -> float | None:
         """Return a figure, None where it was not measured."""
@@ -127,8 +153,8 @@ def _quotient(results: Results, above: tuple[str, str], below: tuple[str, str]) 
 
 
 def _missing(results: Results, measure: str, system: str) -> str:
-    said = next((one for one in results.notes if one.startswith(f"{measure}, {system}:")), None)
-    return said or f"{measure} of {system} was not measured in this run"
+    said = results.why(measure, system)
+    return f"{measure}, {system}: {said}" if said else f"{measure} of {system} was not measured in this run"
 
 
 def _best_peer(measure: str, *, most: bool) -> Ratio:
@@ -137,11 +163,25 @@ def _best_peer(measure: str, *, most: bool) -> Ratio:
     def ratio(results: Results, _: float) -> float | str:
         best = results.best(measure, max if most else min)
         if best is None:
-            return f"no peer was measured by {measure}: none is installed, or see the notes"
+            return _no_peer(results, measure)
         ours, theirs = (measure, OURS), (measure, best.system)
         return _quotient(results, ours, theirs) if most else _quotient(results, theirs, ours)
 
     return ratio
+
+
+def _no_peer(results: Results, measure: str) -> str:
+    """Return why there is nobody to compare with: each reason once, with whom it is true of."""
+    if not results.peers:
+        return f"{measure}: no peer takes part: none is installed, or none was asked for"
+    said: dict[str, list[str]] = {}
+    for note in results.notes:
+        place, _, reason = note.partition(": ")
+        name, _, system = place.partition(", ")
+        if name == measure and is_peer(system):
+            said.setdefault(reason, []).append(system)
+    told = "; ".join(f"{', '.join(systems)}: {reason}" for reason, systems in said.items())
+    return f"{measure}: no peer was measured: {told or 'this run has none'}"
 
 
 def _of(above: tuple[str, str], below: tuple[str, str]) -> Ratio:
@@ -161,16 +201,20 @@ def _append_by_flush(results: Results, flush_ms: float) -> float | str:
     return _missing(results, "append_1_p50", OURS) if value is None else value / flush_ms
 
 
-def _stream(results: Results, flush_ms: float) -> float | str:
-    """By the bare client as its documentation shows, and the flushes that make the answer durable."""
-    measure, client = "response_streamed", "bare openai client"
-    ours, theirs = results.value(measure, OURS), results.value(measure, client)
-    flushes = results.value("response_flushes", OURS)
-    if ours is None or theirs is None:
-        return _missing(results, measure, OURS if ours is None else client)
-    if flushes is None:
-        return _missing(results, "response_flushes", OURS)
-    return ours / (theirs + flushes * flush_ms)
+def _over_client(client: str) -> Ratio:
+    """Ours by a client alone and the flushes that make the answer durable."""
+
+    def ratio(results: Results, flush_ms: float) -> float | str:
+        measure = "response_streamed"
+        ours, theirs = results.value(measure, OURS), results.value(measure, client)
+        flushes = results.value("response_flushes", OURS)
+        if ours is None or theirs is None:
+            return _missing(results, measure, OURS if ours is None else client)
+        if flushes is None:
+            return _missing(results, "response_flushes", OURS)
+        return ours / (theirs + flushes * flush_ms)
+
+    return ratio
 
 
 def _shared(results: Results, _: float) -> float | str:
@@ -188,8 +232,43 @@ RATIOS: Final[Mapping[str, Ratio]] = {
     "window_exponent": _exponent("window_8k_exponent"),
     "turn_vs_best_peer": _best_peer("turn@1000", most=False),
     "turn_exponent": _exponent("turn_exponent"),
-    "stream_vs_bare_client": _stream,
+    "stream_vs_bare_client": _over_client(RAW),
     "bytes_vs_json": _of(("bytes_per_item", OURS), ("json_per_item", OURS)),
     "shared_prefix_2000_turns": _shared,
     "verify_vs_decode": _of(("verify_log", OURS), ("decode_log", OURS)),
 }
+"""Each with how it is made."""
+
+GROUPS: Final[Mapping[str, str]] = {
+    "append": "appends",
+    "window": "windows",
+    "window_exponent": "window-growth",
+    "turn": "turns",
+    "turn_exponent": "turn-growth",
+    "stream": "responses",
+    "bytes": "bytes",
+    "shared": "prefixes",
+    "verify": "replay",
+}
+"""What is asked for by which a ratio is measured, by the ratio's name or its first word."""
+
+
+def made(results: Results, flush_ms: float) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return every ratio, None where there is none, and why there is not."""
+    ratios: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for name, ratio in RATIOS.items():
+        found = ratio(results, flush_ms)
+        ratios[name] = None if isinstance(found, str) else found
+        if isinstance(found, str):
+            group = GROUPS.get(name) or GROUPS[name.partition("_")[0]]
+            reasons[name] = results.left_out.get(group, found)
+    return ratios, reasons
+
+
+def over_clients(results: Results, flush_ms: float) -> Iterator[Result]:
+    """Yield how much longer a streamed response takes than with either client alone and the flushes."""
+    for client in (TYPED, RAW):
+        found = _over_client(client)(results, flush_ms)
+        if not isinstance(found, str):
+            yield Result(measure="stream_vs_client", system=client, value=found, unit="times", spread=None)

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     limit: float
     """Seconds after which nothing new is begun."""
     shares: Mapping[str, float]
-    """The same for each measure, so that every one has its time."""
+    """By which the measures that are asked for divide that time, so that every one has its part; see `Run.share`."""
     rounds: int
     """How often everyone's turn comes."""
     allowance: float
@@ -109,8 +109,15 @@ FULL: Final = Plan(
         "append_1": 120.0,
         "windows": 300.0,
         "turns": 200.0,
+        "responses": 60.0,
+        "bytes": 100.0,
+        "replay": 60.0,
+        "prefixes": 60.0,
         "window-growth": 1200.0,
         "turn-growth": 600.0,
+        "tokens": 30.0,
+        "memory": 200.0,
+        "imports": 30.0,
     },
     rounds=9,
     allowance=15.0,
@@ -163,13 +170,22 @@ class Job(NamedTuple):
     measure: str
     system: str
     work: Callable[[int], None]
+    ready: Callable[[], None] = lambda: None
+    """Done before its first turn, off its clock: what it needs is made, and compared with what it should be."""
 
 
 class Run:
     """A run under way: who takes part, what was found, how much time is left."""
 
     def __init__(
-        self, plan: Plan, fleet: Fleet, folder: Path, flush: int, say: Callable[[str], None], begun: float
+        self,
+        plan: Plan,
+        fleet: Fleet,
+        folder: Path,
+        flush: int,
+        say: Callable[[str], None],
+        begun: float,
+        shares: Sequence[str] = (),
     ) -> None:
         self.plan = plan
         self.fleet = fleet
@@ -180,16 +196,27 @@ class Run:
         self.say = say
         self.seeded: dict[str, list[int]] = {}
         """The conversations that windows were made of, by system: their items."""
-        self.slow: set[str] = set()
-        """The systems that take too long to make conversations longer."""
+        self.slow: dict[str, tuple[int, str]] = {}
+        """The systems that take too long to make conversations of so many items, and what was said of that."""
+        self._coming = [*shares]
+        """What is to be measured yet, as the plan's shares are called."""
         self._end = self._half = begun + plan.limit
 
     @contextmanager
     def share(self, measure: str) -> Iterator[None]:
-        """Let a measure have its time, and not more."""
+        """Let a measure have its part of the time that is left, and not more.
+
+        What is left is divided by the shares of this measure and of those to come: what was not asked for has no part,
+        and what one measure leaves goes to the others.
+        """
         outer = self._end, self._half
         now = time.perf_counter()
-        self._end = min(self._end, now + self.plan.shares.get(measure, self.plan.limit))
+        if measure in self._coming:
+            self._coming.remove(measure)
+        share = self.plan.shares.get(measure, 0.0)
+        others = sum(self.plan.shares.get(one, 0.0) for one in self._coming)
+        part = share / (share + others) if share else 1.0
+        self._end = now + part * max(0.0, self._end - now)
         self._half = (now + self._end) / 2
         yield
         self._end, self._half = outer
@@ -202,7 +229,12 @@ class Run:
     @property
     def half_over(self) -> bool:
         """Whether half of it is: what is to be measured must be there by then."""
-        return time.perf_counter() > self._half
+        return self.before_half <= 0
+
+    @property
+    def before_half(self) -> float:
+        """The seconds until then."""
+        return self._half - time.perf_counter()
 
     def interleaved(self, jobs: Sequence[Job], rounds: int | None = None) -> None:
         """Let systems take turns, round after round, each until its allowance is used up or it fails."""
@@ -219,6 +251,9 @@ class Run:
                     continue
                 begun = time.perf_counter()
                 try:
+                    if number == 0:
+                        job.ready()
+                        begun = time.perf_counter()
                     job.work(number)
                 except Failed as reason:
                     self._give_up(job, str(reason), index, given_up)

@@ -587,7 +587,7 @@ class Conversation:
         )
         history, manifest = await self._engine.reader.chosen(view, history)
         rendered = await self._engine.reader.rendered(history, manifest, view.target)
-        return Window(rendered, manifest, view.target, view.budget)
+        return Window(rendered, manifest, view.target, view.budget, self.id)
 
     async def count(
         self,

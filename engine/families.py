@@ -7,11 +7,12 @@ gpt-4.1-nano and gpt-5-mini. A name that is not here is nobody's: its window has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ("ANY_FAMILY", "Family", "Frame", "Patches", "Pictures", "Tiles", "bare_name", "family_of")
+__all__ = ("ANY_FAMILY", "Family", "Frame", "Patches", "Pictures", "Tiles", "Within", "bare_name", "family_of")
 
 
 class Frame(NamedTuple):
@@ -44,21 +45,35 @@ class Tiles(NamedTuple):
         return self.base + self.tile * -(-width // 512) * -(-height // 512)
 
 
+class Within(NamedTuple):
+    """How large a picture is at most, in one detail: larger ones are shrunk. 0: as large as it is."""
+
+    side: int = 0
+    """Pixels of its longer side."""
+    patches: int = 0
+
+
 class Patches(NamedTuple):
-    """Pictures weighed in patches of 32 pixels, of which there are at most so many: larger ones are shrunk."""
+    """Pictures weighed in patches of 32 pixels."""
 
     thousandths: int
     """Tokens of a thousand patches."""
-    most: int
-    original: int = 0
-    """The most with the detail "original"; 0: there is no such detail."""
+    high: Within
+    original: Within | None = None
+    """Of the detail "original"; None: there is no such detail."""
+    low: Within = Within(512)
+    auto: Literal["high", "original"] = "high"
+    """The detail where none is said."""
 
     def tokens(self, width: int, height: int, detail: str) -> int:
         """Return the tokens of a picture."""
-        if detail == "low":
-            width, height = _within(width, height, 512)
-        most = self.original if detail == "original" and self.original else self.most
-        patches = min(most, -(-width // 32) * -(-height // 32))
+        said = detail if detail in ("low", "high", "original") else self.auto
+        within = self.low if said == "low" else self.original or self.high if said == "original" else self.high
+        if within.side:
+            width, height = _within(width, height, within.side)
+        patches = -(-width // 32) * -(-height // 32)
+        if within.patches:
+            patches = min(within.patches, patches)
         return -(-patches * self.thousandths // 1000)
 
 
@@ -78,7 +93,7 @@ class Family(NamedTuple):
     kept: int = 0
     """Of these, what the API gives to no input, however short the answer."""
     frame: Frame = Frame()
-    pictures: Pictures = Patches(1200, 2500, 10_000)
+    pictures: Pictures = Patches(1200, Within(0, 2500), Within(0, 10_000))
     forgets: bool = False
     """Whether they are not shown their reasoning again once the user has spoken, although they are sent it."""
 
@@ -92,38 +107,49 @@ _FOUR: Final = Tiles(85, 170)
 _FIVE: Final = Tiles(70, 140)
 _O: Final = Tiles(75, 150)
 
+_HIGH: Final = Within(2048, 2500)
+_WHOLE: Final = Within(2048, 6144)
+_LAST: Final = Within(6000, 10_000)
+_TWO: Final = Patches(1200, _WHOLE, low=_WHOLE)
+_FOURTH: Final = Patches(1200, _HIGH, _LAST, low=_WHOLE)
+_FIFTH: Final = Patches(1200, _HIGH, _LAST, auto="original")
+_SIXTH: Final = Patches(1200, _HIGH, Within(), auto="original")
+
 _SMALL: Final = Family(400_000, 128_000, _THINKS, forgets=True)
 _LARGE: Final = Family(1_050_000, 128_000, _THINKS, forgets=True)
 _INSTANT: Final = Family(128_000, 0, _THINKS, forgets=True)
 _OLDER: Final = Family(200_000, 0, _THINKS, _O, forgets=True)
 
 _FAMILIES: Final[Mapping[str, Family]] = {
-    "gpt-6": _LARGE._replace(forgets=False),
-    "gpt-5.6": _LARGE._replace(forgets=False),
-    "gpt-5.5": _LARGE,
-    "gpt-5.5-instant": _SMALL,
-    "gpt-5.4": _LARGE,
-    "gpt-5.4-mini": _SMALL,
-    "gpt-5.4-nano": _SMALL,
+    "gpt-6": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-6.1": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-6.2": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-5.6": _LARGE._replace(pictures=_SIXTH, forgets=False),
+    "gpt-5.5": _LARGE._replace(pictures=_FIFTH),
+    "gpt-5.5-instant": _SMALL._replace(pictures=_FIFTH),
+    "gpt-5.4": _LARGE._replace(pictures=_FOURTH),
+    "gpt-5.4-mini": _SMALL._replace(pictures=_FOURTH),
+    "gpt-5.4-nano": _SMALL._replace(pictures=_FOURTH),
     "gpt-5.3": _SMALL,
     "gpt-5.3-chat": _INSTANT,
     "gpt-5.3-codex-spark": _INSTANT,
-    "gpt-5.2": _SMALL,
-    "gpt-5.2-chat": _INSTANT,
+    "gpt-5.2": _SMALL._replace(pictures=_TWO),
+    "gpt-5.2-chat": _INSTANT._replace(pictures=_TWO),
     "gpt-5.1": _SMALL._replace(pictures=_FIVE),
     "gpt-5.1-chat": _INSTANT._replace(pictures=_FIVE),
     "gpt-5": _SMALL._replace(pictures=_FIVE),
     "gpt-5-chat": _INSTANT._replace(pictures=_FIVE),
-    "gpt-5-mini": _SMALL._replace(pictures=Patches(1200, 1536)),
-    "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, 1536)),
+    "gpt-5-mini": _SMALL._replace(pictures=Patches(1200, Within(0, 1536))),
+    "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, Within(0, 1536))),
     "gpt-4.5": Family(128_000, pictures=_FOUR),
     "gpt-4.1": Family(1_047_576, pictures=_FOUR),
-    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, 1536)),
-    "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, 1536)),
+    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, Within(0, 1536))),
+    "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, Within(0, 1536))),
     "gpt-4o": Family(128_000, pictures=_FOUR),
     "gpt-4o-mini": Family(128_000, pictures=Tiles(2833, 5667)),
     "chatgpt-4o": Family(128_000, pictures=_FOUR),
     "gpt-audio": Family(128_000),
+    "gpt-audio-mini": Family(128_000),
     "gpt-4-turbo": Family(128_000, pictures=_FOUR),
     "gpt-4-vision": Family(128_000, pictures=_FOUR),
     "gpt-4-1106": Family(128_000),
@@ -137,12 +163,23 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "o1-mini": _OLDER._replace(context=128_000, frame=_THINKS._replace(primer=10)),
     "o1-preview": _OLDER._replace(context=128_000),
     "o3": _OLDER,
-    "o4-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
-    "codex-mini": _OLDER._replace(pictures=Patches(1720, 1536)),
+    "o3-mini": _OLDER,
+    "o4-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
+    "codex-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
     "computer-use-preview": Family(8_192, pictures=Tiles(65, 129)),
     "gpt-oss": Family(131_072, 0, _OPEN),
+    "gpt-oss-safeguard": Family(131_072, 0, _OPEN),
 }
-_LONGEST_FIRST: Final = sorted(_FAMILIES, key=len, reverse=True)
+_SUFFIXES: Final = (
+    *("latest", "preview", "pro", "sol", "terra", "luna", "astra", "codex", "codex-max", "codex-mini"),
+    *("deep-research", "search-preview", "audio-preview", "16k", "20b", "120b"),
+)
+"""What may stand behind a family's name, and changes nothing of what is known of it."""
+_BEHIND: Final = re.compile(
+    rf"(?:[-:](?:{'|'.join(_SUFFIXES)}))?"
+    r"(?:[-@]\d{4}-\d\d-\d\d|-(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))?"  # the day of a snapshot
+    r"(?:-1:0|:free|:nitro|:floor|:online|:exacto)?"  # how it is served
+)
 
 
 def bare_name(model: str) -> str:
@@ -157,13 +194,14 @@ def bare_name(model: str) -> str:
 
 @lru_cache(1024)
 def family_of(model: str) -> Family | None:
-    """Return what is known of a model, None where nothing is: by the longest beginning of its name that is known.
+    """Return what is known of a model, None where nothing is.
 
-    >>> family_of("gpt-5.9-mini") == family_of("gpt-5"), family_of("gpt-50"), family_of("acme-7b-chat")
+    The day of a snapshot falls off its name, and the few suffixes that are known; a name with anything else behind is
+    another model's, of which nothing is guessed.
+
+    >>> family_of("gpt-5.1-codex-2025-11-13") == family_of("gpt-5.1"), family_of("gpt-5.9-mini"), family_of("o1-foo")
     (True, None, None)
     """
     name = bare_name(model)
-    for known in _LONGEST_FIRST:
-        if name == known or name.startswith((f"{known}-", f"{known}.", f"{known}:", f"{known}@")):
-            return _FAMILIES[known]
-    return None
+    known = max((one for one in _FAMILIES if name.startswith(one)), key=len, default=None)
+    return _FAMILIES[known] if known and _BEHIND.fullmatch(name, len(known)) else None

@@ -31,7 +31,7 @@ from .history import is_answer
 from .ids import Position
 from .items import Item
 from .log import Query
-from .manifest import Manifest
+from .manifest import SENT, Manifest, Verdict
 from .pages import Page, Pages
 from .paths import Along, Paths, Reads, paths_of
 from .replay import rebuild
@@ -110,6 +110,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     usage: Usage | None
     manifest: Manifest
+    """As it is logged, which is without the tokens of each item; `why` tells them."""
     digest: str
     error: str | None
     retry_of: int | None = None
@@ -133,6 +134,31 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
             why = f"{rebuilt.path}{f' ({rebuilt.reason})' if rebuilt.reason else ''}"
             raise CorruptLog(f"{place}: the log no longer gives what was sent, at {why}; {RESTORE}")
         return rebuilt.body
+
+    async def why(self, seq: int) -> Verdict:
+        """Return what became of an event in this call's window, with the tokens that the log counts for it there.
+
+        Of one that was erased since, the rule says so, and no tokens are known any more.
+
+        Raises:
+            Invalid: there can be no such seq.
+            NotFound: there is no such event.
+        """
+        verdict = self.manifest.why(seq)
+        self._engine.check()
+        name = self._record.conversation
+        snapshot = await self._engine.store.read(name, Query(after=seq - 1, before=seq + 1))
+        if snapshot is None:
+            raise NotFound(f"conversation {name}")
+        if not snapshot.records[0]:
+            raise NotFound(f"conversation {name}, seq {seq} (its events are 1 to {snapshot.head.version})")
+        record = snapshot.records[0][0]
+        if record.flags & ERASED and verdict.fate != "erased":
+            return msgspec.structs.replace(verdict, rule=f"{verdict.rule}; erased since", tokens=0)
+        if verdict.fate not in SENT or record.item is None:
+            return verdict
+        lean = verdict.fate == "excerpted" and record.excerpt is not None
+        return msgspec.structs.replace(verdict, tokens=record.excerpt if lean else record.tokens)
 
 
 def event_of(record: Record) -> Event:

@@ -156,6 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return what became of *seq* and why; also for one that is rewound, erased, compacted or later.
 
         What a fork's parent has behind the place of the fork is none of its events: it is later than all of them.
+        A manifest that comes from the log knows no tokens of single items, and says 0: `Call.why` tells them.
 
         >>> runs, rules = (Run(1, 3, "dropped", 0), Run(4, 5, "kept", 1)), ("older than the cut", "in the window")
         >>> made = Manifest(policy="oldest-turns@1", renderer=1, as_of=5, runs=runs, rules=rules)

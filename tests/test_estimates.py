@@ -92,7 +92,7 @@ def test_a_screenshot_in_an_output_is_a_picture():
 
 def test_the_same_model_and_counter_have_one_scale():
     assert scale_of("gpt-4o", one, alike=True) is scale_of("gpt-4o", one, alike=True)
-    assert scale_of("gpt-5.5", one, alike=True) is None
+    assert scale_of("gpt-5.3", one, alike=True) is None
     assert scale_of("acme-7b", one, alike=True) is None
     assert scale_of("acme-7b", one, alike=False)("abc") == 3
 
@@ -258,13 +258,47 @@ def test_without_a_report_or_a_secret_nothing_changes():
 
 
 @pytest.mark.parametrize(
+    ("model", "width", "height", "detail", "patches"),
+    [
+        ("gpt-5.6-sol", 3000, 3000, "auto", 94 * 94),
+        ("gpt-5.6-sol", 3000, 3000, "high", 2500),
+        ("gpt-5.6-sol", 6400, 6400, "original", 200 * 200),
+        ("gpt-6-astra", 6400, 6400, "auto", 200 * 200),
+        ("gpt-5.5", 3000, 3000, "auto", 94 * 94),
+        ("gpt-5.5", 6400, 6400, "auto", 10_000),
+        ("gpt-5.5", 64, 12_000, "original", 1 * 188),
+        ("gpt-5.5", 2000, 2000, "low", 16 * 16),
+        ("gpt-5.4", 3000, 3000, "auto", 2500),
+        ("gpt-5.4", 3000, 3000, "original", 94 * 94),
+        ("gpt-5.4-mini", 3000, 3000, "low", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "auto", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "low", 64 * 64),
+        ("gpt-5.2", 3000, 3000, "original", 64 * 64),
+        ("nobody's", 3000, 3000, "auto", 2500),
+        ("nobody's", 3000, 3000, "original", 94 * 94),
+    ],
+)
+def test_pictures_of_the_newest_models_weigh_what_their_detail_lets_through(model, width, height, detail, patches):
+    pictures = (family_of(model) or ANY_FAMILY).pictures
+    assert pictures.tokens(width, height, detail) == -(-patches * 12 // 10)
+
+
+@pytest.mark.parametrize(
     ("name", "like"),
     [
         ("openai/gpt-5.6-sol", "gpt-5.6"),
         ("openai.gpt-5.5", "gpt-5.5"),
         ("ft:gpt-4o-mini-2024-07-18:acme::8abc", "gpt-4o-mini"),
-        ("gpt-6.2-astra", "gpt-6"),
-        ("gpt-5.3-codex", "gpt-5.2"),
+        ("gpt-6.1-sol", "gpt-6"),
+        ("gpt-5.1-codex-max", "gpt-5.1"),
+        ("gpt-5-pro-2025-10-06", "gpt-5"),
+        ("gpt-4o-mini-search-preview-2025-03-11", "gpt-4o-mini"),
+        ("gpt-4-0125-preview", "gpt-4-0125"),
+        ("gpt-4-0613", "gpt-4"),
+        ("gpt-35-turbo-16k-0613", "gpt-3.5-turbo"),
+        ("openai/gpt-5:free", "gpt-5"),
+        ("openai.gpt-oss-120b-1:0", "gpt-oss-120b"),
+        ("gpt-5.3-codex", "gpt-5.3"),
         ("o3-deep-research", "o3"),
         ("gpt-oss:20b", "gpt-oss-120b"),
     ],
@@ -273,7 +307,26 @@ def test_names_of_models(name, like):
     assert family_of(name) == family_of(like) is not None
 
 
-@pytest.mark.parametrize("name", ["", "gpt-50", "o30", "acme-7b-chat", "Qwen/Qwen3-32B", "ft:", "gpt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "gpt-50",
+        "o30",
+        "gpt-4.9",
+        "gpt-5.9-mini",
+        "o1-foo",
+        "gpt-5-nano-x",
+        "gpt-4.1-mini-2025",
+        "gpt-5.4-huge",
+        "gpt-6.9-sol",
+        "gpt-5-2025-08-07-x",
+        "acme-7b-chat",
+        "Qwen/Qwen3-32B",
+        "ft:",
+        "gpt",
+    ],
+)
 def test_names_that_are_nobodys(name):
     assert family_of(name) is None
 

@@ -53,7 +53,7 @@ _OPTIONS: Final = {
 """What a caller of the library passes as an argument is an option here, or there is none."""
 _REFUSED: Final[Any] = [kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message")][-1]
 """What is raised for wrong usage: by the click that typer brings along, or by the one that is installed."""
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def main() -> NoReturn:
@@ -307,6 +307,9 @@ def window(
     reserve: Annotated[int, typer.Option(help="Tokens kept free for the answer.")] = 0,
     api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
     at: Annotated[int | None, typer.Option(help="As it was at this version.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's name, or your own as package.module:Name; default: the engine's.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="What became of every event instead, and by which rule.")
     ] = False,
@@ -316,10 +319,12 @@ def window(
     if api not in ("responses", "chat"):
         raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
     shape: Literal["responses", "chat"] = "chat" if api == "chat" else "responses"
+    chosen = bench.policy_named(policy) if policy is not None else None
 
     async def work() -> Any:
         async with existing(named(db, schema)) as engine:
-            return await (await engine.get(id)).window(Budget(context, reserve), at=at, api=shape)
+            conversation = await engine.get(id)
+            return await conversation.window(Budget(context, reserve), at=at, api=shape, policy=chosen)
 
     made = run(work)
     if as_json:

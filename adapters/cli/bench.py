@@ -17,7 +17,7 @@ from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid
 from turnlog.engine.window import policies
 from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.policies import Policy
+from turnlog.engine.window.policies import Policy, check_policy
 
 __all__ = ("Prices", "bench", "policy_named")
 
@@ -81,10 +81,9 @@ def policy_named(text: str) -> Policy:
     try:
         kind = getattr(importlib.import_module(module), name)
         made: Any = kind() if inspect.isclass(kind) else kind
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise Invalid(f"--policy {text}: {error}") from error
-    if not (callable(getattr(made, "cut", None)) and hasattr(made, "name") and hasattr(made, "version")):
-        raise Invalid(f"--policy {text}: it is no policy; one has a name, a version and a method cut")
+    except Exception as error:  # what a user's module does while it is imported may be anything
+        raise Invalid(f"--policy {text}: {type(error).__name__}: {error}") from error
+    check_policy(made, f"--policy {text}: it is no policy")
     policy: Policy = made
     return policy
 

@@ -21,7 +21,7 @@ from turnlog.engine.window.budget import Budget, known
 
 __all__ = ("talk",)
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 _ENDS: Final = "an empty line or the end of input ends it"
 _DELTAS: Final = ("response.output_text.delta", "response.refusal.delta")

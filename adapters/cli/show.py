@@ -59,8 +59,8 @@ __all__ = (
     "window_document",
 )
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 _BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """What changes the direction of text: with it a line can say something else than what is logged."""
 _CONTROLS: Final = {
@@ -85,7 +85,7 @@ _LONGEST: Final = 10_000
 @contextmanager
 def progress(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error, if that is a terminal, while something goes on; yield what is told of each step."""
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     if not (shown and errors.is_terminal):
         yield lambda _: None
         return

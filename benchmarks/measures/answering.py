@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.fleet import Failed
-from benchmarks.results import OURS
+from benchmarks.results import OURS, RAW, TYPED
 from benchmarks.run import Job, Run
 
 __all__ = ("WAYS", "measure", "serving")
 
-WAYS: Final = {OURS: "turnlog", "bare openai client": "typed", "bare openai client, raw": "raw"}
+WAYS: Final = {OURS: "turnlog", TYPED: "typed", RAW: "raw"}
 """Who answers: turnlog; the client as its documentation shows; and the client where a body goes as it is and only JSON
 is read, as turnlog's own adapter does it, which is the quicker of its two ways."""
 _TIMES: Final = 3

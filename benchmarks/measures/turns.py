@@ -80,36 +80,35 @@ def _name(kind: Kind, way: str) -> str:
 
 
 def _jobs(run: Run, kind: Kind, at: int, label: str, found: _Found) -> Iterator[Job]:
-    """Yield what a system does at a turn, in each of its ways, if it can make conversations of that length."""
-    measure = f"turn@{at}"
+    """Yield what a system does at a turn, in each of its ways, once it has made conversations of that length."""
     folder = run.folder / "turns" / label / kind.name
     for way in _ways(run, kind) if kind.ways and at in _asked(run, kind) else ():
         system = _name(kind, way)
-        reason = OVER if run.half_over else _seeded(run, kind, folder, at, way)
-        if reason is None:
-            yield Job(measure, system, partial(_ask, run, kind, folder, at, way, found[at, system]))
-        else:
-            run.results.note(measure, system, reason)
-            run.say(f"  {measure}, {system}: {reason}")
+        work = partial(_ask, run, kind, folder, at, way, found[at, system])
+        yield Job(f"turn@{at}", system, work, partial(_ready, run, kind, folder, at, way))
 
 
 def _conversations(at: int, way: str, number: int) -> list[str]:
     return [f"t{at}-{way}-{number}-{each}" if at <= _FEW else f"t{at}-{way}" for each in range(_TIMES)]
 
 
-def _seeded(run: Run, kind: Kind, folder: Path, at: int, way: str) -> str | None:
-    """Make the conversations that turns are appended to; return why that cannot be."""
+def _ready(run: Run, kind: Kind, folder: Path, at: int, way: str) -> None:
+    """Make the conversations that turns are appended to.
+
+    Raises:
+        Failed: that cannot be.
+    """
+    if run.half_over:
+        raise Failed(OVER)
     names = dict.fromkeys(name for number in range(run.plan.rounds) for name in _conversations(at, way, number))
     count = (at - 1) * TURN
-    allowed = run.plan.seeding * (5 if kind.name == OURS else 1)
-    try:
-        for name in names:
-            said = {"conversation": name, "count": count, "first": 0, "seconds": allowed / len(names)}
-            if kind.ask("seed", folder, **said)["items"] < count:
-                return f"{count:,} items take it longer than {allowed:g} s"
-    except Failed as error:
-        return str(error)
-    return None
+    left = run.before_half
+    seconds = left if kind.name == OURS else min(left, run.plan.seeding)
+    for name in names:
+        said = {"conversation": name, "count": count, "first": 0, "seconds": seconds / len(names)}
+        if kind.ask("seed", folder, **said)["items"] < count:
+            reason = f"{count:,} items take it longer than {seconds:.3g} s"
+            raise Failed(reason if seconds < left else f"{OVER}: {reason}")
 
 
 def _ask(run: Run, kind: Kind, folder: Path, at: int, way: str, found: list[Any], number: int) -> None:

@@ -50,30 +50,40 @@ def _wanted(run: Run, kind: Kind) -> Sequence[int]:
     return () if not kind.ways else run.plan.sizes if kind.name == OURS else run.plan.peers
 
 
-def _make(run: Run, size: int, kinds: Sequence[Kind]) -> None:
-    """Let everyone make a conversation of a size; where that takes too long, it is left out, and so are longer ones."""
-    for kind in kinds:
-        known = run.seeded.setdefault(kind.name, [])
-        if size not in _wanted(run, kind) or size in known or kind.name in run.slow:
-            continue
-        reason = OVER if run.half_over else _seed(run, kind, size)
-        if reason is None:
-            known.append(size)
-            continue
-        run.slow.update([kind.name] if reason != OVER else [])
-        run.results.note(f"windows of {size} items", kind.name, reason)
-        run.say(f"  windows of {size:,} items, {kind.name}: {reason}")
+def _make(run: Run, kind: Kind, size: int) -> None:
+    """Let a system make a conversation of a size, once; where that takes too long, it makes no longer ones either.
 
-
-def _seed(run: Run, kind: Kind, size: int) -> str | None:
-    # Of ours, longer conversations are asked than of others.
-    allowed = run.plan.seeding * (5 if kind.name == OURS else 1)
-    said = {"conversation": f"w{size}", "count": size, "first": 0, "seconds": allowed, "limit": 10 * allowed}
+    Raises:
+        Failed: it is not made.
+    """
+    known = run.seeded.setdefault(kind.name, [])
+    if size in known:
+        return
+    least, said = run.slow.get(kind.name, (size + 1, ""))
+    if size >= least:
+        raise Failed(said)
+    if run.half_over:
+        raise Failed(OVER)
     try:
-        done = kind.ask("seed", _folder(run, kind), **said)
+        _seed(run, kind, size)
     except Failed as reason:
-        return str(reason)
-    return None if done["items"] == size else f"a conversation of {size:,} items takes it longer than {allowed:g} s"
+        # Some of it may be there, so it is not made again where there is more time.
+        run.slow[kind.name] = size, str(reason)
+        raise
+    known.append(size)
+
+
+def _seed(run: Run, kind: Kind, size: int) -> None:
+    # Of ours, longer conversations are asked than of others, and it may take the time that there is.
+    left = run.before_half
+    seconds = left if kind.name == OURS else min(left, run.plan.seeding)
+    said = {"conversation": f"w{size}", "count": size, "first": 0, "seconds": seconds, "limit": 60.0 + 10 * seconds}
+    done = kind.ask("seed", _folder(run, kind), **said)
+    if done["items"] == size:
+        return
+    # At its own pace when it is alone, or because others have left it no more time than that.
+    reason = f"a conversation of {size:,} items takes it longer than {seconds:.3g} s"
+    raise Failed(reason if seconds < left else f"{OVER}: {reason}")
 
 
 def walked(size: int, budget: int, count: Counter) -> tuple[int, str]:
@@ -108,15 +118,13 @@ def growing(run: Run) -> None:
 
 
 def _measured(run: Run, sizes: Sequence[int], kinds: Sequence[Kind]) -> _Found:
-    """Make conversations of some sizes, and measure everyone's windows of them; return milliseconds."""
-    for size in sizes:
-        run.say(f"windows of {size:,} items")
-        _make(run, size, kinds)
+    """Measure everyone's windows of conversations of some sizes, the shortest first; return milliseconds."""
+    run.say(f"windows of {', '.join(f'{size:,}' for size in sizes)} items")
     count = anyio.run(vocabulary.load).count
     found: _Found = defaultdict(list)
     jobs = [
         job
-        for size in sizes
+        for size in sorted(sizes)
         for name, budget in BUDGETS.items()
         if name == "8k" or size in run.plan.long_sizes
         for job in _jobs(run, kinds, name, size, walked(size, budget, count), found)
@@ -128,16 +136,13 @@ def _measured(run: Run, sizes: Sequence[int], kinds: Sequence[Kind]) -> _Found:
 def _jobs(
     run: Run, kinds: Sequence[Kind], name: str, size: int, right: tuple[int, str], found: _Found
 ) -> Iterator[Job]:
-    """Yield what everyone does at a size, if its window is the right one."""
+    """Yield what everyone does at a size, once its conversation is made and its window is the right one."""
     measure = f"window_{name}@{size}"
     for kind in kinds:
-        for way in _ways(run, kind) if size in run.seeded[kind.name] else ():
+        for way in _ways(run, kind) if size in _wanted(run, kind) else ():
             system = label(kind, way)
-            if run.over:
-                run.results.note(measure, system, OVER)
-            elif _same(run, kind, way, name, size, right):
-                work = partial(_ask, run, kind, way, BUDGETS[name], size, found[measure, system])
-                yield Job(measure, system, work)
+            work = partial(_ask, run, kind, way, BUDGETS[name], size, found[measure, system])
+            yield Job(measure, system, work, partial(_ready, run, kind, way, name, size, right))
 
 
 def _ways(run: Run, kind: Kind) -> Sequence[str]:
@@ -149,21 +154,17 @@ def _ask(run: Run, kind: Kind, way: str, budget: int, size: int, found: list[flo
     found += kind.ask("windows", _folder(run, kind), **given, seconds=run.plan.allowance / run.plan.rounds)["times"]
 
 
-def _same(run: Run, kind: Kind, way: str, name: str, size: int, right: tuple[int, str]) -> bool:
-    """Return whether a system's window holds what it should; the policy that cuts further down need not."""
-    measure, system = f"window_{name}@{size}", label(kind, way)
-    try:
-        found: Any = kind.ask(
-            "look", _folder(run, kind), conversation=f"w{size}", budget=BUDGETS[name], way=way, limit=60.0
-        )
-    except Failed as reason:
-        run.results.note(measure, system, str(reason))
-        return False
-    rows = f"window_{name}_rows@{size}"
+def _ready(run: Run, kind: Kind, way: str, name: str, size: int, right: tuple[int, str]) -> None:
+    """See to it that a system's window holds what it should; the policy that cuts further down need not.
+
+    Raises:
+        Failed: it does not, or there is no conversation to make it of.
+    """
+    _make(run, kind, size)
+    said = {"conversation": f"w{size}", "budget": BUDGETS[name], "way": way}
+    found: Any = kind.ask("look", _folder(run, kind), **said, limit=60.0)
+    rows, system = f"window_{name}_rows@{size}", label(kind, way)
     if run.results.value(rows, system) is None:
         run.results.add(rows, system, [found["rows"]], "rows")
-    if "oldest-turns" in way or (found["items"], found["digest"]) == right:
-        return True
-    run.results.note(measure, system, f"its window holds {found['items']} items, not the {right[0]} that it should")
-    run.say(f"  {measure}, {system}: its window is another one, and not measured")
-    return False
+    if "oldest-turns" not in way and (found["items"], found["digest"]) != right:
+        raise Failed(f"its window holds {found['items']} items, not the {right[0]} that it should")

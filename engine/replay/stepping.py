@@ -17,7 +17,6 @@ from ..events import Record, ResponseRequested, Usage
 from ..history import ENDS
 from ..items import reading
 from ..listing import Call
-from ..log import Query
 from ..manifest import SENT, Fate, Manifest, Verdict
 from ..tokens import scaled
 from .differing import Change, Difference, between, changes, differences
@@ -406,13 +405,4 @@ async def why(engine: Engine, name: str, seq: int, response: int) -> Verdict:
     Raises:
         NotFound: there is no such event, or no such response.
     """
-    conversation = await engine.get(name)
-    verdict = (await conversation.response(response)).manifest.why(seq)
-    snapshot = await engine.store.read(name, Query(after=seq - 1, before=seq + 1))
-    if snapshot is None or not snapshot.records[0]:
-        raise NotFound(f"conversation {name}, seq {seq} (its events are 1 to {conversation.version})")
-    record = snapshot.records[0][0]
-    if verdict.fate not in SENT or record.item is None:
-        return verdict
-    lean = verdict.fate == "excerpted" and record.excerpt is not None
-    return msgspec.structs.replace(verdict, tokens=record.excerpt if lean else record.tokens)
+    return await (await (await engine.get(name)).response(response)).why(seq)

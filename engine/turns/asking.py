@@ -100,7 +100,8 @@ class Asking:
         rendered = await self.engine.reader.rendered(history, manifest, plan.target, plan.blobs)
         if not rendered:
             raise Invalid(f"{history.conversation}: {NOTHING}")
-        self.window, self._history = Window(rendered, manifest, plan.target, plan.budget), history
+        window = Window(rendered, manifest, plan.target, plan.budget, history.conversation)
+        self.window, self._history = window, history
         return Asked(*requested(plan, history, self.window, "answer", retry_of=retry_of), history, said, broken)
 
     async def _placed(self, manifest: Manifest) -> tuple[Manifest, list[NewEvent], ModelFailure | None]:

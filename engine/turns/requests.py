@@ -56,7 +56,7 @@ async def ask(plan: Plan, history: History, ahead: Sequence[Record] = (), *, pur
     rendered = await reader.rendered(history, manifest, plan.target, plan.blobs)
     if not rendered:
         raise Invalid(f"{history.conversation}: {NOTHING}")
-    window = Window(rendered, manifest, plan.target, plan.budget)
+    window = Window(rendered, manifest, plan.target, plan.budget, history.conversation)
     return Asked(*requested(plan, history, window, purpose), history)
 
 

@@ -26,7 +26,7 @@ from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled
 from .account import Account
 from .budget import Budget, room
-from .cutting import Policy, check_cut
+from .cutting import Policy, blamed, check_cut, limit_of
 from .invariants import BETWEEN, INVARIANTS
 from .ledger import Seen, forgotten
 from .units import Scene, Unit, Weights, mark_turns, units_of
@@ -202,8 +202,8 @@ class _Choice:
         """Return how many counted tokens of items a window may hold before the policy is asked."""
         if factor not in self._limits:
             left = self._room(factor)
-            limit = getattr(self.policy, "limit", None)
-            self._limits[factor] = left if limit is None else min(left, self.fixed + max(0, limit(left - self.fixed)))
+            limit = limit_of(self.policy, left - self.fixed)
+            self._limits[factor] = left if limit is None else min(left, self.fixed + max(0, limit))
         return self._limits[factor]
 
     def _total(self, units: Sequence[Unit]) -> int:
@@ -255,7 +255,8 @@ class _Choice:
         frontier = _frontier(candidates)
         available = self.request.budget.context - self.request.reserve
         try:
-            cut = self.policy.cut(candidates, left, frontier)
+            with blamed(self.policy, "cut"):
+                cut = self.policy.cut(candidates, left, frontier)
         except BudgetExceeded as error:
             # The policy speaks of items alone, uncorrected; the caller knows whole requests.
             needed = scaled(error.needed + self.fixed + self.request.overhead, factor)

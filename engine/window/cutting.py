@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Protocol
 
-from ..errors import Invalid
+from ..errors import Invalid, TurnlogError
 from .units import Unit
 
-__all__ = ("Cut", "Draft", "Policy", "check_cut", "check_name", "check_policy")
+__all__ = (
+    "Cut",
+    "Draft",
+    "Policy",
+    "blamed",
+    "called",
+    "check_cut",
+    "check_name",
+    "check_policy",
+    "limit_of",
+)
 
 _LONGEST = 255
 
@@ -78,7 +89,42 @@ def check_cut(cut: Any, policy: Policy) -> None:
         Invalid: it is something else.
     """
     if not isinstance(cut, Cut):
-        raise Invalid(f"policy {policy.name}@{policy.version}: cut() returned {cut!r:.100}; a Cut is needed")
+        raise Invalid(f"{called(policy)}: cut() returned {cut!r:.100}; a Cut is needed")
+
+
+def called(one: Any) -> str:
+    """Return what a policy or a part is called where it is at fault."""
+    return f"{'policy' if hasattr(one, 'cut') else 'part'} {one.name}@{one.version}"
+
+
+@contextmanager
+def blamed(one: Any, ability: str) -> Iterator[None]:
+    """Name the policy or the part that raises what is none of turnlog's errors.
+
+    Raises:
+        Invalid: from that error.
+    """
+    try:
+        yield
+    except TurnlogError:
+        raise
+    except Exception as error:
+        raise Invalid(f"{called(one)}: {ability}() failed: {type(error).__name__}: {error}") from error
+
+
+def limit_of(one: Any, available: int) -> int | None:
+    """Return the tokens up to which a policy or a part lets a window grow, None where it says nothing of that.
+
+    Raises:
+        Invalid: what it says is no number of tokens.
+    """
+    if getattr(one, "limit", None) is None:
+        return None
+    with blamed(one, "limit"):
+        limit = one.limit(available)
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise Invalid(f"{called(one)}: limit() returned {limit!r:.100}; a whole number of tokens is needed")
+    return limit
 
 
 class Cut:

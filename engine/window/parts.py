@@ -12,15 +12,26 @@ It may also promise `oldest_first`, as a policy does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from ..checks import whole
 from ..errors import Invalid
-from .cutting import Draft, check_name
+from .cutting import Draft, blamed, called, check_name
 from .units import Unit
 
-__all__ = ("LOW", "DropTurns", "Excerpts", "LastTurns", "LeaveRoom", "Part", "Pinned", "check_part")
+__all__ = (
+    "LOW",
+    "DropTurns",
+    "Excerpts",
+    "LastTurns",
+    "LeaveRoom",
+    "Part",
+    "Pinned",
+    "check_part",
+    "pinned_by",
+    "shrunk_by",
+)
 
 LOW: Final = 0.5
 """The low-water mark: the share of the room down to which a cut goes, so that the next one is far away."""
@@ -43,6 +54,34 @@ def check_part(part: Any) -> None:
     if isinstance(part, type) or not any(callable(getattr(part, ability, None)) for ability in _ABILITIES):
         raise Invalid(f"part={part!r:.100}: a part is needed, such as Excerpts(): it has {' or '.join(_ABILITIES)}")
     check_name(part, "part")
+
+
+def pinned_by(part: Any, draft: Draft) -> Iterable[Unit]:
+    """Return what a part pins.
+
+    Raises:
+        Invalid: it is not units.
+    """
+    if not hasattr(part, "pins"):
+        return ()
+    with blamed(part, "pins"):
+        returned = part.pins(draft)
+        pinned = list(returned) if isinstance(returned, Iterable) else [returned]
+    for one in pinned:
+        if not isinstance(one, Unit):
+            raise Invalid(f"{called(part)}: pins() returned {one!r:.100}; units of the draft are needed")
+    return pinned
+
+
+def shrunk_by(part: Any, draft: Draft) -> None:
+    """Let a part shrink a window, if it can.
+
+    Raises:
+        Invalid: it failed.
+    """
+    if hasattr(part, "shrink"):
+        with blamed(part, "shrink"):
+            part.shrink(draft)
 
 
 class _Named:

@@ -5,13 +5,13 @@ policy = Composed(Pinned(first=1), Excerpts(), DropTurns(keep=3), LeaveRoom(4_00
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ..errors import BudgetExceeded, Invalid
 from ..manifest import Fates, Manifest
-from .cutting import Cut, Draft, Policy, check_policy
-from .parts import LOW, DropTurns, Excerpts, LastTurns, LeaveRoom, Part, Pinned, check_part
+from .cutting import Cut, Draft, Policy, blamed, check_policy, limit_of
+from .parts import LOW, DropTurns, Excerpts, LastTurns, LeaveRoom, Part, Pinned, check_part, pinned_by, shrunk_by
 from .units import Unit
 
 __all__ = (
@@ -67,21 +67,18 @@ class Composed:
 
     def limit(self, available: int) -> int:
         """Return the tokens up to which a window may grow before it is cut: the fewest that a part names."""
-        limits: list[int] = [limit(available) for limit in self._those_that("limit")]
+        limits = [limit for part in self.parts if (limit := limit_of(part, available)) is not None]
         return max(0, min([available, *limits]))
 
     def pins(self, draft: Draft) -> Iterator[Unit]:
         """Yield what any part pins."""
-        for pins in self._those_that("pins"):
-            yield from pins(draft)
+        for part in self.parts:
+            yield from pinned_by(part, draft)
 
     def shrink(self, draft: Draft) -> None:
         """Let each part shrink the window."""
-        for shrink in self._those_that("shrink"):
-            shrink(draft)
-
-    def _those_that(self, do: str) -> list[Callable[..., Any]]:
-        return [getattr(part, do) for part in self.parts if hasattr(part, do)]
+        for part in self.parts:
+            shrunk_by(part, draft)
 
     def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
         """See `Policy.cut`."""
@@ -169,14 +166,18 @@ class Compacting:
         self.version = self.then.version
         self.oldest_first: bool = getattr(self.then, "oldest_first", False)
 
+    def __repr__(self) -> str:
+        return f"<Compacting {self.method}, at {self.at:g}, then {self.then!r}>"
+
     def cut(self, units: Sequence[Unit], available: int, frontier: frozenset[int]) -> Cut:
         """See `Policy.cut`."""
-        return self.then.cut(units, available, frontier)
+        with blamed(self.then, "cut"):
+            return self.then.cut(units, available, frontier)
 
     def limit(self, available: int) -> int:
         """See `Policy`: what `then` says."""
-        limit = getattr(self.then, "limit", None)
-        return available if limit is None else limit(available)
+        limit = limit_of(self.then, available)
+        return available if limit is None else limit
 
     def threshold(self, available: int) -> int:
         """Return the tokens from which on a compaction is due, of those that are *available* to a window."""

@@ -35,13 +35,17 @@ class Tokens(msgspec.Struct, frozen=True):
 class Window:
     """The projection of a conversation that one request sends."""
 
-    __slots__ = ("budget", "manifest", "rendered", "target", "tokens", "version")
+    __slots__ = ("budget", "conversation", "manifest", "rendered", "target", "tokens", "version")
 
-    def __init__(self, rendered: Sequence[Rendered], manifest: Manifest, target: Target, budget: Budget) -> None:
+    def __init__(
+        self, rendered: Sequence[Rendered], manifest: Manifest, target: Target, budget: Budget, conversation: str = ""
+    ) -> None:
         self.rendered = rendered
         self.manifest = manifest
         self.target = target
         self.budget = budget
+        self.conversation = conversation
+        """The conversation's id; empty where it is not known."""
         self.version = manifest.as_of
         self.tokens = Tokens(manifest.tokens, manifest.measured, manifest.bound)
 
@@ -78,10 +82,15 @@ class Window:
                 print(change.seq, change.other.fate, "->", change.fate, change.rule)
 
         Raises:
-            Invalid: *other* is no window.
+            Invalid: *other* is no window, or one of another conversation, whose seqs are other events.
         """
         if not isinstance(other, Window):
             raise Invalid(f"other={other!r:.100}: another window of the same conversation is needed")
+        if self.conversation and other.conversation and self.conversation != other.conversation:
+            raise Invalid(
+                f"other={other!r}: it is of conversation {other.conversation}, and this one of {self.conversation}; "
+                "another window of the same conversation is needed"
+            )
 
         def change(seq: int) -> Change:
             verdict = self.manifest.why(seq)

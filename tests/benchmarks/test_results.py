@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.report import document
-from benchmarks.results import RATIOS, Results, middle, percentile, slope
+from benchmarks.report import MEASURES, document
+from benchmarks.results import GROUPS, RATIOS, RAW, TYPED, Results, middle, percentile, slope
 
 ISSUED = {
     "append_100_vs_best_peer",
@@ -32,7 +32,8 @@ def results():
     made.add_exponent("window_8k_exponent", "turnlog", {100: 1.0, 1_000: 0.5, 10_000: 1.0})
     made.add("append_1_p50", "turnlog", [1.3], "ms")
     made.add("response_streamed", "turnlog", [12.0], "ms")
-    made.add("response_streamed", "bare openai client", [8.0], "ms")
+    made.add("response_streamed", RAW, [3.0], "ms")
+    made.add("response_streamed", TYPED, [22.0], "ms")
     made.add("response_flushes", "turnlog", [2.0], "flushes/response")
     return made
 
@@ -48,7 +49,7 @@ def test_ratios_are_of_medians_and_better_is_more(results):
     assert ratios["append_100_vs_bare"] == 0.9
     assert ratios["window_8k_vs_best_peer"] == 8.0
     assert ratios["append_1_vs_flush"] == 1.3
-    assert ratios["stream_vs_bare_client"] == 1.2
+    assert ratios["stream_vs_bare_client"] == 12.0 / (3.0 + 2.0), "the client at its quickest, and the flushes"
     assert ratios["turn_exponent"] == pytest.approx(0.12, abs=0.001)
 
 
@@ -60,6 +61,37 @@ def test_a_ratio_that_was_not_measured_is_null_with_its_reason(results):
     assert found["reasons"]["bytes_vs_json"] == "bytes_per_item, turnlog: the disk was full"
     assert "three decades" in found["reasons"]["window_exponent"]
     assert "no peer" in found["reasons"]["turn_vs_best_peer"]
+
+
+def test_a_streamed_response_is_shown_beside_both_ways_of_the_client(results):
+    shown = {
+        one["system"]: one["value"] for one in document(results, 1.0)["results"] if one["measure"].endswith("_client")
+    }
+    assert shown == {RAW: 12.0 / 5.0, TYPED: 12.0 / 24.0}
+
+
+def test_where_no_peer_was_measured_it_is_said_why(results):
+    late = "the time for this measure was over"
+    for system in ("a, limit", "b"):
+        results.note("window_100k@10000", system, late)
+    results.note("window_100k@10000", "c", "its window holds 3 items, not the 4 that it should")
+    results.note("window_100k@10000", "bare SQLite", "the floor")
+    assert document(results, 1.0)["reasons"]["window_100k_vs_best_peer"] == (
+        "window_100k@10000: no peer was measured: a, limit, b: the time for this measure was over; "
+        "c: its window holds 3 items, not the 4 that it should"
+    )
+    results.peers = False
+    assert "no peer takes part" in document(results, 1.0)["reasons"]["window_100k_vs_best_peer"]
+
+
+def test_a_ratio_that_was_not_asked_for_says_so(results):
+    for group in set(GROUPS.values()):
+        results.left_out[group] = f"{group}: not asked for"
+    reasons = document(results, 1.0)["reasons"]
+    assert reasons["window_100k_vs_best_peer"] == "windows: not asked for"
+    assert reasons["shared_prefix_2000_turns"] == "prefixes: not asked for"
+    assert all(reason.endswith(": not asked for") for reason in reasons.values())
+    assert set(GROUPS.values()) <= set(MEASURES)
 
 
 def test_the_floor_is_no_peer(results):

@@ -1,13 +1,17 @@
 """A run, as small as can be: real processes, every measure of turnlog and the floor, and what it leaves behind."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+import benchmarks.__main__ as main
 from benchmarks import log, readme
 from benchmarks.fleet import Failed, Fleet
+from benchmarks.measures import windows
 from benchmarks.page import page, write
 from benchmarks.report import report
+from benchmarks.results import RAW, TYPED
 from benchmarks.run import SMALL, Job, Run
 from benchmarks.shown import table
 
@@ -78,6 +82,48 @@ def test_it_is_shown_as_a_table_as_json_as_a_page_and_in_the_readme(found, tmp_p
     assert log.figures(found)["append_1_vs_flush"] == found["ratios"]["append_1_vs_flush"]
 
 
+def test_the_readme_names_what_was_not_measured_and_which_client_is_which(found):
+    made = [
+        ("response_streamed", "turnlog", 9.0, "ms"),
+        ("response_streamed", RAW, 3.0, "ms"),
+        ("response_streamed", TYPED, 25.0, "ms"),
+        ("stream_vs_client", RAW, 1.8, "times"),
+        ("stream_vs_client", TYPED, 0.33, "times"),
+    ]
+    results = [{"measure": m, "system": s, "value": v, "unit": u, "spread": None} for m, s, v, u in made]
+    notes = ["append_1_p50, turnlog: the disk was full"]
+    machine = found["machine"] | {"command": "python -m benchmarks", "plan": "quick"}
+    told = readme.block(found | {"results": results, "notes": notes, "machine": machine})
+    assert "| a streamed response | 9.00 ms |  |  | 3.00 ms (raw), 25.0 ms (as documented) |" in told
+    assert "flushes that make it durable: 1.80 (raw), 0.33 (as documented)." in told
+    assert "Not measured in this run: a durable append (the disk was full); durable appends, 100" in told
+    assert "import (a quick run leaves it out)." in told
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(main, "report", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--output", str(tmp_path / "file" / "made")])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_printed_all_the_same(found, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "made"
+
+    def measured(*_, **__):
+        (folder / "results.json").mkdir()
+        return found
+
+    monkeypatch.setattr(main, "report", measured)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--json", "--output", str(folder)])
+    with pytest.raises(SystemExit, match="printed above"):
+        main.main()
+    assert json.loads(capsys.readouterr().out)["ratios"] == found["ratios"]
+
+
 def test_a_readme_without_marks_is_not_guessed_at():
     with pytest.raises(SystemExit, match="no block to replace"):
         readme.replaced("nothing here", "x")
@@ -126,3 +172,102 @@ def test_nothing_is_begun_when_the_time_is_over(fleet, tmp_path):
     run = Run(SMALL, fleet, tmp_path, 0, lambda _: None, -1e12)
     run.interleaved([Job("m", "a", lambda _: pytest.fail("it was begun"))])
     assert run.results.notes == ["m, a: the time for this measure was over"]
+
+
+# -- time
+
+
+class Slow:
+    """A clock that moves when it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Slow()
+    monkeypatch.setattr("benchmarks.run.time", made)
+    return made
+
+
+PLAN = SMALL._replace(limit=100.0, shares={"windows": 10.0, "turns": 10.0, "bytes": 30.0})
+
+
+def left(run, clock):
+    """Return how long a measure that begins now has."""
+    begun = clock.now
+    while not run.over:
+        clock.now += 1.0
+    found, clock.now = clock.now - begun - 1.0, begun
+    return found
+
+
+def test_all_of_the_time_goes_to_what_is_asked_for(clock, tmp_path):
+    run = Run(PLAN, None, tmp_path, 0, print, 0.0, ["windows"])
+    with run.share("windows"):
+        assert left(run, clock) == 100.0
+
+
+def test_what_one_measure_leaves_goes_to_the_others(clock, tmp_path):
+    run = Run(PLAN, None, tmp_path, 0, print, 0.0, ["windows", "turns", "bytes"])
+    with run.share("windows"):
+        assert left(run, clock) == 20.0
+        clock.now += 60.0  # it took what it took
+    with run.share("turns"):
+        assert left(run, clock) == 10.0
+    with run.share("bytes"):
+        assert left(run, clock) == 40.0
+
+
+def test_what_takes_long_to_make_is_measured_once_it_is_there(clock, tmp_path):
+    run = Run(PLAN, None, tmp_path, 0, lambda _: None, 0.0, ["windows"])
+    done = []
+
+    def ready(name, seconds):
+        done.append(f"made {name}")
+        clock.now += seconds
+
+    def job(name, seconds):
+        return Job("m", name, lambda number: done.append(f"{name} {number}"), lambda: ready(name, seconds))
+
+    with run.share("windows"):
+        run.interleaved([job("a", 20.0), job("b", 90.0), job("c", 1.0)])
+    assert done == ["made a", "a 0", "made b", "b 0"]
+    assert run.results.notes == ["m, c: the time for this measure was over"]
+
+
+class Hosted:
+    """A kind that makes so many items a second, and answers at once."""
+
+    ways = ("cold",)
+    name = "turnlog"
+
+    def __init__(self, clock, pace):
+        self.clock, self.pace, self.asked = clock, pace, []
+
+    def ask(self, task, folder, **given):
+        self.asked.append((task, given["conversation"]))
+        if task != "seed":
+            return {"items": 1, "digest": "", "rows": 1, "times": [0.001]}
+        done = min(given["count"], int(given["seconds"] * self.pace))
+        self.clock.now += done / self.pace
+        return {"items": done}
+
+
+def test_the_longest_conversation_is_given_up_and_the_others_are_measured(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "walked", lambda *_: (1, ""))
+    kind = Hosted(clock, 400)
+    plan = PLAN._replace(limit=60.0, sizes=(100, 1_000, 10_000, 100_000), long_sizes=(10_000,))
+    fleet = SimpleNamespace(kinds=[kind])
+    run = Run(plan, fleet, tmp_path, 0, lambda _: None, 0.0, ["window-growth"])
+    with run.share("window-growth"):
+        windows.growing(run)
+    sizes = [size for size in plan.sizes if run.results.value(f"window_8k@{size}", "turnlog") is not None]
+    assert sizes == [100, 1_000, 10_000]
+    assert run.results.value("window_100k@10000", "turnlog") is not None
+    assert run.results.why("window_8k@100000", "turnlog").startswith("the time for this measure was over")
+    assert kind.asked.index(("windows", "w100")) < kind.asked.index(("seed", "w1000"))

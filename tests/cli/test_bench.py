@@ -205,6 +205,32 @@ def test_a_policy_of_one_s_own(talk, tmp_path, monkeypatch):
     del sys.modules["mine"]
 
 
+def test_a_policy_of_one_s_own_that_fails_is_named(talk, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "class Boom:\n    name, version = 'boom', 1\n    def cut(self, *_):\n        raise RuntimeError('mine')\n"
+    )
+    (tmp_path / "broken.py").write_text("raise RuntimeError('at once')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for command in (["bench"], ["window", "talk"]):
+        ended = turnlog(*command, "--db", talk, "--context", 200, "--policy", "mine:Boom")
+        assert ended.code == 2
+        assert "policy boom@1: cut() failed: RuntimeError: mine" in " ".join(ended.err.split())
+        assert "Traceback" not in ended.err
+        ended = turnlog(*command, "--db", talk, "--context", 200, "--policy", "broken:Boom")
+        assert ended.code == 2
+        assert "--policy broken:Boom: RuntimeError: at once" in " ".join(ended.err.split())
+    del sys.modules["mine"]
+
+
+def test_a_window_by_another_policy(talk):
+    cut = {
+        policy: turnlog("window", "talk", "--db", talk, "--context", 400, "--policy", policy, "--json").json["manifest"]
+        for policy in ("oldest-turns", "newest-turns")
+    }
+    assert {name: one["policy"] for name, one in cut.items()} == {name: f"{name}@1" for name in cut}
+    assert cut["oldest-turns"]["cut"] > cut["newest-turns"]["cut"] > 0
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [

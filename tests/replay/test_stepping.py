@@ -146,3 +146,21 @@ async def test_a_diff_of_what_was_erased_says_so(engine):
     found = [one async for _, one in diffs(engine, "c", await steps(engine, "c"))]
     assert not isinstance(found[0], str)
     assert found[1:] == ["conversation c, the content at seq 7: deleted"] * 2
+
+
+async def test_a_listed_call_tells_the_same_and_what_was_erased_since(engine):
+    c = await engine.create()
+    await c.respond(Instant(budget=Budget(1_000)), "a secret of nine tokens or so, more or less")
+    last = (await c.responses(order="desc")).data[0].seq
+    call = await c.response(last)
+    assert call.manifest.why(2).tokens == 0, "the log does not hold it twice"
+    verdict = await call.why(2)
+    assert verdict == await stepping.why(engine, c.id, 2, last)
+    assert verdict.fate == "kept"
+    assert verdict.tokens > 9
+    await c.erase(2, reason="law")
+    verdict = await (await c.response(last)).why(2)
+    assert (verdict.fate, verdict.rule, verdict.tokens) == ("kept", "it fits; erased since", 0)
+    assert (await call.why(last)).rule == f"the window is as of {last - 1}"
+    with pytest.raises(NotFound, match=rf"conversation {c.id}, seq 99 \(its events are 1 to {c.version}\)"):
+        await call.why(99)

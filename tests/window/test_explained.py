@@ -231,3 +231,13 @@ async def test_in_a_conversation_that_is_rewound_again_and_again_requests_stay_s
         assert len(logged) < 20
         for run in rewound:
             assert call_.manifest.why(run.first).fate == "rewound"
+
+
+async def test_a_window_of_another_conversation_is_no_comparison(engine):
+    one, other = await engine.create(id="one"), await engine.create(id="other")
+    for conversation in (one, other):
+        await conversation.append("Hello")
+    mine, theirs = await one.window(Budget(100)), await other.window(Budget(100))
+    with pytest.raises(Invalid, match="of conversation other, and this one of one; another window of the same"):
+        mine.diff(theirs)
+    assert list(mine.diff(await one.window(Budget(100)))) == []

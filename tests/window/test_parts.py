@@ -9,7 +9,9 @@ from turnlog.engine.errors import Invalid
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.invariants import INVARIANTS
 from turnlog.engine.window.policies import (
+    Compacting,
     Composed,
+    Cut,
     Draft,
     DropTurns,
     Excerpts,
@@ -147,3 +149,51 @@ def test_a_policy_that_returns_no_cut_is_named(given):
     policy = SimpleNamespace(name="own", version=3, cut=lambda *_: given)
     with pytest.raises(Invalid, match=r"policy own@3: cut\(\) returned .*; a Cut is needed"):
         log.window(RESPONSES, Budget(50), policy)
+
+
+class Own:
+    """A policy or a part with some abilities."""
+
+    name, version = "own", 3
+
+    def __init__(self, **abilities):
+        self.__dict__.update(abilities)
+
+
+def boom(*_):
+    raise RuntimeError("the disk is purple")
+
+
+def no_cut(*_):
+    return Cut(0)
+
+
+POLICIES = {
+    "raises": (Own(cut=boom), r"policy own@3: cut\(\) failed: RuntimeError: the disk is purple"),
+    "limit raises": (Own(cut=no_cut, limit=boom), r"policy own@3: limit\(\) failed: RuntimeError: the disk"),
+    "no limit": (Own(cut=no_cut, limit=lambda _: None), r"policy own@3: limit\(\) returned None; a whole number of"),
+    "a text": (Own(cut=no_cut, limit=lambda _: "9"), r"policy own@3: limit\(\) returned '9'; a whole number of tokens"),
+    "limit is none": (Own(cut=no_cut, limit=5), r"policy own@3: limit\(\) failed: TypeError: 'int' object is not"),
+    "in a compacting one": (Compacting(then=Own(cut=boom)), r"policy own@3: cut\(\) failed: RuntimeError"),
+    "part raises": (Composed(Own(shrink=boom)), r"part own@3: shrink\(\) failed: RuntimeError: the disk is purple"),
+    "part drops no unit": (Composed(Own(shrink=lambda draft: draft.drop(5))), r"part own@3: shrink\(\) failed: Attr"),
+    "pins nothing": (Composed(Own(pins=lambda _: None)), r"part own@3: pins\(\) returned None; units of the draft"),
+    "pins a number": (Composed(Own(pins=lambda _: [1])), r"part own@3: pins\(\) returned 1; units of the draft"),
+    "pins raise": (Composed(Own(pins=boom)), r"part own@3: pins\(\) failed: RuntimeError: the disk is purple"),
+    "part's limit": (Composed(Own(limit=lambda _: 1.5)), r"part own@3: limit\(\) returned 1\.5; a whole number"),
+    "deep down": (Composed(Composed(Own(pins=lambda _: [1]))), r"^part own@3: pins\(\) returned 1; units"),
+}
+
+
+@pytest.mark.parametrize("what", POLICIES)
+def test_a_policy_or_part_of_ones_own_that_fails_is_named_with_what_it_did(what):
+    policy, message = POLICIES[what]
+    log, _ = turns_of(4)
+    with pytest.raises(Invalid, match=message):
+        log.window(RESPONSES, Budget(50), policy)
+
+
+def test_a_compacting_policy_shows_what_it_does():
+    assert repr(Compacting("summary", then=Composed(LastTurns(3)))) == (
+        "<Compacting summary, at 0.8, then <Composed last-turns(3)@1>>"
+    )
