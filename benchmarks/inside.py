@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -14,7 +14,7 @@ from benchmarks.prefix import BUDGET
 from benchmarks.systems.ours import Turnlog
 from benchmarks.tasks import Task
 from benchmarks.workload import ASKS_TOOL, TURN, items, size, text, turn
-from turnlog import Budget, Conversation, StreamEvent, Window
+from turnlog import Budget, Conversation, StreamEvent, Window, open_engine
 from turnlog.adapters.responses import ENCODERS, Responses, encode
 from turnlog.engine.canonical import loads
 from turnlog.engine.codec import REQUESTED, body, event

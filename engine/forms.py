@@ -172,8 +172,9 @@ _NAMES: Final = {"input_image": "an image", "input_file": "a file", "input_audio
 
 
 def _of_part(part: Mapping[str, Any], shape: str) -> Iterator[str]:
-    kind = part.get("type")
-    name = _NAMES.get(str(kind), f"a part of the type {kind!s:.60}")
+    said = part.get("type")
+    kind = said if isinstance(said, str) else ""
+    name = _NAMES.get(kind, f"a part of the type {said!s:.60}")
     if kind in _TEXTS:
         if part.get("annotations"):
             yield "annotations"

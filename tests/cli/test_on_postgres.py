@@ -87,7 +87,13 @@ def ids(there):
 
 
 def test_what_is_in_the_log_is_shown_as_that_of_a_file(there, talk):
-    assert turnlog("verify", *there, "--json").json == {"responses": 3, "verified": 3, "erased": 0, "diverged": []}
+    assert turnlog("verify", *there, "--json").json == {
+        "responses": 3,
+        "verified": 3,
+        "erased": 0,
+        "diverged": [],
+        "damaged": [],
+    }
     assert turnlog("request", "talk", *there, "--json").json == talk[-1]
     assert turnlog("export", "talk", "-o", "out.jsonl.gz", *there, "--json").json["exported"] == [
         {"id": "talk", "events": turnlog("show", "talk", *there, "--json").json["version"]}
