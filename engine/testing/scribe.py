@@ -168,7 +168,7 @@ class Scribe:
         self.reader = Reader(store, self.intake)
         self.version = 0
         self.born: dict[str, str] = {}
-        """The ids of items -> the id of the reasoning that they were born with."""
+        """The ids of items -> the id of the reasoning that they were born with; none that was given twice."""
         self.sent: list[Sent] = []
         """The requests that were made."""
         self.refused: list[BudgetExceeded] = []
@@ -181,6 +181,7 @@ class Scribe:
         self._answers: list[list[dict[str, Any]]] = []
         self._compactions: list[int] = []
         self._number = 0
+        self._given: set[str] = set()
 
     async def write(self, steps: Sequence[Step]) -> None:
         """Write steps, behind the conversation's creation."""
@@ -302,9 +303,12 @@ class Scribe:
             if at in step.early and read(item).is_call:
                 await self._output(Output())
         thought = next((item["id"] for item in items if item["type"] == "reasoning" and "id" in item), None)
-        if thought is not None:
-            known = (item["id"] for item in items if read(item).kind is not None)
-            self.born |= {name: thought for name in known if name != thought}
+        for name in (item["id"] for item in items if "id" in item and read(item).kind is not None):
+            if name in self._given:
+                self.born.pop(name, None)
+            elif thought not in (None, name):
+                self.born[name] = thought
+            self._given.add(name)
         self._answers.append(items)
 
     async def _logged(self, item: dict[str, Any], target: Target, seq: int) -> NewEvent:

@@ -37,8 +37,10 @@ TARGETS: Final = (
     Target(api="responses", backend="b", model="m"),
     Target(api="chat", backend="a", model="m"),
     Target(api="chat", backend="c", model="q"),
+    Target(api="chat", backend="c", model="q", thoughts="tool_turns"),
+    Target(api="chat", backend="c", model="r", thoughts="always"),
 )
-"""Whom windows are made for: both APIs, and other models and backends than the one before."""
+"""Whom windows are made for: both APIs, other models and backends than the one before, and their wishes for thoughts."""
 BUDGETS: Final = (Budget(150), Budget(400, 40), Budget(1000), Budget(2500), Budget(20_000))
 """From hardly more than an input takes to more than a generated conversation has."""
 PNG: Final = "data:image/png;base64,iVBORw0KGgo="
@@ -96,7 +98,7 @@ class Part:
     kind: PartKind
     size: int = 3
     repeated: bool = False
-    """Whether a call comes under an id that other calls have had, as some backends give them."""
+    """Whether it comes under ids that others have had, as some backends give them: its own, and that of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,8 @@ def item_of(part: Part, number: int, api: str) -> dict[str, Any]:
     if api != "chat" and kind == "thought":
         kind = "secret"  # a stateless API gives no other reasoning
     item: dict[str, Any] = _MADE[kind](str(number), part)
+    if part.repeated:
+        item["id"] = f"{item['id'].partition('_')[0]}_0"
     if api == "chat":
         item = {key: value for key, value in item.items() if key not in ("id", "status")}
         if kind == "message":

@@ -126,6 +126,8 @@ def parts() -> st.SearchStrategy[tuple[Part, ...]]:
         [
             (Part("message", 12),),
             (Part("secret"), Part("message", 12)),
+            (Part("message", 6, repeated=True),),
+            (Part("thought"), Part("call")),
             (Part("secret"), Part("call"), Part("call")),
             (Part("call"), Part("custom")),
             (Part("thought"), Part("message")),

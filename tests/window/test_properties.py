@@ -1,19 +1,21 @@
 """What holds of every window of every log."""
 
+from contextlib import suppress
 from copy import copy
 from itertools import pairwise
 
 import anyio
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
 from turnlog.engine.canonical import encode
 from turnlog.engine.compaction import weight
 from turnlog.engine.errors import BudgetExceeded
-from turnlog.engine.events import ASIDE, ERASED, PINNED
+from turnlog.engine.events import ASIDE, ERASED, PINNED, Origin
 from turnlog.engine.items import reading
 from turnlog.engine.loading import load, look_up
 from turnlog.engine.manifest import SENT
@@ -31,8 +33,10 @@ from turnlog.engine.testing.strategies import (
     conversations,
 )
 from turnlog.engine.tokens import measure
+from turnlog.engine.window import choose as choosing
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.choose import Deeper, choose
+from turnlog.engine.window.invariants import BETWEEN, INVARIANTS
 from turnlog.engine.window.policies import Cut
 from turnlog.engine.window.render import SEALED, seal
 from turnlog.engine.window.units import Weights
@@ -111,12 +115,16 @@ def test_a_window_is_valid_or_there_is_none(part, seed, long):
 
 
 async def it_is_valid(steps, target, context, policy):
-    scribe = await written(steps)
+    await it_holds(await written(steps), target, context, policy)
+
+
+async def it_holds(scribe, target, context, policy=None):
     history, manifest, rendered = await window(scribe, target, Budget(context), policy=policy)
     count = (await scribe.intake.vocabulary()).count
     records = await scribe.records()
     it_is_taken(scribe, rendered, target, context, count)
     it_fits(manifest, rendered, history, target, context, count)
+    thoughts_go_to_their_maker(history, rendered, target)
     runs_cover_every_seq_once(manifest)
     why_tells_what_was_sent(manifest, rendered, records)
     alive = alive_in(history, records)
@@ -133,6 +141,54 @@ def it_fits(manifest, rendered, history, target, context, count):
     assert manifest.items <= manifest.tokens <= context
     weighed = sum(measure(one.item, count).tokens for one in rendered if one.seq != manifest.base)
     assert weighed + (weight(*history.base, target) if history.base else 0) <= manifest.items
+
+
+def thoughts_go_to_their_maker(history, rendered, target):
+    """What a body alone does not tell."""
+    entries = {entry.seq: entry for entry in history.entries()}
+    for one in rendered:
+        thought = one.item.get("type") == "reasoning"
+        if one.seq in entries and (one.item.get("encrypted_content") or (thought and target.api == "chat")):
+            assert history.origin(entries[one.seq]) == Origin(target.api, target.backend, target.model)
+            assert not thought or target.api != "chat" or target.thoughts != "never"
+        if thought and target.thoughts == "tool_turns":
+            assert turn_called_tools(history, entries[one.seq])
+
+
+def turn_called_tools(history, entry):
+    """Return whether the response that an item is of called tools, or goes on with a turn in which they were."""
+    calls = [one for one in history.entries() if one.response == entry.response and one.reading.is_call]
+    return bool(calls) or history.requests[entry.response].continues
+
+
+@pytest.mark.parametrize("gone", [one.__name__ for one in (*INVARIANTS, *BETWEEN)])
+def test_without_any_one_invariant_windows_are_not_valid(gone, monkeypatch):
+    """So generated logs show what each is for; a few hundred of them are enough."""
+    monkeypatch.setattr(choosing, "INVARIANTS", tuple(one for one in INVARIANTS if one.__name__ != gone))
+    monkeypatch.setattr(choosing, "BETWEEN", tuple(one for one in BETWEEN if one.__name__ != gone))
+
+    @settings(max_examples=1_000, phases=[Phase.generate], database=None)
+    @seeded(1)
+    @given(conversations())
+    def holds(steps):
+        anyio.run(holds_for_all, steps)
+
+    with pytest.raises(AssertionError):
+        holds()
+
+
+@settings(max_examples=100, phases=[Phase.generate], database=None)
+@seeded(1)
+@given(conversations())
+async def test_with_all_of_them_the_same_logs_give_valid_windows(steps):
+    await holds_for_all(steps)
+
+
+async def holds_for_all(steps):
+    scribe = await written(steps)
+    for target in TARGETS:
+        with suppress(UnsatisfiedAssumption):
+            await it_holds(scribe, target, 5000)
 
 
 def runs_cover_every_seq_once(manifest):
