@@ -40,7 +40,7 @@ TARGETS: Final = (
     Target(api="chat", backend="c", model="q", thoughts="tool_turns"),
     Target(api="chat", backend="c", model="r", thoughts="always"),
 )
-"""Whom windows are made for: both APIs, other models and backends than the one before, and their wishes for thoughts."""
+"""Whom windows are made for: both APIs, other models and backends than the one before, some that want thoughts back."""
 BUDGETS: Final = (Budget(150), Budget(400, 40), Budget(1000), Budget(2500), Budget(20_000))
 """From hardly more than an input takes to more than a generated conversation has."""
 PNG: Final = "data:image/png;base64,iVBORw0KGgo="
