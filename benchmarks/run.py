@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
 QUICK: Final = Plan(
     name="quick",
-    limit=98.0,
+    limit=104.0,
     shares={
         "append_100": 11.0,
         "append_1": 5.0,
@@ -77,9 +77,9 @@ QUICK: Final = Plan(
         "prefixes": 6.0,
         "tokens": 2.0,
         "window-growth": 22.0,
-        "turn-growth": 12.0,
-        "memory": 4.0,
-        "imports": 4.0,
+        "turn-growth": 18.0,
+        "memory": 5.0,
+        "imports": 6.0,
     },
     rounds=9,
     allowance=1.5,

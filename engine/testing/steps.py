@@ -329,7 +329,7 @@ _MADE: Final[Mapping[PartKind, Any]] = {
         "type": "tool_search_call",
         "id": f"tsc_{n}",
         "call_id": None if part.repeated else f"call_{n}",
-        "execution": "server" if part.repeated else "client",
+        "execution": "server" if part.repeated and part.size % 2 else "client",
         "arguments": {"query": words(part.size)},
         "status": "completed",
     },
