@@ -65,9 +65,9 @@ class Plan(NamedTuple):
 
 QUICK: Final = Plan(
     name="quick",
-    limit=92.0,
+    limit=104.0,
     shares={
-        "append_100": 15.0,
+        "append_100": 11.0,
         "append_1": 5.0,
         "windows": 14.0,
         "turns": 9.0,
@@ -76,10 +76,10 @@ QUICK: Final = Plan(
         "replay": 4.0,
         "prefixes": 6.0,
         "tokens": 2.0,
-        "window-growth": 14.0,
-        "turn-growth": 7.0,
-        "memory": 4.0,
-        "imports": 4.0,
+        "window-growth": 22.0,
+        "turn-growth": 18.0,
+        "memory": 5.0,
+        "imports": 6.0,
     },
     rounds=9,
     allowance=1.5,

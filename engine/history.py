@@ -168,6 +168,7 @@ class OpenCall(msgspec.Struct, frozen=True):
     """A call whose output is still owed."""
 
     call_id: str
+    """Empty for a search for tools that came without one: outputs of such are for the last of them."""
     name: str
     arguments: str
     seq: int

@@ -123,6 +123,8 @@ def _kinds() -> dict[str, Kind]:
 KINDS: Final[Mapping[str, Kind]] = _kinds()
 ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
+_IN_ORDER: Final = ""
+"""The link of searches that the caller carries out and that have none: an output is for the last call before it."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -191,6 +193,8 @@ def read(item: Item) -> Reading:
     if kind is None or kind.link is None or not kind.owed or (tag in _SERVER and item.get("execution") == "server"):
         return reading(tag, None)
     link = item.get(kind.link)
+    if link is None and tag in _SERVER and item.get("execution") == "client":
+        link = _IN_ORDER
     return reading(tag, link if isinstance(link, str) else None)
 
 

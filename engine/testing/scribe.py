@@ -345,7 +345,7 @@ class Scribe:
         shape, link = self._calls[-1 - step.call % len(self._calls)]
         if shape in _OTHERS:
             kind = KINDS[str(_OTHERS[shape]["type"])]
-            await self._append([await self.intake.item({**_OTHERS[shape], str(kind.link): link})])
+            await self._append([await self.intake.item({**_OTHERS[shape], str(kind.link): link or None})])
             return
         if step.sealed:
             call = {"type": shape, "call_id": link}

@@ -40,7 +40,7 @@ TARGETS: Final = (
     Target(api="chat", backend="c", model="q", thoughts="tool_turns"),
     Target(api="chat", backend="c", model="r", thoughts="always"),
 )
-"""Whom windows are made for: both APIs, other models and backends than the last, and their wishes for thoughts."""
+"""Whom windows are made for: both APIs, other models and backends than the one before, some that want thoughts back."""
 BUDGETS: Final = (Budget(150), Budget(400, 40), Budget(1000), Budget(2500), Budget(20_000))
 """From hardly more than an input takes to more than a generated conversation has."""
 PNG: Final = "data:image/png;base64,iVBORw0KGgo="
@@ -329,7 +329,7 @@ _MADE: Final[Mapping[PartKind, Any]] = {
         "type": "tool_search_call",
         "id": f"tsc_{n}",
         "call_id": None if part.repeated else f"call_{n}",
-        "execution": "server" if part.repeated else "client",
+        "execution": "server" if part.repeated and part.size % 2 else "client",
         "arguments": {"query": words(part.size)},
         "status": "completed",
     },

@@ -257,7 +257,9 @@ class ModelCall:
 
     def owed(self) -> dict[str, dict[str, Any]]:
         """Return the calls of the whole answer, logged or about to be, by link."""
-        rest = {form.link: one.item for one in self.rest() if (form := read(one.item)).is_call and form.link}
+        rest = {
+            form.link: one.item for one in self.rest() if (form := read(one.item)).is_call and form.link is not None
+        }
         return {**{link: item for link, (item, _) in self.calls.items()}, **rest}
 
     async def complete(

@@ -439,3 +439,34 @@ async def test_the_handle_learns_of_its_own_writes(stage, api):
         for patch in ([1], "x", None):
             with pytest.raises(Invalid, match="patch"):
                 await c.update_metadata(patch)
+
+
+async def test_searches_that_have_no_id_wait_for_their_outputs_and_get_them_in_order(stage):
+    search = {
+        "type": "tool_search_call",
+        "id": "tsc_1",
+        "call_id": None,
+        "execution": "client",
+        "arguments": {"query": "weather"},
+        "status": "completed",
+    }
+    found = {"type": "tool_search_output", "call_id": None, "execution": "client", "tools": []}
+    again = {**search, "id": "tsc_2"}
+    async with stage(Reply(Item(search)), Reply(Item(again)), "Found.") as s:
+        c = await s.engine.create()
+        model = s.model("responses")
+        result = await c.respond(model, "Look")
+        assert (result.status, [one.call_id for one in result.open_calls]) == ("waiting", [""])
+        assert [one.seq for one in await c.open_calls()] == [result.open_calls[0].seq]
+        with pytest.raises(CallsOpen):
+            await c.respond(model, "And?")
+        result = await c.respond(model, found)
+        assert result.status == "waiting"
+        await c.append(found)
+        assert await c.open_calls() == []
+        with pytest.raises(AlreadyAnswered):
+            await c.append(found)
+        result = await c.respond(model)
+        assert (result.status, result.output_text) == ("completed", "Found.")
+        pair = ["tool_search_call", "tool_search_output"]
+        assert given(s.bodies[-1]) == ["user", *pair, *pair]

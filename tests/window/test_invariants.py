@@ -63,8 +63,8 @@ NEEDED = {
     "an owed search without its link": (
         "only_what_the_api_takes",
         RESPONSES,
-        log_of([{"type": "tool_search_call", "execution": "client", "arguments": {}}]),
-        "call-without-output",
+        log_of([{"type": "tool_search_call", "execution": "client", "call_id": 5, "arguments": {}}]),
+        "wrong-type",
     ),
     "thoughts that a stateless API has not kept": (
         "secrets_only_to_their_maker",

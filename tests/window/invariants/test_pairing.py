@@ -251,3 +251,42 @@ def test_outputs_stand_behind_their_calls_however_they_came(target):
     assert log.refusals(window) == []
     if target is CHAT:
         assert roles(window) == ["user", "assistant call_1 call_3", "tool", "tool", "user"]
+
+
+# -- searches that the caller carries out, without an id: an output is for the last call before it
+
+
+def client_search(number):
+    return {
+        "type": "tool_search_call",
+        "id": f"tsc_{number}",
+        "call_id": None,
+        "execution": "client",
+        "arguments": {"query": str(number)},
+    }
+
+
+FOUND = {"type": "tool_search_output", "call_id": None, "execution": "client", "tools": []}
+
+
+def test_searches_without_ids_are_paired_in_their_order():
+    log = SmallLog()
+    log.say("Look")
+    for number in (1, 2):
+        log.answer(client_search(number))
+        log.say(FOUND)
+    log.answer(said(3))
+    window = log.window(RESPONSES)
+    found = "tool_search_call", "tool_search_output*"
+    assert kinds(window) == ["user", *found, *found, "assistant"]
+    assert log.refusals(window) == []
+
+
+def test_a_search_without_an_id_or_an_output_is_left_out():
+    log = SmallLog()
+    log.say("Look")
+    log.answer(client_search(1))
+    log.say("Never mind")
+    window = log.window(RESPONSES)
+    assert kinds(window) == ["user", "user"]
+    assert log.refusals(window) == []

@@ -149,12 +149,12 @@ def test_a_search_for_tools_that_the_server_ran_needs_no_link():
     assert log.refusals(window) == []
 
 
-def test_a_search_for_tools_that_the_caller_owes_needs_its_link():
+def test_a_search_for_tools_that_the_caller_owes_needs_a_link_or_none():
     log = SmallLog()
     log.say("Look")
-    search_call = {"type": "tool_search_call", "id": "tsc_1", "call_id": None, "execution": "client", "arguments": {}}
+    search_call = {"type": "tool_search_call", "id": "tsc_1", "call_id": 5, "execution": "client", "arguments": {}}
     asked = log.answer(search_call)
-    found = log.say({"type": "tool_search_output", "call_id": None, "execution": "client", "tools": []})
+    found = log.say({"type": "tool_search_output", "call_id": 5, "execution": "client", "tools": []})
     window = log.window(RESPONSES)
     assert fate(window, asked) == "dropped: nothing says which call it is, or is for"
     assert fate(window, found).startswith("dropped: ")
