@@ -43,6 +43,12 @@ class Chained(Scribe):
         """By response: what its server has before its answer."""
         self.followed = []
         """Which response each request follows, 0 for none."""
+        self.answered = {}
+        """By response: what it answered."""
+
+    async def _answer(self, step, target, seq):
+        await super()._answer(step, target, seq)
+        self.answered[seq] = self._answers[-1]
 
     async def _request(self, target, manifest, rendered, purpose="answer"):
         kept = keeping(target)
@@ -75,11 +81,7 @@ class Chained(Scribe):
 
     def _held(self, response):
         """What a server has of a response: all that came before it, and its answer."""
-        answers = dict(zip(self._asked(), self._answers, strict=True))
-        return [*self.servers[response], *answers[response]]
-
-    def _asked(self):
-        return [one.seq for one in self.sent]
+        return [*self.servers[response], *self.answered[response]]
 
     def _check(self, held, rendered, manifest):
         """See to it that the server has what the window has; reasoning it may have besides."""
