@@ -189,13 +189,20 @@ def read(item: Item) -> Reading:
         return reading(role if isinstance(role, str) and role in ROLES else tag, None)
     if tag in ROLES:
         return reading("unknown", None)  # a kind of that name is not a message of that role
-    kind = KINDS.get(tag)
-    if kind is None or kind.link is None or not kind.owed or (tag in _SERVER and item.get("execution") == "server"):
-        return reading(tag, None)
+    return reading(tag, _link(item, tag, KINDS.get(tag)))
+
+
+def _link(item: Item, tag: str, kind: Kind | None) -> str | None:
+    """Return what pairs a call and its output, None where nothing does, or nothing has to."""
+    if kind is None or kind.link is None or not kind.owed:
+        return None
+    execution = item.get("execution") if tag in _SERVER else None
+    if execution == "server":
+        return None
     link = item.get(kind.link)
-    if link is None and tag in _SERVER and item.get("execution") == "client":
-        link = _IN_ORDER
-    return reading(tag, link if isinstance(link, str) else None)
+    if link is None and execution == "client":
+        return _IN_ORDER
+    return link if isinstance(link, str) else None
 
 
 def accept(value: InputItem, path: str) -> tuple[Any, bytes]:

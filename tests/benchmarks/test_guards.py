@@ -183,7 +183,7 @@ OPERATIONS = {
     "append of an output": (lambda c, number: c.append(turn(number)[2]), 1, 7),
     "window, cold": (cold, 1, 6),
     "window, live": (lambda c, _: c.window(BUDGET), 1, 4),
-    "turn of two calls": (answered, 7, 47),
+    "turn of two calls": (answered, 7, 48),
 }
 """Each with its hops and statements."""
 
