@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,6 +69,11 @@ def replaced(text: str, made: str) -> str:
     return f"{head}{BEGIN}\n{made}\n{END}{tail}"
 
 
+def _command(said: str) -> str:
+    """Return a command as anybody may give it: where the results of this run went is nobody's business."""
+    return re.sub(r" (--output|-o)[ =]\S+", "", said)
+
+
 def block(found: Mapping[str, Any]) -> str:
     """Return the figures of a run, as Markdown."""
     machine, versions = found["machine"], found["versions"]
@@ -77,7 +83,7 @@ def block(found: Mapping[str, Any]) -> str:
         if name in versions
     )
     lines = [
-        f"`{machine['command']}` on {machine['date']}, load {machine['load']:.1f}: {machine['processor']},",
+        f"`{_command(machine['command'])}` on {machine['date']}, load {machine['load']:.1f}: {machine['processor']},",
         f"{machine['cores']} cores, Python {machine['python']}, SQLite {machine['sqlite']};",
         f"turnlog {versions['turnlog']}, {peers}.",
         f"Medians; everything is flushed, and a flush takes {found['flush_ms']:.2f} ms ({machine['flush']}).",
