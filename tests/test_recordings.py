@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from turnlog import Budget, BudgetExceeded, open_engine
+from turnlog.adapters import chat_completions, responses
 from turnlog.adapters.cli.recordings import Unusable, record_events
 from turnlog.engine.canonical import canonical
 from turnlog.engine.portable import Package, dump, restore
@@ -157,6 +158,12 @@ async def test_a_conversation_that_goes_on_is_still_verified(engine, corpus):
         assert (await verify(engine.store, name)).diverged == []
 
 
+def body_of(window, api):
+    """Return what an adapter sends of a window, with the ids of calls as the API takes them."""
+    name, encode = ("input", responses.encode) if api == "responses" else ("messages", chat_completions.encode)
+    return {name: encode(window.rendered, {"model": "gpt-5"})[name]}
+
+
 async def test_windows_of_any_size_are_taken_by_both_apis(corpus):
     async with open_engine(":memory:") as engine:
         made, _ = await import_all(engine, corpus)
@@ -172,8 +179,8 @@ async def test_windows_of_any_size_are_taken_by_both_apis(corpus):
                         exceeded += 1
                         continue
                     assert window.tokens.total <= size
-                    sent = {"input": window.items} if api == "responses" else {"messages": window.messages}
                     if window.items:  # a few exchanges hold none, and then there is nothing to send
+                        sent = body_of(window, api)
                         assert not list(refusals(api, {"model": "gpt-5", **sent}, window=size, count=count)), name
                         sound += 1
         assert sound > 5 * exceeded
