@@ -187,8 +187,7 @@ class Reader:
         while True:
             if history.stale:
                 _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
-            base = _passed_over(history, aim.line)
-            if base:
+            while base := _passed_over(history, aim.line):
                 passed.add(base)
                 _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
             # A copy: while items are weighed, other tasks go on appending.

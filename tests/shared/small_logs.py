@@ -135,12 +135,12 @@ class SmallLog:
 
     # -- what models answer
 
-    def ask(self, target=RESPONSES, budget=None, policy=None, *, continues=False, **more):
+    def ask(self, target=RESPONSES, budget=None, policy=None, *, manifest=None, continues=False, **more):
         """Log a request; with a budget its window is chosen, so that later ones continue it.
 
-        *continues* says that what it answers are outputs.
+        *manifest* is that of a window that was chosen before; *continues* says that what it answers are outputs.
         """
-        manifest = Manifest(policy="none@1", renderer=1, as_of=len(self.records))
+        manifest = manifest or Manifest(policy="none@1", renderer=1, as_of=len(self.records))
         if budget is not None:
             manifest = self.window(target, budget, policy, **more).manifest
         whom = {"adapter": target.api, "encoder": 1, "target": target, "continues": continues}

@@ -228,6 +228,26 @@ async def test_the_latest_compaction_counts():
     assert window.manifest.base == second
 
 
+async def test_a_line_goes_on_without_any_of_the_compactions_that_its_last_window_passed_over():
+    log = SmallLog()
+    log.say("Hello")
+    log.answer(said(1))
+    log.compact(head(log), StandIn(seq=2), tokens=111)
+    log.say("And?", tokens=1)
+    log.answer(said(2), tokens=1)
+    log.compact(head(log), StandIn(seq=2), tokens=111)
+    log.say("much", tokens=890)
+    passed = await log.stored_window(RESPONSES, Budget(1000))
+    assert (passed.manifest.base, passed.manifest.items) == (0, 912)
+    asked = log.ask(manifest=passed.manifest)
+    log.give(asked, said(3), tokens=1)
+    log.end(asked)
+    log.say("little", tokens=1)  # which fits behind what stands for either of them
+    window = await log.stored_window(RESPONSES, Budget(1000))
+    assert window.manifest.base == 0
+    assert sent(window)[:-2] == sent(passed)
+
+
 async def test_a_compaction_that_is_undone_counts_no_more():
     log, _, behind = compacted(StandIn(item={"role": "user", "content": "in short"}))
     undone = log.undo(behind[0] - 1)
