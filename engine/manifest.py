@@ -27,6 +27,7 @@ __all__ = (
     "Verdict",
     "between",
     "differing",
+    "form_of",
     "spans",
     "stored",
 )
@@ -295,6 +296,11 @@ class Fates:
     def sent(self, seq: int) -> bool:
         """Return whether the model saw *seq*."""
         return self.of(seq) in SENT
+
+
+def form_of(fate: Fate) -> Fate | None:
+    """Return how an item with a fate was sent: as it is, "kept", as an excerpt, or not at all, None."""
+    return None if fate not in SENT else "excerpted" if fate == "excerpted" else "kept"
 
 
 def differing(one: Manifest, other: Manifest) -> list[Span]:

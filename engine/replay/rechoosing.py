@@ -15,7 +15,7 @@ from ..families import family_of
 from ..history import History
 from ..loading import load
 from ..log import Store
-from ..manifest import SENT, Manifest
+from ..manifest import SENT, Manifest, form_of
 from ..tokens import Counter, scale_of
 from ..vocabulary import DEFAULT, vocabulary_of
 from ..vocabulary import load as load_vocabulary
@@ -173,11 +173,7 @@ def _fates(manifest: Manifest) -> list[tuple[int, int, str]]:
     return [(run.first, run.last, run.fate) for run in manifest.runs if run.fate in SENT]
 
 
-def _form(fate: str) -> str | None:
-    return "excerpted" if fate == "excerpted" else "sent" if fate in SENT else None
-
-
 def _parted(old: Manifest, new: Manifest) -> int | None:
     """Return the first seq that only one of two manifests sends, or that they send in different forms."""
     edges = sorted({run.first for run in (*old.runs, *new.runs)})
-    return next((seq for seq in edges if _form(old.fate(seq)) != _form(new.fate(seq))), None)
+    return next((seq for seq in edges if form_of(old.fate(seq)) != form_of(new.fate(seq))), None)

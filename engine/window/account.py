@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from ..compaction import guessed, weight
 from ..events import ESTIMATED
-from ..manifest import REWOUND, SENT, Fate, Fates, Manifest, Run, between, spans
+from ..manifest import REWOUND, SENT, Fate, Fates, Manifest, Run, between, form_of, spans
 from .render import RENDERER
 from .units import FAILED, GONE, Scene, Unit
 
@@ -218,7 +218,7 @@ class Account:
             before, now = self.fates.of(entry.seq), self._decisions[entry.seq][0]
             if before not in SENT and now not in SENT:
                 continue
-            if _form(before) != _form(now) or (entry.seq in bare) != (entry.seq in unit.fit.bare):
+            if form_of(before) != form_of(now) or (entry.seq in bare) != (entry.seq in unit.fit.bare):
                 return total, False
             total += self.weights[entry.seq]
         sealed = {entry.seq for entry in unit.fit.sealed}
@@ -232,11 +232,6 @@ def _fate_of(rule: str) -> Fate:
     if rule == GONE:
         return "erased"
     return "superseded" if rule == FAILED or rule.startswith("superseded") else "dropped"
-
-
-def _form(fate: Fate) -> Fate | None:
-    """Return how an item with a fate was sent: as it is, as an excerpt, or not at all."""
-    return None if fate not in SENT else "excerpted" if fate == "excerpted" else "kept"
 
 
 def _first_gone(last: Manifest, runs: Sequence[Run]) -> int:

@@ -16,7 +16,7 @@ import msgspec
 from ..codec import body
 from ..events import RemoteAttached, ResponseRequested, Target
 from ..history import History
-from ..manifest import SENT, Manifest
+from ..manifest import Manifest, form_of
 from .render import Rendered
 
 __all__ = ("addressed", "following", "news")
@@ -82,15 +82,9 @@ def _changed(held: Manifest, manifest: Manifest, seq: int) -> Iterator[int]:
     ends = sorted({run.last for one in (held, manifest) for run in one.runs if run.last < seq} | {held.as_of, seq})
     first = 1
     for last in ends:
-        if first <= last and _form(held, first) != _form(manifest, first):
+        if first <= last and form_of(held.fate(first)) != form_of(manifest.fate(first)):
             yield from range(first, last + 1)
         first = last + 1
-
-
-def _form(manifest: Manifest, seq: int) -> str | None:
-    """Return how a seq was sent: as it is, as an excerpt, or not at all."""
-    fate = manifest.fate(seq)
-    return None if fate not in SENT else "excerpted" if fate == "excerpted" else "kept"
 
 
 def news(rendered: Sequence[Rendered], manifest: Manifest) -> list[Rendered]:
