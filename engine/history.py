@@ -42,11 +42,13 @@ __all__ = (
     "ENDS",
     "Call",
     "Entry",
+    "Figures",
     "Group",
     "History",
     "OpenCall",
     "alive",
     "deep",
+    "figures_of",
     "is_answer",
     "segments",
     "turn_starts",
@@ -178,7 +180,9 @@ class OpenCall(msgspec.Struct, frozen=True):
     unknown: started by a worker that is gone."""
 
 
-class _Figures(msgspec.Struct, frozen=True):
+class Figures(msgspec.Struct, frozen=True):
+    """What of a request's manifest the next one goes by, with its line."""
+
     line: str = ""
     factor: int = 1000
     items: int = 0
@@ -194,7 +198,7 @@ class Asked(msgspec.Struct, frozen=True):
     purpose: str = "answer"
     key: str | None = None
     continues: bool = False
-    manifest: _Figures = _Figures()
+    manifest: Figures = Figures()
 
 
 _asks: Final = msgspec.json.Decoder(Asked)
@@ -211,6 +215,15 @@ def _asked(request: Record) -> Asked:
         return _asks.decode(request.data or b"{}")
     except msgspec.MsgspecError as error:
         raise unreadable(request, error) from error
+
+
+def figures_of(request: Record) -> Figures:
+    """Return what of a request's manifest the next one goes by.
+
+    Raises:
+        CorruptLog: its data cannot be read.
+    """
+    return _asked(request).manifest
 
 
 def is_answer(request: Record) -> bool:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from ..events import PICTURED, SECRET, Target
 from ..families import ANY_FAMILY, family_of
-from ..history import History
+from ..history import Figures, History, figures_of
 from ..kept import stateless
 from ..tokens import Counter, Scale, factor_of, scaled
 from .units import Unit
@@ -55,20 +53,6 @@ class Seen(NamedTuple):
         return scaled(estimated + _ITEM * items, factor) + self.doubt + -(-tokens * self.share // 1000)
 
 
-class _Figures(msgspec.Struct, frozen=True):
-    factor: int = 1000
-    items: int = 0
-    overhead: int = 0
-    hidden: int = 0
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    manifest: _Figures = _Figures()
-
-
-_asks: Final = msgspec.json.Decoder(_Asked)
-
-
 def seen(history: History, line: str, target: Target, overhead: int, *, own: bool, most: int) -> Seen:
     """Return what the line's last request has shown, else the latest one to the same target.
 
@@ -85,16 +69,15 @@ def seen(history: History, line: str, target: Target, overhead: int, *, own: boo
     return Seen(shown, min(hidden, most), _ANSWERED, 0 if own else _FITTED)
 
 
-def _last(history: History, line: str, target: Target) -> tuple[_Figures, int]:
+def _last(history: History, line: str, target: Target) -> tuple[Figures, int]:
     """Return the figures of the request to go by, and the input that was reported of it, 0 where nothing was."""
     record, latest = history.lines.get(line), history.last_asked()
     if record is not None:
-        usage = history.reported.get(record.seq)
-        return _asks.decode(record.data or b"{}").manifest, usage.input_tokens if usage else 0
-    if latest is None or stateless(latest[0].target) != stateless(target):
-        return _Figures(), 0
-    said, usage = latest[0].manifest, latest[1]
-    figures = _Figures(said.factor, said.items, said.overhead, said.hidden)
+        figures, usage = figures_of(record), history.reported.get(record.seq)
+    elif latest is not None and stateless(latest[0].target) == stateless(target):
+        figures, usage = latest[0].manifest, latest[1]
+    else:
+        return Figures(), 0
     return figures, usage.input_tokens if usage else 0
 
 
