@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -43,6 +43,8 @@ _LONG: Final = 16_384
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 META_LIMIT: Final = 16 * 1024
+
+T = TypeVar("T")
 
 
 def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
@@ -126,6 +128,11 @@ def leading(events: Sequence[NewEvent]) -> list[NewEvent]:
     return made
 
 
+async def _counted(size: int, counting: Callable[[], T]) -> T:
+    """Return what counting so many bytes comes to: of many, off the event loop."""
+    return counting() if size < _LONG else await anyio.to_thread.run_sync(counting)
+
+
 class Intake:
     """Makes events of items, with one vocabulary."""
 
@@ -175,10 +182,7 @@ class Intake:
             data = encode(item)
         form = read(item)
         counting = self._vocabulary or await self.vocabulary()
-        if len(data) < _LONG:
-            count = measure(item, counting.count, form)
-        else:
-            count = await anyio.to_thread.run_sync(measure, item, counting.count, form)
+        count = await _counted(len(data), lambda: measure(item, counting.count, form))
         said, bodies = said or BARE, dict[str, bytes]()
         if said.extra is not None:
             said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
@@ -202,10 +206,8 @@ class Intake:
 
     async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
         """Return what an item weighs; a long one is counted off the event loop."""
-        counter = counter or (await self.vocabulary()).count
-        if size < _LONG:
-            return measure(item, counter)
-        return await anyio.to_thread.run_sync(measure, item, counter)
+        by = counter or (await self.vocabulary()).count
+        return await _counted(size, lambda: measure(item, by))
 
     async def _beside(self, extra: Mapping[str, Any]) -> int:
         """Return the tokens of what of an extra goes back to its maker; much is counted off the event loop."""
@@ -215,9 +217,7 @@ class Intake:
         def counted() -> int:
             return sum(count_json(text, counter) for text in texts)
 
-        if sum(map(len, texts)) < _LONG:
-            return counted()
-        return await anyio.to_thread.run_sync(counted)
+        return await _counted(sum(map(len, texts)), counted)
 
     async def counts(self, items: Sequence[bytes], counter: Counter) -> list[Count]:
         """Return what items weigh by a counter, given as the log has them; many at once are counted in one thread."""
@@ -225,9 +225,7 @@ class Intake:
         def measured() -> list[Count]:
             return [measure(loads(item), counter) for item in items]
 
-        if sum(map(len, items)) < _LONG:
-            return measured()
-        return await anyio.to_thread.run_sync(measured)
+        return await _counted(sum(map(len, items)), measured)
 
     async def seals(self, calls: Iterable[tuple[Mapping[str, Any], str, str]]) -> list[NewEvent]:
         """Return outputs that say what became of calls: (call, its kind, the words)."""
