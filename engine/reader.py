@@ -26,7 +26,7 @@ from .loading import load, look_up
 from .log import Head, Query, Store
 from .manifest import Fates, Manifest
 from .paths import Reads
-from .tokens import Counter
+from .tokens import Counter, Scale
 from .window.budget import Budget
 from .window.choose import Deeper, Request, choose
 from .window.policies import Policy
@@ -184,12 +184,16 @@ class Reader:
         name, version = history.conversation, history.version
         passed: set[int] = set()
         refused: BudgetExceeded | None = None
+
+        async def anew() -> tuple[Head, History]:
+            return await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+
         while True:
             if history.stale:
-                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+                _, history = await anew()
             while base := _passed_over(history, aim.line):
                 passed.add(base)
-                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+                _, history = await anew()
             # A copy: while items are weighed, other tasks go on appending.
             ahead = history.ahead(pending)
             try:
@@ -200,10 +204,10 @@ class Reader:
                 if ahead.base is None:
                     raise refused from None
                 passed.add(ahead.base[0].seq)
-                _, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+                _, history = await anew()
             except Deeper:
                 tokens = max(tokens, history.depth * 4)
-                head, history = await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+                head, history = await anew()
                 known = self._known(name)
                 if head.version == version and not passed and (known is None or known.floor > history.floor):
                     self._keep(history)
@@ -258,7 +262,7 @@ class Reader:
         self._weights.move_to_end(place)
         while len(self._weights) > _COUNTED:
             self._weights.popitem(last=False)
-        alike = getattr(counter, "alike", False)
+        alike = isinstance(counter, Scale) and counter.alike
         new = [one for one in history.entries() if one.seq not in known.items and (not alike or one.flags & PICTURED)]
         known.items |= {entry.seq: (0, None) for entry in new if entry.flags & ERASED}
         new = [entry for entry in new if not entry.flags & ERASED]

@@ -269,7 +269,7 @@ def _told(url: str) -> tuple[str, str]:
 
 
 def _pictured(data: str, detail: str, counter: Counter) -> int:
-    pictures: Pictures = getattr(counter, "pictures", ANY_FAMILY.pictures)
+    pictures = counter.pictures if isinstance(counter, Scale) else ANY_FAMILY.pictures
     width, height = media.size(data) or _UNSEEN
     return pictures.tokens(width, height, detail)
 
