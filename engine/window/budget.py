@@ -8,6 +8,7 @@ from typing import Any, Final
 from ..checks import whole
 from ..errors import BudgetExceeded, Invalid
 from ..families import family_of
+from ..tokens import scaled
 
 __all__ = ("LIMITS", "Budget", "accepted", "known", "reserve_of", "room")
 
@@ -79,8 +80,9 @@ def room(context: int, reserve: int, overhead: int, factor: int) -> int:
     """
     left = (context - reserve) * 1000 // factor - overhead
     if left < 0:
-        needed = -(-overhead * factor // 1000)
-        raise BudgetExceeded(needed, max(0, context - reserve), "instructions, tools and response format")
+        raise BudgetExceeded(
+            scaled(overhead, factor), max(0, context - reserve), "instructions, tools and response format"
+        )
     return left
 
 

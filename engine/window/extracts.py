@@ -43,8 +43,7 @@ def extract(entries: Sequence[Entry], before: Sequence[Mapping[str, Any]], room:
     older = list(_older(before, left // 2, count))
     left -= sum(measure(item, count).tokens for item in older)
     newer = list(_newest(messages, left, count))[::-1]
-    shown = sum(1 for _ in newer)
-    stand_in = [StandIn(item=_header(shown, len(messages))), *(StandIn(item=item) for item in older)]
+    stand_in = [StandIn(item=_header(len(newer), len(messages))), *(StandIn(item=item) for item in older)]
     stand_in += [part for part, _ in newer]
     tokens = sum(measure(part.item, count).tokens for part in stand_in if part.item is not None)
     return Extract(stand_in, tokens + sum(weight for part, weight in newer if part.item is None))

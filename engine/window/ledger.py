@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
     def bound(self, tokens: int, estimated: int, items: int, factor: int) -> int:
         """Return by how much an estimate of *tokens* may be off: so many of them *estimated*, in so many items."""
-        return scaled(estimated + _ITEM * items, factor) + self.doubt + -(-tokens * self.share // 1000)
+        return scaled(estimated + _ITEM * items, factor) + self.doubt + scaled(tokens, self.share)
 
 
 def seen(history: History, line: str, target: Target, overhead: int, *, own: bool, most: int) -> Seen:
@@ -94,10 +94,11 @@ def forgotten(units: Sequence[Unit]) -> int:
     """Return the counted tokens of units in order that a model which forgets is sent and not shown."""
     spoken = (index for index in range(len(units) - 1, -1, -1) if units[index].entries[0].reading.shape == "user")
     return sum(
-        unit.fit.weights[entry.seq][0]
+        unit.fit.weight(entry)[0]
         for unit in units[: next(spoken, 0)]
+        if unit.fit.flags & SECRET
         for entry in unit.entries
-        if entry.flags & SECRET and entry.reading.shape == "reasoning" and entry.seq in unit.fit.weights
+        if entry.flags & SECRET and entry.reading.shape == "reasoning" and entry.seq not in unit.fit.out
     )
 
 

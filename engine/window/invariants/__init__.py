@@ -1,8 +1,8 @@
 """What makes a window valid, one small unit each; together they hold for every history.
 
-Each looks at one unit and may leave items of it out, take ids away, or ask for a stand-in output. Their order matters:
+Each looks at one group and may leave items of it out, take ids away, or ask for a stand-in output. Their order matters:
 what an API does not take goes first, calls are completed next, reasoning and ids follow from what is left, and outputs
-from which calls are. What holds between units comes last of all, on what is sent: programs with their outputs, which
+from which calls are. What holds between groups comes last of all, on what is sent: programs with their outputs, which
 may be of another answer, and no id twice.
 """
 
