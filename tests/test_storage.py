@@ -5,11 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from small_logs import RESPONSES, said
+from instant_model import echo
 from turnlog import Budget, open_engine
 from turnlog.engine.codec import event
 from turnlog.engine.events import CompactionUndone, ContextCompacted, StandIn
-from turnlog.engine.model import StreamEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -17,24 +16,9 @@ BUDGET = Budget(2_000)
 ROUNDS, PARTS = 20, 6
 
 
-class Echo:
-    """A model that answers with one short message."""
-
-    name, backend, budget, adapter, encoder = RESPONSES.model, RESPONSES.backend, BUDGET, "responses", 1
-
-    def encode(self, window, settings):
-        return {"model": self.name, "input": window.items, "store": False}
-
-    async def send(self, request):
-        yield StreamEvent(type="response.output_item.done", item=said("echo"), raw={"output_index": 0})
-        yield StreamEvent(
-            type="response.completed", raw={"response": {"usage": {"input_tokens": 1, "output_tokens": 1}}}
-        )
-
-
 async def talk(c, number):
     """A turn; what the others do comes on top of it."""
-    await c.respond(Echo(), f"question {number:05} " + "x" * 300)
+    await c.respond(echo(BUDGET), f"question {number:05} " + "x" * 300)
 
 
 async def fork(c, number):

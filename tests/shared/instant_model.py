@@ -1,5 +1,6 @@
 """A model that answers at once, without a server: for logs that are long, and of which only the log matters."""
 
+from small_logs import RESPONSES, said
 from turnlog import Budget, StreamEvent
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.replay import encoders
@@ -63,6 +64,12 @@ class Instant:
             return {"type": "message", "role": "assistant", "content": text}
         part = {"type": "output_text", "text": text, "annotations": []}
         return {"type": "message", "id": f"msg_{number}", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def echo(budget):
+    """Return a model that says the same thing again and again, and reports next to nothing."""
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    return Instant(answer=[said("echo")], budget=budget, name=RESPONSES.model, backend=RESPONSES.backend, usage=usage)
 
 
 def call(name, arguments, number):

@@ -52,13 +52,14 @@ ORDER BY m.mark, b.n, m.seq;
 """
 
 
-def _item(value, response=None, flags=0):
+def item(value, response=None, flags=0):
+    """Return the event of an item, of 20 tokens."""
     form = read(value)
     flags |= flags_of(value, form)
     return event(ItemAppended(), item=encode(value), form=form, response=response, tokens=20, flags=flags)
 
 
-def _turn(number, before):
+def turn(number, before):
     """Return the events of a turn, which stands behind so many events of the same append."""
     asked = ResponseRequested(
         adapter="responses",
@@ -71,15 +72,15 @@ def _turn(number, before):
     first, second = -(before + 2), -(before + 7)
     ended = ResponseCompleted(usage=Usage(input_tokens=1))
     return [
-        _item({"role": "user", "content": f"question_{number}"}),
+        item({"role": "user", "content": f"question_{number}"}),
         event(asked),
         event(ResponseStarted(id="resp"), response=first),
-        _item(call(number), first),
+        item(call(number), first),
         event(ended, response=first),
-        _item(output(number)),
+        item(output(number)),
         event(asked),
         event(ResponseStarted(id="resp"), response=second),
-        _item(said(number), second),
+        item(said(number), second),
         event(ended, response=second),
     ]
 
@@ -88,14 +89,14 @@ def turns(block):
     """Return the events of a block of turns, for one append."""
     events = []
     for number in range(BLOCK // TURN):
-        events += _turn(f"{block}-{number:04d}", len(events))
+        events += turn(f"{block}-{number:04d}", len(events))
     return events
 
 
 async def lengthy(path, events):
     """Make a log with one conversation of so many events, which are whole blocks and what leads."""
     store = await SqliteStore.open(path, durability="normal")
-    lead = [event(ConversationCreated()), _item({"role": "system", "content": "Be brief."}, flags=PINNED)]
+    lead = [event(ConversationCreated()), item({"role": "system", "content": "Be brief."}, flags=PINNED)]
     await store.append(NAME, lead)
     await store.append(NAME, turns(0))
     await store.close()

@@ -6,7 +6,9 @@ from functools import cache
 
 import pytest
 
-from small_logs import RESPONSES, call, output, said
+from instant_model import echo
+from long_logs import TURN, item, turn
+from small_logs import output
 from turnlog import Budget
 from turnlog.engine.canonical import encode
 from turnlog.engine.codec import event
@@ -16,17 +18,9 @@ from turnlog.engine.events import (
     ContextCompacted,
     ConversationCreated,
     HistoryRewound,
-    ItemAppended,
-    ResponseCompleted,
-    ResponseRequested,
-    ResponseStarted,
     StandIn,
-    Usage,
 )
-from turnlog.engine.intake import flags_of
-from turnlog.engine.items import read
-from turnlog.engine.manifest import Manifest, stored
-from turnlog.engine.model import StreamEvent
+from turnlog.engine.manifest import stored
 from turnlog.engine.stores.memory import MemoryStore
 from turnlog.engine.stores.sqlite import SqliteStore
 from turnlog.engine.turns.crew import Crew
@@ -34,8 +28,6 @@ from turnlog.engine.turns.crew import Crew
 pytestmark = pytest.mark.anyio
 
 SIZES = (300, 3_000, 30_000)
-TURN = 10
-"""Events of a turn; four of them are items of 20 tokens."""
 BUDGET = Budget(400)
 """Five turns, so that four times as much is still less than the shortest log."""
 
@@ -90,53 +82,7 @@ async def opened(store):
     await crew.close()
 
 
-class Echo:
-    """A model that answers with one short message and reports what was counted."""
-
-    name, backend, budget, adapter, encoder = RESPONSES.model, RESPONSES.backend, BUDGET, "responses", 1
-
-    def encode(self, window, settings):
-        return {"model": self.name, "input": window.items, "store": False}
-
-    async def send(self, request):
-        yield StreamEvent(type="response.output_item.done", item=said("echo"), raw={"output_index": 0})
-        usage = {"input_tokens": 1, "output_tokens": 1}
-        yield StreamEvent(type="response.completed", raw={"response": {"usage": usage}})
-
-
 # -- long logs
-
-
-def item(value, response=None, tokens=20, flags=0):
-    form = read(value)
-    flags |= flags_of(value, form)
-    return event(ItemAppended(), item=encode(value), form=form, response=response, tokens=tokens, flags=flags)
-
-
-def turn(number, before):
-    """Return the events of a turn, which stands behind so many events of the same append."""
-    asked = ResponseRequested(
-        adapter="responses",
-        encoder=1,
-        target=RESPONSES,
-        settings="0" * 64,
-        manifest=Manifest(policy="none@1", renderer=1, as_of=1),
-        digest="0" * 64,
-    )
-    first, second = -(before + 2), -(before + 7)
-    ended = ResponseCompleted(usage=Usage(input_tokens=1))
-    return [
-        item({"role": "user", "content": f"question {number}"}),
-        event(asked),
-        event(ResponseStarted(id="resp"), response=first),
-        item(call(number), first),
-        event(ended, response=first),
-        item(output(number)),
-        event(asked),
-        event(ResponseStarted(id="resp"), response=second),
-        item(said(number), second),
-        event(ended, response=second),
-    ]
 
 
 # Kept, as making events takes longer than storing them.
@@ -189,7 +135,7 @@ def even(found):
 async def test_the_first_window_of_a_log_costs_what_it_holds(store):
     async def first(store, c, size):
         store.taken()
-        window = await c.window(BUDGET, model=Echo())
+        window = await c.window(BUDGET, model=echo(BUDGET))
         assert window.tokens.total <= BUDGET.context
         return store.taken(), len(window.items)
 
@@ -202,7 +148,7 @@ async def test_the_first_window_of_a_log_costs_what_it_holds(store):
 async def test_so_does_that_of_a_log_in_which_no_model_was_asked_for_long(store):
     async def first(store, c, size):
         store.taken()
-        window = await c.window(BUDGET, model=Echo())
+        window = await c.window(BUDGET, model=echo(BUDGET))
         return store.taken(), len(window.items)
 
     found = await costs(store, first, by_hand)
@@ -222,11 +168,11 @@ async def test_a_window_for_nobody_in_particular_costs_a_few_times_as_much(store
 
 async def test_a_window_that_goes_on_from_a_cut_reads_what_came_since(store):
     async def second(store, c, size):
-        await c.respond(Echo(), "Hello")
+        await c.respond(echo(BUDGET), "Hello")
         async with opened(store) as engine:
             c = await engine.get(c.id)
             store.taken()
-            window = await c.window(BUDGET, model=Echo())
+            window = await c.window(BUDGET, model=echo(BUDGET))
             return store.taken(), len(window.items)
 
     found = await costs(store, second)
@@ -273,9 +219,9 @@ async def test_an_old_window_costs_what_it_held(store):
 async def test_a_turn_costs_the_same_on_every_log(store):
     async def respond(store, c, size):
         store.taken()
-        await c.respond(Echo(), "Hello")
+        await c.respond(echo(BUDGET), "Hello")
         cold = store.taken()
-        await c.respond(Echo(), "Again")
+        await c.respond(echo(BUDGET), "Again")
         return cold, store.taken()
 
     found = await costs(store, respond)

@@ -8,10 +8,9 @@ from contextlib import closing
 
 import pytest
 
+from instant_model import echo
 from long_logs import BLOCK, LEAD, NAME, lengthy, turns
-from small_logs import RESPONSES, said
 from turnlog import Budget, open_engine
-from turnlog.engine.model import StreamEvent
 from turnlog.engine.stores import sqlite
 from turnlog.engine.stores.sqlite import SqliteStore
 
@@ -22,20 +21,6 @@ SIZES = (LEAD + BLOCK, LEAD + 1_001 * BLOCK)
 BUDGET = Budget(400)
 
 
-class Echo:
-    """A model that answers with one short message and reports what was counted."""
-
-    name, backend, budget, adapter, encoder = RESPONSES.model, RESPONSES.backend, BUDGET, "responses", 1
-
-    def encode(self, window, settings):
-        return {"model": self.name, "input": window.items, "store": False}
-
-    async def send(self, request):
-        yield StreamEvent(type="response.output_item.done", item=said("echo"), raw={"output_index": 0})
-        usage = {"input_tokens": 1, "output_tokens": 1}
-        yield StreamEvent(type="response.completed", raw={"response": {"usage": usage}})
-
-
 async def get(engine, size):
     c = await engine.get(NAME)
     assert c.version >= size
@@ -43,7 +28,7 @@ async def get(engine, size):
 
 
 async def window(engine, size):
-    shown = await (await get(engine, size)).window(BUDGET, model=Echo())
+    shown = await (await get(engine, size)).window(BUDGET, model=echo(BUDGET))
     assert 4 < len(shown.items) < 30
 
 
@@ -60,7 +45,7 @@ async def answer(engine, size):
 
 
 async def respond(engine, size):
-    assert (await (await get(engine, size)).respond(Echo(), "Hello")).output_text == "It rains."
+    assert (await (await get(engine, size)).respond(echo(BUDGET), "Hello")).output_text == "It rains."
 
 
 async def listed(engine, size):
