@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scribed import in_pages, needed_for
 
 from small_logs import RESPONSES, SmallLog, call, fate, output, said, sent
 from turnlog.engine.errors import BudgetExceeded
@@ -27,7 +28,7 @@ from turnlog.engine.testing.strategies import (
     conversations,
 )
 from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.choose import Deeper, choose, line_of
+from turnlog.engine.window.choose import choose, line_of
 from turnlog.engine.window.policies import (
     Composed,
     Cut,
@@ -381,7 +382,7 @@ async def test_a_window_is_valid_and_fits_and_what_is_loaded_makes_no_difference
         if not await look_up(scribe.store, whole, sight.line):
             _, whole = await load(scribe.store, scribe.name, line=sight.line, tokens=10**9)
         made = await chosen(whole, sight)
-        assert await read_in_pages(scribe, sight, tokens) == made
+        assert await in_pages(scribe, sight, tokens, chosen) == made
         if isinstance(made, tuple):
             assert made[0] > made[1]
             continue
@@ -405,32 +406,15 @@ async def test_what_was_sent_is_written_out_again_by_whoever_does_not_know_the_p
     assert scribe.sent[-1].manifest.cut > 0
 
 
-async def read_in_pages(scribe, sight, tokens):
-    while True:
-        _, cold = await load(scribe.store, scribe.name, line=sight.line, tokens=tokens)
-        try:
-            return await chosen(cold, sight)
-        except Deeper:
-            tokens *= 4
-
-
 @given(conversations(), st.sampled_from(TARGETS), compositions)
 async def test_a_refusal_names_what_is_needed(steps, target, policy):
     """Whatever the parts wish: a window is refused only where none can be."""
     scribe = Scribe(MemoryStore(), policy=policy)
     await scribe.write(steps)
-    refused = await refusal(scribe, target, 1, policy)
+    refused = await needed_for(scribe, target, 1, policy)
     assume(refused is not None)
     _, manifest, _ = await scribe.window(target, Budget(refused), policy=policy)
     assert manifest.tokens <= refused
     if refused > 2 and not any(part.name.startswith(("pinned", "drop-tools")) for part in policy.parts):
-        assert await refusal(scribe, target, refused - 1, policy) == refused
-        assert await refusal(scribe, target, refused - 1, OldestTurns()) is not None
-
-
-async def refusal(scribe, target, context, policy):
-    try:
-        await scribe.window(target, Budget(context), policy=policy)
-    except BudgetExceeded as error:
-        return error.needed if error.available == context else None
-    return None
+        assert await needed_for(scribe, target, refused - 1, policy) == refused
+        assert await needed_for(scribe, target, refused - 1, OldestTurns()) is not None

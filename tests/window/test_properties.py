@@ -11,6 +11,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
+from scribed import in_pages, needed_for
 
 from turnlog.engine.canonical import encode
 from turnlog.engine.compaction import weight
@@ -35,7 +36,7 @@ from turnlog.engine.testing.strategies import (
 from turnlog.engine.tokens import measure
 from turnlog.engine.window import choose as choosing
 from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.choose import Deeper, choose
+from turnlog.engine.window.choose import choose
 from turnlog.engine.window.invariants import BETWEEN, INVARIANTS
 from turnlog.engine.window.policies import Cut
 from turnlog.engine.window.render import SEALED, seal
@@ -285,16 +286,7 @@ async def test_what_is_loaded_makes_no_difference(steps, target, context, tokens
     ]:
         if not await look_up(scribe.store, live, sight.line):
             _, live = await load(scribe.store, scribe.name, line=sight.line, tokens=10**9)
-        assert await decided(scribe, sight, tokens) == await outcome(live, sight)
-
-
-async def decided(scribe, sight, tokens):
-    while True:
-        _, cold = await load(scribe.store, scribe.name, line=sight.line, tokens=tokens)
-        try:
-            return await outcome(cold, sight)
-        except Deeper:
-            tokens *= 4
+        assert await in_pages(scribe, sight, tokens, outcome) == await outcome(live, sight)
 
 
 async def outcome(history, sight):
@@ -315,14 +307,6 @@ async def test_a_refusal_names_what_is_needed(steps, target, policy):
     assert manifest.tokens <= needed
     if policy is None and needed > 2:
         assert await needed_for(scribe, target, needed - 1, policy) == needed
-
-
-async def needed_for(scribe, target, context, policy):
-    try:
-        await scribe.window(target, Budget(context), policy=policy)
-    except BudgetExceeded as error:
-        return error.needed if error.available == context else None
-    return None
 
 
 @given(conversations(6), st.sampled_from(BUDGETS), targets)
