@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from turnlog.engine.branching import check_boundary
+from turnlog.engine.branching import boundary_at
 from turnlog.engine.canonical import canonical, digest
 from turnlog.engine.checks import whole
-from turnlog.engine.codec import event
+from turnlog.engine.codec import REQUESTED, event
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
 from turnlog.engine.errors import (
@@ -29,7 +29,9 @@ from turnlog.engine.errors import (
     StoreError,
     VersionConflict,
 )
-from turnlog.engine.events import HistoryRewound
+from turnlog.engine.events import HistoryRewound, ItemAppended
+from turnlog.engine.ids import check_id
+from turnlog.engine.intake import as_responses, shifted
 from turnlog.engine.items import read
 from turnlog.engine.listing import Entry
 from turnlog.engine.log import Break
@@ -59,8 +61,10 @@ def named(session_id: str) -> str:
     >>> named("ada"), named("ada@example.org")
     ('ada', 'in_6d46a9829428f1407291d799')
     """
-    plain = 0 < len(session_id) <= 64 and all(one.isascii() and (one.isalnum() or one in "._:-") for one in session_id)
-    return session_id if plain else f"in_{digest(canonical(session_id))[:24]}"
+    try:
+        return check_id(session_id)
+    except Invalid:
+        return f"in_{digest(canonical(session_id))[:24]}"
 
 
 class TurnlogSession:
@@ -125,7 +129,10 @@ class TurnlogSession:
             await self._home.do(lambda engine: self._add(engine, given))
 
     async def pop_item(self) -> _Item | None:
-        """Take the latest item back and return it, None where there is none. It stays in the log."""
+        """Take the latest item back and return it, None where there is none. It stays in the log.
+
+        With an item of an answer to a turn of turnlog's own the whole answer is taken back.
+        """
         return await self._home.do(self._pop)
 
     async def clear_session(self) -> None:
@@ -203,13 +210,17 @@ class TurnlogSession:
         raise Conflict(f"{c.id}: others append to it all the time; nothing was taken back")
 
     async def _take_back(self, engine: Engine, c: Conversation, entry: Entry, version: int) -> None:
-        if entry.response is not None:  # of turnlog's own turns: an answer stands or falls as a whole
-            await c.rewind(to=entry.response - 1, expected=version)
+        if entry.response is not None and await _was_asked(c, entry.response):
+            await c.rewind(to=entry.response - 1, expected=version)  # an answer stands or falls as a whole
             return
-        to, between = await _boundary(engine, c)
-        # An output that goes leaves its call open: what stands or falls with the two is said again.
-        again = [one for other in between for one in await engine.intake.caller([other.item], meta=other.meta)]
-        said = [event(HistoryRewound(to=to)), *again]
+        to = await boundary_at(engine.store, c.id, entry.seq - 1)
+        # What stands or falls with the item that goes, such as the call of an output, is said again.
+        again = [
+            await engine.intake.item(other.item, said=ItemAppended(meta=other.meta))
+            async for other in c.items(after=to, before=entry.seq)
+            if not other.erased
+        ]
+        said = [event(HistoryRewound(to=to)), *shifted(as_responses(again), 1)]
         written = await engine.writer.append(c.id, said, expected=version, lease=Break())
         c.saw(written.version)
 
@@ -316,18 +327,11 @@ async def _latest(c: Conversation, most: int | None) -> list[Entry]:
     return found[::-1]
 
 
-async def _boundary(engine: Engine, c: Conversation) -> tuple[int, list[Entry]]:
-    """Return the last seq before the latest item that is between groups, and the entries from there to that item."""
-    between: list[Entry] = []
-    async for entry in c.items(order="desc"):
-        try:
-            await check_boundary(engine.store, c.id, entry.seq - 1)
-        except Invalid:
-            between.append(entry)
-        else:
-            between.append(entry)
-            return entry.seq - 1, between[:0:-1]
-    return 1, between[:0:-1]
+async def _was_asked(c: Conversation, seq: int) -> bool:
+    """Return whether a response is one of turnlog's own turns; one that was appended is named by its first item."""
+    async for found in c.events(after=seq - 1):
+        return found.type == REQUESTED
+    return False
 
 
 def _whole_end(items: Sequence[_Item], most: int) -> list[_Item]:

@@ -13,7 +13,7 @@ from .items import KINDS, reading
 from .log import Query
 from .paths import Along, Paths, Reads, paths_of
 
-__all__ = ("boundary_below", "check_boundary")
+__all__ = ("boundary_at", "boundary_below", "check_boundary")
 
 _PAGE: Final = 256
 
@@ -80,6 +80,18 @@ async def check_boundary(store: Reads, name: str, seq: int) -> Paths:
             f"the nearest seq between groups is {nearest}"
         )
     return paths
+
+
+async def boundary_at(store: Reads, name: str, seq: int) -> int:
+    """Return *seq* if a conversation can be cut behind it, else the last seq before it where that can be done.
+
+    Raises:
+        NotFound: there is no such conversation.
+    """
+    paths = await paths_of(store, name)
+    while (group := await _around(store, name, seq, paths)) is not None:
+        seq = group.place - 1
+    return seq
 
 
 async def boundary_below(store: Reads, name: str) -> int:

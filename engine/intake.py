@@ -36,7 +36,7 @@ from .items import InputItem, Reading, accept, read, reading
 from .tokens import Count, Counter, count_json, measure
 from .window.render import seal
 
-__all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading")
+__all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading", "shifted")
 
 _LONG: Final = 16_384
 """Bytes from which on an item is counted in a thread: that takes some milliseconds."""
@@ -95,6 +95,11 @@ def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
         part = run is not None and one.response is None
         marked.append(msgspec.structs.replace(one, response=-(run + 1)) if part and run is not None else one)
     return marked
+
+
+def shifted(events: Sequence[NewEvent], by: int) -> list[NewEvent]:
+    """Return items that stand *by* events later in their append, with their responses named from its beginning."""
+    return [one if one.response is None else msgspec.structs.replace(one, response=one.response - by) for one in events]
 
 
 def content_digest(events: Iterable[NewEvent | Record]) -> str:

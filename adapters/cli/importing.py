@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 import anyio
 from anyio.abc import TaskGroup
 
-from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events, shifted
+from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events
 from turnlog.adapters.cli.sessions import Session, check_sessions, session_events, sessions
 from turnlog.engine.canonical import canonical, digest, parse
 from turnlog.engine.codec import event
@@ -24,7 +24,7 @@ from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Conflict, Invalid, InvalidItem, StoreError, TurnlogError
 from turnlog.engine.events import ConversationCreated
 from turnlog.engine.ids import NO_STREAM
-from turnlog.engine.intake import Intake
+from turnlog.engine.intake import Intake, shifted
 from turnlog.engine.log import Key
 from turnlog.engine.portable import Package, restore
 

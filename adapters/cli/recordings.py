@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-import msgspec
-
 from turnlog.adapters import chat_completions, responses
 from turnlog.adapters.wire import Said
 from turnlog.engine.canonical import canonical, digest, encode, loads, plain
@@ -30,7 +28,7 @@ from turnlog.engine.events import (
     ResponseStarted,
     Target,
 )
-from turnlog.engine.intake import Intake, as_responses
+from turnlog.engine.intake import Intake, as_responses, shifted
 from turnlog.engine.items import read
 from turnlog.engine.manifest import Manifest, Run
 from turnlog.engine.messages import pieces
@@ -39,7 +37,7 @@ from turnlog.engine.tokens import compacted, settled
 from turnlog.engine.turns.recorder import Finished, Recorder
 from turnlog.engine.window.render import RENDERER
 
-__all__ = ("BACKEND", "Made", "Unusable", "items_of", "record_events", "shifted")
+__all__ = ("BACKEND", "Made", "Unusable", "items_of", "record_events")
 
 BACKEND: Final = "recorded"
 """The label of whatever answered a recorded request."""
@@ -112,11 +110,6 @@ async def items_of(
         # A Chat message is one response, also next to another; items of the Responses API run on.
         events += shifted(as_responses(group), len(events)) if chat else group
     return events if chat else as_responses(events)
-
-
-def shifted(events: Sequence[NewEvent], by: int) -> list[NewEvent]:
-    """Return events whose responses are named relative to a longer append."""
-    return [one if one.response is None else msgspec.structs.replace(one, response=one.response - by) for one in events]
 
 
 class _Exchange:

@@ -17,13 +17,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from turnlog.adapters.agents_sdk import named
-from turnlog.adapters.cli.recordings import Made, items_of, shifted
+from turnlog.adapters.cli.recordings import Made, items_of
 from turnlog.engine.canonical import parse
 from turnlog.engine.codec import event
 from turnlog.engine.errors import Invalid, InvalidItem
 from turnlog.engine.events import ConversationCreated
 from turnlog.engine.ids import micros
-from turnlog.engine.intake import Intake
+from turnlog.engine.intake import Intake, shifted
 
 __all__ = ("Session", "check_sessions", "database", "session_events", "sessions")
 

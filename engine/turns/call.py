@@ -83,19 +83,21 @@ class Hold:
         """
 
         async def work() -> None:
-            try:
-                appended = await self.engine.writer.append(
-                    self.name, events, fence=self.generation, lease=lease, **more
-                )
-            except Fenced:
-                self.held = False
-                raise
-            self.version = appended.version
-            if isinstance(lease, Release):
-                self.held = False
-            then(appended)
+            then(await self.write(events, lease, **more))
 
         await finish(work())
+
+    async def write(self, events: Sequence[NewEvent], lease: LeaseChange | None, **more: Any) -> Appended:
+        """Do what `append` does, for whoever sees to it that it is not cut short."""
+        try:
+            appended = await self.engine.writer.append(self.name, events, fence=self.generation, lease=lease, **more)
+        except Fenced:
+            self.held = False
+            raise
+        self.version = appended.version
+        if isinstance(lease, Release):
+            self.held = False
+        return appended
 
 
 class Resumed(NamedTuple):

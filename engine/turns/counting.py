@@ -9,7 +9,7 @@ from ..errors import Invalid, ResponseFailed
 from ..items import Item
 from ..model import Model, ModelFailure, merged, settings_of, shape_of
 from ..window.window import Tokens, Window
-from .outcome import Result
+from .outcome import Result, failed
 
 if TYPE_CHECKING:
     from ..conversation import Conversation
@@ -64,10 +64,4 @@ def _failed(conversation: Conversation, model: Model, window: Window, failure: M
         reason=failure.kind,
         conversation=conversation,
     )
-    return ResponseFailed(
-        f"{model.name}: {failure.message}",
-        result,
-        code=failure.code,
-        status_code=failure.status_code,
-        retryable=failure.retryable,
-    )
+    return failed(model.name, failure, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -37,28 +37,15 @@ class Beside(Hold):
         super().__init__(engine, name)
         self._turn = turn
 
-    async def append(
-        self,
-        events: Sequence[NewEvent],
-        lease: LeaseChange | None = None,
-        *,
-        then: Callable[[Appended], None] = lambda _: None,
-        **more: Any,
-    ) -> None:
-        """Append, and do *then* what follows from it, even if the caller is cancelled meanwhile."""
-        del lease  # it is not this call's to give up
-
-        def written(appended: Appended) -> None:
-            self.version = appended.version
-            then(appended)
-
-        async def work() -> None:
-            written(await self.engine.writer.append(self.name, events, **more))
-
+    async def write(self, events: Sequence[NewEvent], lease: LeaseChange | None, **more: Any) -> Appended:
+        """Append; the lease is not this call's to give up."""
+        del lease
         if self._turn is None:
-            await finish(work())
+            appended = await self.engine.writer.append(self.name, events, **more)
         else:
-            await self._turn.append(events, then=written, **more)
+            appended = await self._turn.write(events, None, **more)
+        self.version = appended.version
+        return appended
 
 
 class SideCall(ModelCall):

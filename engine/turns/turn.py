@@ -24,7 +24,7 @@ from ..errors import (
 from ..events import SEAL, CallStarted, NewEvent, Usage
 from ..history import History
 from ..ids import ulid
-from ..intake import leading
+from ..intake import leading, shifted
 from ..log import Appended, Head, Query, Release, Take
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent
@@ -195,7 +195,7 @@ class Turn:
         await check_answers(self.engine.store, self.name, items)
         if history.leading and head.items == sum(1 for _ in history.entries()):
             items = leading(items)
-        events = [*sealing, *items, *starts(jobs)]
+        events = [*sealing, *shifted(items, len(sealing)), *starts(jobs)]
         ahead = ahead_of(history, events)
         chosen = None if jobs else await self.asking.choose(history, ahead)
         if chosen is None or is_due(self.plan, chosen):

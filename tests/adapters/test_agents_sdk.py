@@ -8,7 +8,7 @@ from typing import NamedTuple
 import anyio
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from openai import AsyncOpenAI
 
 from turnlog import Budget, Engine, Invalid, open_engine
@@ -16,7 +16,7 @@ from turnlog.adapters.agents_sdk import TurnlogSession, named
 from turnlog.adapters.responses import Responses
 from turnlog.engine.errors import StoreError
 from turnlog.engine.testing.judge import refusals
-from turnlog.engine.testing.server import Call, Reason, Reply, ScriptedServer, scripted_server
+from turnlog.engine.testing.server import Call, Reason, Reply, ScriptedServer, Text, scripted_server
 
 agents = pytest.importorskip("agents")
 
@@ -195,6 +195,8 @@ STEPS = st.lists(
 
 @settings(max_examples=60)
 @given(STEPS)
+@example([("add_items", [question("a"), answer("b"), answer("c")]), ("pop_item",), ("pop_item",), ("get_items",)])
+@example([("add_items", "call"), ("pop_item",), ("pop_item",), ("pop_item",)])
 def test_it_does_what_the_sdks_own_session_does(steps):
     async def compare():
         async with open_engine(":memory:") as engine:
@@ -260,6 +262,22 @@ async def test_an_answer_of_a_turn_is_taken_back_whole(engine):
         session = TurnlogSession(s.engine, "ada")
         assert shapes([await session.pop_item()]) == ["assistant"]
         assert shapes(await session.get_items()) == ["user"]
+
+
+async def test_what_is_said_again_can_be_taken_back_like_the_rest(engine):
+    """An output of the SDK's for a call of a turn of ours stands or falls with the whole answer."""
+    async with served(engine, Reply(Text("Let me see."), Call("look_up", id="call_1"))) as s:
+        c = await s.engine.create(id="ada")
+        tools = [{"type": "function", "name": "look_up", "parameters": {}}]
+        first = await c.respond(Responses(s.client, "gpt-4o-mini"), "Hi", tools=tools)
+        session = TurnlogSession(s.engine, "ada")
+        await session.add_items([output(1)])
+        assert await session.pop_item() == output(1)
+        assert [entry.response async for entry in c.items()] == [None, first.version + 3, first.version + 3]
+        left = []
+        while (item := await session.pop_item()) is not None:
+            left += shapes([item])
+        assert left == ["function_call", "assistant", "user"]
 
 
 # -- wherever it is used

@@ -9,6 +9,7 @@ from turnlog import BudgetExceeded, Conversation, ConversationBusy, Invalid, Not
 from turnlog.engine.errors import AlreadyAnswered, CallsOpen, UnknownModel, VersionConflict
 from turnlog.engine.ids import NO_STREAM
 from turnlog.engine.log import Head
+from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Item, Reason, Reply, Text
 from turnlog.engine.turns.outcome import TOO_MANY, UNANSWERED
 from turnlog.engine.window.budget import Budget
@@ -197,6 +198,18 @@ async def test_open_calls_are_raised_or_sealed(stage, api):
         if one.get("type") == "function_call_output" or one.get("role") == "tool"
     }
     assert texts == {"call_a": "late", "call_b": UNANSWERED}
+
+
+async def test_what_a_model_said_elsewhere_stands_for_itself_behind_a_seal(stage, api):
+    """A response that is part of the input is named by its own first item, whatever is appended with it."""
+    async with stage(Call("look", id="call_1"), "Fine.") as s:
+        c = await s.engine.create()
+        await c.respond(s.model(api), "Look", tools=[SCHEMA])
+        given = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "Blue."}, "Sure?"]
+        await c.respond(s.model(api), given, tools=[SCHEMA], open_calls="seal")
+        (said,) = [entry async for entry in c.items() if entry.item.get("content") == "Blue."]
+        assert said.response == said.seq
+        assert (await verify(s.engine.store, c.id)).verified == 2
 
 
 async def test_a_call_has_one_output(stage, api):
