@@ -27,6 +27,7 @@ from turnlog.engine.engine import Engine
 from turnlog.engine.errors import Invalid
 from turnlog.engine.log import Query
 from turnlog.engine.replay import stepping
+from turnlog.engine.replay.differing import alike
 from turnlog.engine.replay.encoders import encoders
 from turnlog.engine.replay.sent import Pieces, sent
 from turnlog.engine.replay.stepping import KINDS, Step
@@ -292,8 +293,7 @@ async def _requests(
 
 def _behind(old: Sequence[int], new: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
     """Return with how many of the places before it a request begins, and the others as ranges: (first, how many)."""
-    same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), None)
-    same = min(len(old), len(new)) if same is None else same
+    same = alike(old, new)
     made: list[tuple[int, int]] = []
     for place in new[same:]:
         if made and made[-1][0] + made[-1][1] == place:
