@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -24,6 +24,7 @@ from turnlog.adapters.cli import bench, changing, explaining, guessing, keeping,
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, when_needed
 from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
+from turnlog.adapters.cli.options import api_named, policy_named
 from turnlog.engine.checks import whole
 from turnlog.engine.errors import CorruptLog, Invalid, NotFound, TurnlogError
 from turnlog.engine.replay import Report as Verified
@@ -316,10 +317,8 @@ def window(
     as_json: Json = False,
 ) -> None:
     """Show what a model would be sent: the items or messages, without instructions and tools."""
-    if api not in ("responses", "chat"):
-        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
-    shape: Literal["responses", "chat"] = "chat" if api == "chat" else "responses"
-    chosen = bench.policy_named(policy) if policy is not None else None
+    shape = api_named(api)
+    chosen = policy_named(policy) if policy is not None else None
 
     async def work() -> Any:
         async with existing(named(db, schema)) as engine:
@@ -442,10 +441,9 @@ def chat(
     """Talk to a model: each line of standard input is a turn. The key is taken from OPENAI_API_KEY."""
     from turnlog.adapters.cli.chatting import talk  # noqa: PLC0415
 
-    if api not in ("responses", "chat"):
-        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
+    shape = api_named(api)
     database, budget = named(db, schema), None if context is None else Budget(context)
-    ended = run(lambda: talk(database, model, id, api, base_url, budget, quiet=as_json))
+    ended = run(lambda: talk(database, model, id, shape, base_url, budget, quiet=as_json))
     if as_json:
         put(ended)
     if ended["failed"]:

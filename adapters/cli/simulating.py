@@ -13,7 +13,7 @@ import msgspec
 
 from turnlog.engine.codec import ITEM, REQUESTED, body, event
 from turnlog.engine.errors import BudgetExceeded
-from turnlog.engine.events import ASIDE, Record, ResponseRequested, Target
+from turnlog.engine.events import ASIDE, Record, ResponseRequested, Target, Usage
 from turnlog.engine.history import History
 from turnlog.engine.ids import Position
 from turnlog.engine.items import reading
@@ -79,6 +79,11 @@ class Sums(msgspec.Struct):
     """Of the shared tokens, those that a provider would have served from its cache."""
     answers: int = 0
     _base: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What an API would have reported."""
+        return Usage(input_tokens=self.tokens, cached_tokens=self.cached, output_tokens=self.answers)
 
     def begin(self) -> None:
         """Go on with another conversation."""
