@@ -17,7 +17,6 @@ from turnlog.adapters.cli.exporting import appearing
 from turnlog.adapters.cli.options import Api, PriceFile, api_named, policy_named, prices_in
 from turnlog.adapters.cli.plotting import plotted
 from turnlog.adapters.cli.verifying import chosen_ids, events_in
-from turnlog.engine.errors import Invalid
 from turnlog.engine.replay.whatif import Outcome, Scenario, WhatIf
 
 __all__ = ("whatif",)
@@ -56,7 +55,8 @@ def whatif(
     found = run(work)
     rows = [found.recorded, *found.outcomes]
     if plot is not None:
-        _draw(rows, plot)
+        with appearing(plot) as file:
+            file.write(plotted(rows).encode())
     if as_json:
         made = [_document(one) for one in rows]
         put({"conversations": found.conversations, "requests": found.recorded.requests, "scenarios": made})
@@ -67,14 +67,6 @@ def whatif(
 def _document(one: Outcome) -> dict[str, Any]:
     made = {key: value for key, value in msgspec.to_builtins(one).items() if key != "rooms"}
     return {**made, "price": show.rounded(one.price)}
-
-
-def _draw(rows: Sequence[Outcome], path: Path) -> None:
-    try:
-        with appearing(path) as file:
-            file.write(plotted(rows).encode())
-    except OSError as error:
-        raise Invalid(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _scenarios(

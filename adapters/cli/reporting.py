@@ -24,7 +24,6 @@ from turnlog.engine.canonical import encode, loads
 from turnlog.engine.codec import item_of, when
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Invalid
 from turnlog.engine.log import Query
 from turnlog.engine.replay import stepping
 from turnlog.engine.replay.differing import alike
@@ -61,11 +60,8 @@ def report(
 
     made, requests = run(work)
     content = made.encode()
-    try:
-        with appearing(output) as file:
-            file.write(content)
-    except OSError as error:
-        raise Invalid(f"{output}: cannot be written: {error.strerror}") from error
+    with appearing(output) as file:
+        file.write(content)
     if as_json:
         put({"id": id, "file": str(output), "requests": requests, "bytes": len(content)})
     else:
