@@ -27,7 +27,7 @@ from .events import (
     ResponseStarted,
     Usage,
 )
-from .history import is_answer
+from .history import ENDS, is_answer
 from .ids import Position
 from .items import Item
 from .log import Query
@@ -52,7 +52,6 @@ _SHOWN: Final = frozenset({"item.appended", "response.interrupted"})
 """What can carry an item of the transcript; an erased event of another kind never did."""
 LAST: Final = 2**62
 """No conversation has so many events."""
-_ENDS: Final = frozenset({"response.completed", "response.failed", "response.interrupted"})
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -358,7 +357,7 @@ class Listing:
             async for record in records:
                 if record.response in ends and record.kind.startswith("response."):
                     ends[record.response].append(record)
-                    if record.kind in _ENDS:
+                    if record.kind in ENDS:
                         going.discard(record.response)
                 if not going:  # what was appended behind the last end may be long
                     break

@@ -175,7 +175,7 @@ def _value(content: bytes, place: str) -> Any:
     try:
         return loads(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise CorruptLog(f"{place}: what is stored is no JSON: {error}; restore it from a backup") from error
+        raise CorruptLog(f"{place}: what is stored is no JSON: {error}; {RESTORE}") from error
 
 
 class Package:

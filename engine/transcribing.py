@@ -6,11 +6,12 @@ from typing import Any, Final, Literal
 
 from .blobs import whole_items
 from .codec import ITEM
-from .events import Record, Target
+from .events import Target
 from .history import History
-from .log import Query, Store
+from .log import Store
 from .messages import to_messages
 from .paths import Along, paths_of
+from .replay.verifying import pages
 from .window.budget import Budget
 from .window.choose import Request, choose
 from .window.policies import OldestTurns
@@ -18,7 +19,6 @@ from .window.render import render
 
 __all__ = ("transcript",)
 
-_PAGE: Final = 500
 _ALL: Final = 2**50
 """More tokens than any conversation has."""
 _SHOWN: Final = frozenset({ITEM, "response.interrupted", "response.requested", "response.failed"})
@@ -35,15 +35,7 @@ async def transcript(store: Store, name: str, api: Literal["responses", "chat"])
     """
     paths = await paths_of(store, name)
     along = Along(store, paths.alive)
-    records: list[Record] = []
-    after = 0
-    while True:
-        snapshot = await along.read(name, Query(after=after, limit=_PAGE))
-        page = list(snapshot.records[0]) if snapshot else []
-        records += [record for record in page if record.kind in _SHOWN]
-        if len(page) < _PAGE:
-            break
-        after = page[-1].seq
+    records = [record async for page in pages(along, name) for record in page if record.kind in _SHOWN]
     history = History(name)
     history.extend(records)
     history.lines.clear()

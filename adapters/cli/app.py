@@ -14,18 +14,32 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 
-from turnlog.adapters.cli import bench, changing, explaining, guessing, keeping, replaying, reporting, show, totalling
+from turnlog.adapters.cli import (
+    bench,
+    changing,
+    explaining,
+    exporting,
+    guessing,
+    keeping,
+    replaying,
+    reporting,
+    show,
+    totalling,
+    verifying,
+)
+from turnlog.adapters.cli.chatting import talk
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, when_needed
 from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
+from turnlog.adapters.cli.options import api_named, policy_named
 from turnlog.engine.checks import whole
-from turnlog.engine.errors import CorruptLog, Invalid, NotFound, TurnlogError
+from turnlog.engine.errors import CorruptLog, Invalid, TurnlogError
 from turnlog.engine.replay import Report as Verified
 from turnlog.engine.replay.rechoosing import Rechosen
 from turnlog.engine.window.budget import Budget
@@ -193,8 +207,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write conversations to a file of JSON Lines; importing it gives the same events, and uses up the same keys."""
-    from turnlog.adapters.cli import exporting  # noqa: PLC0415
-
     if form not in ("turnlog", "chat", "responses", "agents"):
         raise typer.BadParameter(f"{form!r} is none of turnlog, chat, responses, agents", param_hint="--format")
     if redact and form != "turnlog":
@@ -316,10 +328,8 @@ def window(
     as_json: Json = False,
 ) -> None:
     """Show what a model would be sent: the items or messages, without instructions and tools."""
-    if api not in ("responses", "chat"):
-        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
-    shape: Literal["responses", "chat"] = "chat" if api == "chat" else "responses"
-    chosen = bench.policy_named(policy) if policy is not None else None
+    shape = api_named(api)
+    chosen = policy_named(policy) if policy is not None else None
 
     async def work() -> Any:
         async with existing(named(db, schema)) as engine:
@@ -348,13 +358,7 @@ def request(
 
     async def work() -> Any:
         async with existing(named(db, schema)) as engine:
-            conversation = await engine.get(id)
-            if response is not None:
-                return await (await conversation.response(response)).request()
-            latest = (await conversation.responses(order="desc", limit=1)).data
-            if not latest:
-                raise NotFound(f"conversation {id}, response (none was ever requested)")
-            return await latest[0].request()
+            return await (await replaying.call_of(engine, id, response)).request()
 
     try:
         body = run(work)
@@ -382,7 +386,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Rebuild every recorded request from the log and compare it with the digest of what was sent."""
-    from turnlog.adapters.cli import verifying  # noqa: PLC0415
 
     async def work() -> tuple[Verified, Rechosen | None]:
         async with existing(named(db, schema)) as engine:
@@ -440,12 +443,9 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk to a model: each line of standard input is a turn. The key is taken from OPENAI_API_KEY."""
-    from turnlog.adapters.cli.chatting import talk  # noqa: PLC0415
-
-    if api not in ("responses", "chat"):
-        raise typer.BadParameter(f"{api!r} is neither responses nor chat", param_hint="--api")
+    shape = api_named(api)
     database, budget = named(db, schema), None if context is None else Budget(context)
-    ended = run(lambda: talk(database, model, id, api, base_url, budget, quiet=as_json))
+    ended = run(lambda: talk(database, model, id, shape, base_url, budget, quiet=as_json))
     if as_json:
         put(ended)
     if ended["failed"]:

@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
+import msgspec
 import typer
 
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, shown
-from turnlog.adapters.cli.simulating import NewestTurns, Sums, simulate
+from turnlog.adapters.cli.options import POLICIES, policy_named, price_named
+from turnlog.adapters.cli.simulating import Sums, simulate
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Invalid
-from turnlog.engine.window import policies
+from turnlog.engine.prices import Price
 from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.policies import Policy, check_policy
+from turnlog.engine.window.policies import Policy
 
-__all__ = ("Prices", "bench", "policy_named")
+__all__ = ("bench",)
 
 _CONTEXTS: Final = (8_000, 32_000, 128_000)
 _PRICES: Final = "1.25,0.125,10"
-
-
-class Prices(NamedTuple):
-    """Dollars for a million tokens: of input, of input that the provider's cache serves, of output."""
-
-    input: float
-    cached: float
-    output: float
-
-    @classmethod
-    def read(cls, text: str) -> Prices:
-        """Return prices written as IN,CACHED,OUT.
-
-        >>> Prices.read("2,0.5,8")
-        Prices(input=2.0, cached=0.5, output=8.0)
-
-        Raises:
-            BadParameter: they are not.
-        """
-        try:
-            prices = cls(*map(float, text.split(",")))
-        except (TypeError, ValueError):
-            raise typer.BadParameter(f"{text!r}: three numbers are needed, IN,CACHED,OUT") from None
-        if not all(0 <= price < float("inf") for price in prices):
-            raise typer.BadParameter(f"{text!r}: a price is a number of dollars, not less than 0")
-        return prices
-
-    def of(self, sums: Sums) -> float:
-        """Return what requests and their answers cost, in dollars."""
-        fresh = sums.tokens - sums.cached
-        return (fresh * self.input + sums.cached * self.cached + sums.answers * self.output) / 1e6
-
-
-def _known() -> Mapping[str, Callable[[], Policy]]:
-    """Return the policies that there are, by name: turnlog's, and the newest turns for comparison."""
-    found: list[Any] = [*(getattr(policies, name) for name in policies.__all__), NewestTurns]
-    return {
-        kind.name: kind
-        for kind in found
-        if callable(getattr(kind, "cut", None)) and isinstance(getattr(kind, "name", None), str)
-    }
-
-
-def policy_named(text: str) -> Policy:
-    """Return a policy by its name, or one of the user's own as `package.module:Name`.
-
-    Raises:
-        Invalid: there is none.
-    """
-    known = _known()
-    if text in known:
-        return known[text]()
-    module, colon, name = text.partition(":")
-    if not colon:
-        raise Invalid(f"--policy {text}: {', '.join(known)}, or one of your own as package.module:Name")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-        made: Any = kind() if inspect.isclass(kind) else kind
-    except Exception as error:  # what a user's module does while it is imported may be anything
-        raise Invalid(f"--policy {text}: {type(error).__name__}: {error}") from error
-    check_policy(made, f"--policy {text}: it is no policy")
-    policy: Policy = made
-    return policy
 
 
 def bench(
@@ -105,8 +41,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Compare budgets and policies over your own conversations; nothing is asked, nothing is written."""
-    prices = Prices.read(price)
-    wanted = [policy_named(name) for name in policy or _known()]
+    cost = price_named(price)
+    wanted = [policy_named(name) for name in policy or POLICIES]
     budgets = [Budget(size, reserve) for size in context or _CONTEXTS]
     database = named(db, schema)
 
@@ -115,9 +51,10 @@ def bench(
             return await _compared(engine, ids or [], wanted, budgets, shown=not as_json)
 
     found = run(work)
-    rows = [_row(policy, budget, sums, prices) for policy, budget, sums in found.pop("sums")]
+    rows = [_row(policy, budget, sums, cost) for policy, budget, sums in found.pop("sums")]
+    prices = msgspec.to_builtins(cost)
     if as_json:
-        put({**found, "price": prices._asdict(), "results": rows})
+        put({**found, "price": prices, "results": rows})
     else:
         _show(shown(database), found, rows, prices)
 
@@ -159,7 +96,7 @@ async def _todo(engine: Engine, ids: Sequence[str]) -> list[_Todo]:
     return [_Todo(name, version, parent[1] if parent and parent[0] in names else 0) for name, version, parent in found]
 
 
-def _row(policy: Policy, budget: Budget, sums: Sums, prices: Prices) -> dict[str, Any]:
+def _row(policy: Policy, budget: Budget, sums: Sums, price: Price) -> dict[str, Any]:
     sent = sums.requests - sums.overflow
     return {
         "policy": f"{policy.name}@{policy.version}",
@@ -173,14 +110,14 @@ def _row(policy: Policy, budget: Budget, sums: Sums, prices: Prices) -> dict[str
         "shared": round(sums.shared / sums.tokens, 4) if sums.tokens else 0.0,
         "cuts": sums.cuts,
         "compactions": sums.compactions,
-        "price": show.rounded(prices.of(sums)),
+        "price": show.rounded(price.of(sums.usage)),
     }
 
 
 _COLUMNS: Final = ("context", "overflow", "tokens", "shared", "cuts", "compactions", "price")
 
 
-def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Prices) -> None:
+def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Mapping[str, float]) -> None:
     requests = max((row["requests"] for row in rows), default=0)
     console = show.console
     conversations = show.counted(found["conversations"], "conversation")
@@ -195,8 +132,8 @@ def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
     told = (
         "\noverflow: requests that would not have been possible; tokens: of the input of all others; shared: those of "
         "them that the request before began with too; price: estimated, with "
-        f"${prices.input:g} for a million tokens of input, ${prices.cached:g} for those that a prompt cache serves, "
-        f"and ${prices.output:g} for output; change it with --price"
+        f"${prices['input']:g} for a million tokens of input, ${prices['cached']:g} for those that a prompt cache "
+        f"serves, and ${prices['output']:g} for output; change it with --price"
     )
     console.print(told, style="dim", markup=False)
 

@@ -7,11 +7,11 @@ import sys
 from typing import Any, Final
 
 import anyio
-from rich.console import Console
 
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.cli.databases import Database, existing
-from turnlog.adapters.cli.show import console, visible
+from turnlog.adapters.cli.options import Api
+from turnlog.adapters.cli.show import console, errors, visible
 from turnlog.adapters.responses import Responses
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.errors import Invalid, ResponseFailed
@@ -21,8 +21,6 @@ from turnlog.engine.window.budget import Budget, known
 
 __all__ = ("talk",)
 
-errors = Console(stderr=True, highlight=False, emoji=False)
-
 _ENDS: Final = "an empty line or the end of input ends it"
 _DELTAS: Final = ("response.output_text.delta", "response.refusal.delta")
 
@@ -31,7 +29,7 @@ async def talk(
     database: Database,
     model: str,
     name: str | None,
-    api: str,
+    api: Api,
     base_url: str | None,
     budget: Budget | None,
     *,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
-from turnlog.adapters.cli.show import STYLES, console, counted, lay, plain, table
-from turnlog.engine.manifest import SENT, Manifest, Span
+from turnlog.adapters.cli.show import STYLES, console, counted, lay, plain, span, table
+from turnlog.engine.manifest import SENT, Manifest
 from turnlog.engine.window.window import Window
 
 __all__ = ("explain", "explained")
@@ -52,9 +53,7 @@ def explain(made: Window) -> None:
     for one in stretches:
         tokens = f"{one.tokens:,}" if one.fate in SENT else ""
         style = STYLES.get(one.fate, "dim")
-        rows.add_row(
-            _span((one.first, one.last)), f"{one.events:,}", f"[{style}]{one.fate}[/]", tokens, plain(one.rule)
-        )
+        rows.add_row(span(one.first, one.last), f"{one.events:,}", f"[{style}]{one.fate}[/]", tokens, plain(one.rule))
     lay(rows)
     said = (f"{fate} {counted(figures['events'], 'event')}" for fate, figures in _fates(stretches).items())
     console.print(", ".join(said), style="dim")
@@ -99,11 +98,6 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     if manifest.sealed:
         yield f"followed by an output that says that there is none: {', '.join(map(str, manifest.sealed))}"
     if manifest.bare:
-        yield f"without the ids that their maker gave them: {', '.join(map(_span, manifest.bare))}"
+        yield f"without the ids that their maker gave them: {', '.join(starmap(span, manifest.bare))}"
     if manifest.shared:
         yield f"the request before began with the same {manifest.shared:,} tokens, which its provider may have cached"
-
-
-def _span(span: Span) -> str:
-    first, last = span
-    return f"{first}" if first == last else f"{first}-{last}"

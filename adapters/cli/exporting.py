@@ -104,19 +104,29 @@ def _output(path: Path) -> Iterator[BinaryIO]:
     if str(path) == "-":
         yield sys.stdout.buffer
         return
+    with appearing(path) as file:
+        yield file
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside *path* that takes its name once it is written.
+
+    Raises:
+        Invalid: it cannot be written.
+    """
     try:
-        with appearing(path) as file:
+        with _beside(path) as file:
             yield file
     except OSError as error:
         raise Invalid(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside *path* that takes its name once it is written."""
+def _beside(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         # It would be replaced: a device, say, by a file that only its owner can read.
-        raise Invalid(f"{path}: this is no ordinary file; name one with -o")
+        raise Invalid(f"{path}: this is no ordinary file; name another")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     part = Path(name)
     try:

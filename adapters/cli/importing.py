@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 import anyio
 from anyio.abc import TaskGroup
 
-from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events
-from turnlog.adapters.cli.sessions import Session, check_sessions, session_events, sessions
+from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events, shifted
+from turnlog.adapters.cli.sessions import Session, begins, check_sessions, session_events, sessions
 from turnlog.engine.canonical import canonical, digest, parse
 from turnlog.engine.codec import event
 from turnlog.engine.engine import Engine
@@ -35,7 +35,6 @@ _AT_ONCE: Final = 64
 _WRAPPED: Final = 1
 """Levels that a line of an export has around an item."""
 _GZIP: Final = b"\x1f\x8b"
-_SQLITE: Final = b"SQLite format 3\0"
 _CHAT_ONLY: Final = ("tool", "function")
 
 
@@ -108,19 +107,10 @@ def _spooled(folder: Path) -> Path:
 def _size(source: Source) -> int:
     path = source.path
     try:
-        if _begins(path, _SQLITE):
-            check_sessions(path, source.name)
+        check_sessions(path, source.name)
         return path.stat().st_size
     except OSError as error:
         raise Invalid(f"{source.name}: cannot be read: {error.strerror}") from error
-
-
-def _begins(path: Path, with_: bytes) -> bool:
-    """Return whether a file begins with some bytes; of what can be read once only that is not asked."""
-    if path.is_fifo():
-        return False
-    with path.open("rb") as file:
-        return path.is_file() and file.read(len(with_)) == with_
 
 
 def lines_in(source: Source) -> Iterator[tuple[int, bytes]]:
@@ -131,7 +121,7 @@ def lines_in(source: Source) -> Iterator[tuple[int, bytes]]:
     """
     path = source.path
     try:
-        packed = path.suffix == ".gz" or _begins(path, _GZIP)
+        packed = path.suffix == ".gz" or begins(path, _GZIP)
         with cast("BinaryIO", gzip.open(path) if packed else path.open("rb")) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():

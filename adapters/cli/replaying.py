@@ -18,11 +18,11 @@ from turnlog.adapters.cli.databases import existing, named, shown
 from turnlog.adapters.cli.stepped import Shown, document, overview
 from turnlog.engine.engine import Engine
 from turnlog.engine.errors import NotFound, TurnlogError
-from turnlog.engine.listing import Event
+from turnlog.engine.listing import Call, Event
 from turnlog.engine.replay import stepping
 from turnlog.engine.replay.stepping import Goal, Step
 
-__all__ = ("replay", "tail", "why")
+__all__ = ("call_of", "replay", "tail", "why")
 
 _HELP: Final = (
     "n next · p back · t N to turn N · r SEQ to a response · e error · c compaction · x cut (E, C, X: back) · "
@@ -149,10 +149,10 @@ def why(
 
     async def work() -> dict[str, Any]:
         async with existing(named(db, schema)) as engine:
-            asked = response if response is not None else await _latest(engine, id)
-            verdict = await stepping.why(engine, id, seq, asked)
+            call = await call_of(engine, id, response)
+            verdict = await call.why(seq)
             event = await anext((await engine.get(id)).events(after=seq - 1))
-            return {**msgspec.to_builtins(verdict), "response": asked, "type": event.type, "item": event.item}
+            return {**msgspec.to_builtins(verdict), "response": call.seq, "type": event.type, "item": event.item}
 
     told = run(work)
     if as_json:
@@ -165,11 +165,19 @@ def why(
     show.console.print(show.visible(what), style="dim", markup=False)
 
 
-async def _latest(engine: Engine, name: str) -> int:
-    latest = (await (await engine.get(name)).responses(order="desc", limit=1)).data
+async def call_of(engine: Engine, name: str, response: int | None) -> Call:
+    """Return one of a conversation's model calls by its seq, or else the latest.
+
+    Raises:
+        NotFound: there is no such conversation, or no such response.
+    """
+    conversation = await engine.get(name)
+    if response is not None:
+        return await conversation.response(response)
+    latest = (await conversation.responses(order="desc", limit=1)).data
     if not latest:
         raise NotFound(f"conversation {name}, response (none was ever requested)")
-    return latest[0].seq
+    return latest[0]
 
 
 def tail(

@@ -24,9 +24,9 @@ from turnlog.engine.canonical import encode, loads
 from turnlog.engine.codec import item_of, when
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
-from turnlog.engine.errors import Invalid
 from turnlog.engine.log import Query
 from turnlog.engine.replay import stepping
+from turnlog.engine.replay.differing import alike
 from turnlog.engine.replay.encoders import encoders
 from turnlog.engine.replay.sent import Pieces, sent
 from turnlog.engine.replay.stepping import KINDS, Step
@@ -60,11 +60,8 @@ def report(
 
     made, requests = run(work)
     content = made.encode()
-    try:
-        with appearing(output) as file:
-            file.write(content)
-    except OSError as error:
-        raise Invalid(f"{output}: cannot be written: {error.strerror}") from error
+    with appearing(output) as file:
+        file.write(content)
     if as_json:
         put({"id": id, "file": str(output), "requests": requests, "bytes": len(content)})
     else:
@@ -292,8 +289,7 @@ async def _requests(
 
 def _behind(old: Sequence[int], new: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
     """Return with how many of the places before it a request begins, and the others as ranges: (first, how many)."""
-    same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), None)
-    same = min(len(old), len(new)) if same is None else same
+    same = alike(old, new)
     made: list[tuple[int, int]] = []
     for place in new[same:]:
         if made and made[-1][0] + made[-1][1] == place:

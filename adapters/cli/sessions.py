@@ -25,7 +25,7 @@ from turnlog.engine.events import ConversationCreated
 from turnlog.engine.ids import micros
 from turnlog.engine.intake import Intake, shifted
 
-__all__ = ("Session", "check_sessions", "database", "session_events", "sessions")
+__all__ = ("Session", "begins", "check_sessions", "database", "session_events", "sessions")
 
 _SQLITE: Final = b"SQLite format 3\x00"
 _MAIN: Final = "main"
@@ -65,26 +65,27 @@ def sessions(path: Path, name: str) -> Iterator[tuple[int, Session | None, Inval
     Raises:
         Invalid: it is a SQLite database of something else.
     """
-    if not _is_sqlite(path):
-        return None
-    return _sessions(path, name)
+    return _sessions(path, name) if begins(path, _SQLITE) else None
 
 
-def _is_sqlite(path: Path) -> bool:
+def begins(path: Path, with_: bytes) -> bool:
+    """Return whether a file begins with some bytes; of what can be read once only that is not asked."""
     if path.is_fifo():
         return False
     with path.open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
+        return path.is_file() and file.read(len(with_)) == with_
 
 
 def check_sessions(path: Path, name: str) -> None:
-    """See to it that a SQLite database holds sessions.
+    """See to it that a file, if it is a SQLite database, holds sessions.
 
     Raises:
-        Invalid: it does not, or cannot be read.
+        Invalid: it does not, or cannot be read as one.
+        OSError: it cannot be read at all.
     """
-    with _opened(path, name) as db:
-        _table(db, name)
+    if begins(path, _SQLITE):
+        with _opened(path, name) as db:
+            _table(db, name)
 
 
 @contextmanager

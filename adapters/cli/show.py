@@ -23,7 +23,7 @@ from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Info
 from turnlog.engine.items import parts, read
 from turnlog.engine.listing import Event
-from turnlog.engine.manifest import SENT, Manifest, stored
+from turnlog.engine.manifest import Manifest, stored
 from turnlog.engine.pages import Page
 from turnlog.engine.replay import Divergence
 from turnlog.engine.replay import Report as Verified
@@ -51,6 +51,7 @@ __all__ = (
     "rounded",
     "said",
     "short",
+    "span",
     "table",
     "told",
     "verified",
@@ -181,6 +182,15 @@ def counted(number: int, what: str) -> str:
     ('1 event', '2,000 events')
     """
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def span(first: int, last: int) -> str:
+    """Return seqs that lie side by side.
+
+    >>> span(3, 3), span(3, 5)
+    ('3', '3-5')
+    """
+    return f"{first}" if first == last else f"{first}-{last}"
 
 
 # -- listings
@@ -331,17 +341,11 @@ def manifest_rows(manifest: Manifest) -> Table:
     """Return a manifest's runs as a table."""
     rows = table("seqs", "fate", "why", title=f"{plain(manifest.policy)}, as of {manifest.as_of}")
     for run in manifest.runs:
-        seqs = f"{run.first}" if run.first == run.last else f"{run.first}-{run.last}"
         style = STYLES.get(run.fate, "dim")
-        rows.add_row(seqs, f"[{style}]{run.fate}[/]", plain(manifest.rules[run.rule]))
+        rows.add_row(span(run.first, run.last), f"[{style}]{run.fate}[/]", plain(manifest.rules[run.rule]))
     if manifest.sealed:
         rows.add_row(", ".join(map(str, manifest.sealed)), "sealed", "no output in the log: the window says so")
     return rows
-
-
-def sent(manifest: Manifest) -> int:
-    """Return how many seqs a manifest sends."""
-    return sum(run.last - run.first + 1 for run in manifest.runs if run.fate in SENT)
 
 
 def document(value: Any) -> None:

@@ -13,13 +13,14 @@ import msgspec
 
 from turnlog.engine.codec import ITEM, REQUESTED, body, event
 from turnlog.engine.errors import BudgetExceeded
-from turnlog.engine.events import ASIDE, Record, ResponseRequested, Target
+from turnlog.engine.events import ASIDE, Record, ResponseRequested, Target, Usage
 from turnlog.engine.history import History
 from turnlog.engine.ids import Position
 from turnlog.engine.items import reading
 from turnlog.engine.loading import load
-from turnlog.engine.log import Query, Store, record
+from turnlog.engine.log import Store, record
 from turnlog.engine.manifest import Manifest
+from turnlog.engine.replay.verifying import pages
 from turnlog.engine.tokens import overhead, scaled
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.choose import Deeper, Request, choose, line_of
@@ -27,7 +28,6 @@ from turnlog.engine.window.policies import Composed, DropTurns, Policy
 
 __all__ = ("Asked", "NewestTurns", "Sums", "simulate")
 
-_PAGE: Final = 500
 _GROWTH: Final = 512
 """Groups by which a history may outgrow twice what was loaded; then its beginning is let go."""
 
@@ -80,6 +80,11 @@ class Sums(msgspec.Struct):
     answers: int = 0
     _base: int = 0
 
+    @property
+    def usage(self) -> Usage:
+        """What an API would have reported."""
+        return Usage(input_tokens=self.tokens, cached_tokens=self.cached, output_tokens=self.answers)
+
     def begin(self) -> None:
         """Go on with another conversation."""
         self._base = 0
@@ -112,8 +117,7 @@ def served(shared: int) -> int:
 async def simulate(store: Store, name: str, policy: Policy, budget: Budget, *, after: int = 0) -> AsyncIterator[Asked]:
     """Yield what each request of a conversation behind *after* would have been under a policy and a budget.
 
-    Raises:
-        NotFound: there is no such conversation.
+    Of a conversation that is not there, that is none.
     """
     simulation = _Simulation(store, name, policy, budget)
     async for request, answer in _places(store, name):
@@ -139,18 +143,19 @@ async def _places(store: Store, name: str) -> AsyncIterator[tuple[_Place, int]]:
     place: _Place | None = None
     answer = 0
     answered: int | None = None
-    async for one in _records(store, name):
-        found = _place(one, since, answered)
-        if found is not None:
-            if place is not None:
-                yield place, answer
-            place, answer, since = found, 0, []
-        if one.kind == ITEM and one.response is not None and not one.flags & ASIDE:
-            answered = one.response
-            answer += one.tokens if reading(one.shape or "", one.link).maker == "model" else 0
-        elif one.kind == REQUESTED:
-            answered = one.seq
-        since.append(one)
+    async for page in pages(store, name):
+        for one in page:
+            found = _place(one, since, answered)
+            if found is not None:
+                if place is not None:
+                    yield place, answer
+                place, answer, since = found, 0, []
+            if one.kind == ITEM and one.response is not None and not one.flags & ASIDE:
+                answered = one.response
+                answer += one.tokens if reading(one.shape or "", one.link).maker == "model" else 0
+            elif one.kind == REQUESTED:
+                answered = one.seq
+            since.append(one)
     if place is not None:
         yield place, answer
 
@@ -168,18 +173,6 @@ def _place(one: Record, since: Sequence[Record], answered: int | None) -> _Place
     if first and reading(one.shape or "", one.link).maker == "model":
         return _Place(one.seq - 1, list(since), Target(api="responses"), overhead({}, len))
     return None
-
-
-async def _records(store: Store, name: str) -> AsyncIterator[Record]:
-    after = 0
-    while True:
-        snapshot = await store.read(name, Query(after=after, limit=_PAGE))
-        page = snapshot.records[0] if snapshot else []
-        for one in page:
-            yield one
-        if len(page) < _PAGE:
-            return
-        after = page[-1].seq
 
 
 class _Simulation:

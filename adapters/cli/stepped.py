@@ -107,9 +107,8 @@ class Shown:
         line("  ".join(f"[{COLORS[name]}]■[/] {name} {step.kinds[name]:,}" for name in KINDS if name in step.kinds))
         line("items: " + ", ".join(f"{count} {fate}" for fate, count in step.fates.items()))
         for one in step.moved:
-            seqs = f"{one.first}" if one.first == one.last else f"{one.first}-{one.last}"
             rule = "" if one.rule == one.fate else f": {show.plain(one.rule)}"
-            line(f"[yellow]now {one.fate}[/]: {one.items} at {seqs}{rule}")
+            line(f"[yellow]now {one.fate}[/]: {one.items} at {show.span(one.first, one.last)}{rule}")
         if step.cut:
             line(f"[yellow]cut[/]: {show.plain(step.cut)}")
         if step.compacted:

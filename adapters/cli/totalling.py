@@ -12,7 +12,7 @@ import typer
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named
-from turnlog.adapters.cli.guessing import PriceFile, prices_in
+from turnlog.adapters.cli.options import PriceFile, prices_in
 from turnlog.adapters.cli.verifying import chosen_ids, events_in
 from turnlog.engine.totals import Dimension, Total, Totals
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ..canonical import encode
 
-__all__ = ("Change", "Difference", "at", "between", "changes", "difference", "differences", "told")
+__all__ = ("Change", "Difference", "alike", "at", "between", "changes", "difference", "differences", "told")
 
 _TOLD = 160
 
@@ -68,6 +68,16 @@ def at(value: Any, *steps: str | int) -> Any:
     return value
 
 
+def alike(old: Sequence[Any], new: Sequence[Any]) -> int:
+    """Return with how many equal entries two lists begin.
+
+    >>> alike([1, 2, 3], [1, 2, 4]), alike([1], [1, 2])
+    (2, 1)
+    """
+    parted = (index for index, (one, other) in enumerate(zip(old, new, strict=False)) if one != other)
+    return next(parted, min(len(old), len(new)))
+
+
 class Change(msgspec.Struct, frozen=True):
     """What became of one item between two lists of items."""
 
@@ -92,8 +102,7 @@ def changes(old: Sequence[Any], new: Sequence[Any]) -> list[Change]:
 def between(old: Sequence[Any], new: Sequence[Any], olds: Sequence[Any], news: Sequence[Any]) -> list[Change]:
     """Return the same of lists whose items are told apart by keys."""
     # Most requests begin as the one before: looking for what is alike is slow, and not needed there.
-    head = next((at for at, (one, other) in enumerate(zip(olds, news, strict=False)) if one != other), None)
-    head = min(len(olds), len(news)) if head is None else head
+    head = alike(olds, news)
     made = [Change("same", at, at) for at in range(head)]
     for tag, *bounds in SequenceMatcher(None, olds[head:], news[head:], autojunk=False).get_opcodes():
         low, high, begin, end = (bound + head for bound in bounds)

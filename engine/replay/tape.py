@@ -34,7 +34,7 @@ from ..items import Item, reading
 from ..log import Store
 from ..portable import Package, dump, restore
 from ..stores.memory import MemoryStore
-from .differing import Change, Difference, changes, differences, told
+from .differing import Change, Difference, alike, changes, differences, told
 from .encoders import Encoders
 from .rebuilding import rebuild
 from .sent import Pieces, sent
@@ -355,7 +355,7 @@ class Tape:
         where = f"{self.path.name}: this request is not in the recording"
         if not bodies:
             return f"{where}: all of its {len(self.calls)} responses have been played"
-        call, theirs = max(bodies, key=lambda one: _alike(_input(one[1])[1], _input(request)[1]))
+        call, theirs = max(bodies, key=lambda one: alike(_input(one[1])[1], _input(request)[1]))
         lines = [f"{where}; the nearest that was not played yet is response {call.conversation}/{call.seq}:"]
         lines += _lines(_input(theirs)[1], _input(request)[1])
         if len(lines) == 1:
@@ -389,13 +389,6 @@ class _List:
 def _frame(request: Item) -> dict[str, Any]:
     """Return a request without the list of its items."""
     return {key: value for key, value in request.items() if key not in ("input", "messages")}
-
-
-def _alike(old: Sequence[Any], new: Sequence[Any]) -> int:
-    """Return with how many equal items two lists begin."""
-    return next(
-        (at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new))
-    )
 
 
 def _input(request: Item) -> tuple[list[Any], list[Any]]:

@@ -116,7 +116,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         """Take a window in."""
         self.requests += 1
         self.tokens += manifest.tokens
-        self.shared += min(manifest.shared * manifest.factor // 1000, manifest.tokens)
+        self.shared += _shared(manifest)
         self.largest = max(self.largest, manifest.tokens)
         self.cuts += cut
         self.compactions += compaction
@@ -134,13 +134,17 @@ class Outcome(msgspec.Struct, kw_only=True):
         """Add what a request costs."""
         if prices is None:
             return
-        shared = min(manifest.shared * manifest.factor // 1000, manifest.tokens)
-        usage = Usage(input_tokens=manifest.tokens, cached_tokens=shared, output_tokens=output)
+        usage = Usage(input_tokens=manifest.tokens, cached_tokens=_shared(manifest), output_tokens=output)
         price = prices.cost(model, usage)
         if price is None:
             self.unpriced += 1
         else:
             self.price = (self.price or 0.0) + price
+
+
+def _shared(manifest: Manifest) -> int:
+    """Return the tokens that a request and the one before it began with, counted as its own are."""
+    return min(manifest.shared * manifest.factor // 1000, manifest.tokens)
 
 
 class _Lines:

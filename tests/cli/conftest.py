@@ -6,6 +6,7 @@ import anyio
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from everything_log import clock, everything
 from pg_server import pg_url, schema  # noqa: F401 - fixtures
 from turnlog import open_engine
 from turnlog.adapters.chat_completions import ChatCompletions
@@ -45,3 +46,25 @@ def log(db):
 
     anyio.run(make)
     return db
+
+
+@pytest.fixture
+def every(db):
+    """A log with the conversation that holds everything."""
+
+    async def make():
+        async with open_engine(db, clock=clock()) as engine:
+            await everything(engine)
+
+    anyio.run(make)
+    return db
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder to work in, with a file to import."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "in.json").write_text('[{"role": "user", "content": "Hi"}]')
+    return folder

@@ -329,7 +329,7 @@ def test_an_export_replaces_files_only(work):
     for name in ("pipe", "folder"):
         told = turnlog("export", "a", "-o", name, "--db", "from.db", "--json")
         assert (told.code, told.out) == (2, "")
-        assert f"{name}: this is no ordinary file; name one with -o" in told.err
+        assert f"{name}: this is no ordinary file; name another" in told.err
     assert (work / "pipe").is_fifo()
     assert (work / "folder").is_dir()
 

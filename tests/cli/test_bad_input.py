@@ -14,6 +14,8 @@ from ordinary_user import mode, ordinary_folder
 from turnlog import open_engine
 from turnlog.engine.testing.server import scripted_server
 
+pytestmark = pytest.mark.usefixtures("work")
+
 LOOKING = {
     "list": ["list"],
     "show": ["show", "talk"],
@@ -27,16 +29,6 @@ WRITING = {
     "chat": ["chat", "--model", "gpt-4o-mini", "--base-url", "http://127.0.0.1:9"],
 }
 ALL = LOOKING | WRITING | {"demo": ["demo"]}
-
-
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    """A folder to work in, with a file to import."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    (folder / "in.json").write_text('[{"role": "user", "content": "Hi"}]')
-    return folder
 
 
 def contents(folder):

@@ -10,7 +10,7 @@ import pytest
 from command_line import turnlog
 from small_logs import RESPONSES, call, output, said
 from turnlog import Budget, open_engine
-from turnlog.adapters.cli.bench import Prices, policy_named
+from turnlog.adapters.cli.options import policy_named, price_named
 from turnlog.adapters.cli.simulating import Asked, NewestTurns, Sums, served, simulate
 from turnlog.engine.codec import event
 from turnlog.engine.errors import Invalid
@@ -143,7 +143,7 @@ def test_sums_are_of_what_could_have_been_sent():
         sums.add(one)
     assert (sums.requests, sums.overflow, sums.tokens, sums.shared) == (4, 1, 4_000, 2_100)
     assert (sums.cached, sums.cuts, sums.compactions, sums.answers) == (1_024, 1, 1, 10)
-    assert Prices(1.0, 0.5, 10.0).of(sums) == pytest.approx((2_976 * 1 + 1_024 * 0.5 + 10 * 10) / 1e6)
+    assert price_named("1,0.5,10").of(sums.usage) == pytest.approx((2_976 * 1 + 1_024 * 0.5 + 10 * 10) / 1e6)
     assert served(1_023) == 0
 
 

@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from command_line import turnlog
-from everything_log import clock, everything
 from instant_model import Instant
 from turnlog import open_engine
 from turnlog.adapters.cli import show
@@ -35,16 +34,6 @@ ITEMS = [
         "content": [{"type": "output_text", "text": "Clear.", "annotations": []}],
     },
 ]
-
-
-@pytest.fixture
-def every(db):
-    async def make():
-        async with open_engine(db, clock=clock()) as engine:
-            await everything(engine)
-
-    anyio.run(make)
-    return db
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from turnlog import open_engine
 from turnlog.adapters.responses import Responses
 from turnlog.engine.testing.server import Call, scripted_server
 
+pytestmark = pytest.mark.usefixtures("work")
+
 ENTRY = "from turnlog.adapters.cli.entry import main; main()"
 ALL = {
     "list": ["list"],
@@ -36,13 +38,6 @@ ALL = {
 }
 MAKING = {"import", "migrate", "migrate --sql"}
 """What may find no tables."""
-
-
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.json").write_text('[{"role": "user", "content": "Hi"}]')
-    return tmp_path
 
 
 @pytest.fixture

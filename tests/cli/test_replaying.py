@@ -7,22 +7,10 @@ import subprocess
 from contextlib import contextmanager
 
 import anyio
-import pytest
 
 from command_line import COMMAND, turnlog
-from everything_log import clock, everything
 from instant_model import Instant
 from turnlog import open_engine
-
-
-@pytest.fixture
-def every(db):
-    async def make():
-        async with open_engine(db, clock=clock()) as engine:
-            await everything(engine)
-
-    anyio.run(make)
-    return db
 
 
 def test_replay_tells_every_step(every):

@@ -10,7 +10,6 @@ import pytest
 
 from browser import browser
 from command_line import turnlog
-from everything_log import clock, everything
 from instant_model import Instant
 from turnlog import Budget, open_engine
 from turnlog.adapters.cli import reporting
@@ -29,16 +28,6 @@ HOSTILE = (
 def chromium():
     with browser() as page:
         yield page
-
-
-@pytest.fixture
-def every(db):
-    async def make():
-        async with open_engine(db, clock=clock()) as engine:
-            await everything(engine)
-
-    anyio.run(make)
-    return db
 
 
 def reported(db, name, tmp_path):
