@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.disk import DISK, flush_ms, flush_takes, flushed
-from benchmarks.systems import System
+from benchmarks.systems import System, Windowed
 from benchmarks.workload import TURN, Item, items, size
 
 __all__ = ("TASKS", "Task")
@@ -95,7 +95,7 @@ async def seed(system: System, *, conversation: str, count: int, first: int, sec
 
 
 async def windows(
-    system: System, *, conversation: str, budget: int, way: str, times: int, seconds: float
+    system: Windowed, *, conversation: str, budget: int, way: str, times: int, seconds: float
 ) -> Mapping[str, Any]:
     """Ask for a window some times, or until the time is up; return what each took."""
     await system.begin(conversation)
@@ -109,18 +109,18 @@ async def windows(
     return {"times": taken}
 
 
-async def look(system: System, *, conversation: str, budget: int, way: str) -> Mapping[str, Any]:
+async def look(system: Windowed, *, conversation: str, budget: int, way: str) -> Mapping[str, Any]:
     """Return what a window holds, as a digest of its texts, and how many rows were read for it."""
     await system.begin(conversation)
     found = await system.window(conversation, budget, way)
     texts = [system.text(item) for item in found.items]
     rows = await system.rows(conversation, budget, way)
     whole = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    return {"items": len(texts), "digest": whole, "first": texts[0][:60] if texts else "", "rows": rows}
+    return {"items": len(texts), "digest": whole, "rows": rows}
 
 
 async def turns(
-    system: System, *, flush: int, conversations: Sequence[str], at: int, budget: int, way: str
+    system: Windowed, *, flush: int, conversations: Sequence[str], at: int, budget: int, way: str
 ) -> Mapping[str, Any]:
     """Do the storage work of a turn in each conversation: append its four items, then ask for a window."""
     given = [items(TURN, at + number) for number in range(len(conversations))]
@@ -177,7 +177,7 @@ async def durability(system: System) -> Mapping[str, Any]:
     return {"durability": system.durability()}
 
 
-async def remember(system: System, *, conversations: Sequence[str], budget: int, way: str) -> Mapping[str, Any]:
+async def remember(system: Windowed, *, conversations: Sequence[str], budget: int, way: str) -> Mapping[str, Any]:
     """Take conversations up and ask each for a window; return by how many bytes the process grew, and at most."""
     before, _ = memory()
     for conversation in conversations:
