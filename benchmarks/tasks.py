@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.disk import DISK, flush_ms, flush_takes, flushed
+from benchmarks.disk import DISK, flush_ms, flush_takes, flushed, flushes_each
 from benchmarks.systems import System, Windowed
 from benchmarks.workload import TURN, Item, items, size
 
@@ -68,10 +68,9 @@ async def appends(system: System, *, flush: int, label: str, conversations: int,
 
     await asyncio.gather(*map(write, range(conversations)))
     taken = time.perf_counter() - begun
-    after = flushed()
+    each = flushes_each(before, len(times))
     flush_takes(DISK)
-    made = None if before is None or after is None or not times else (after - before) / len(times)
-    return {"seconds": taken, "times": times, "busy": busy, "flushes": made}
+    return {"seconds": taken, "times": times, "busy": busy, "flushes": each}
 
 
 async def seed(system: System, *, conversation: str, count: int, first: int, seconds: float) -> Mapping[str, Any]:
@@ -136,9 +135,9 @@ async def turns(
         await system.append(conversation, made)
         await system.window(conversation, budget, way)
         times.append(time.perf_counter() - now)
+    each = flushes_each(before, len(times))
     flush_takes(DISK)
-    after = flushed()
-    return {"times": times, "flushes": None if before is None or after is None else (after - before) / len(times)}
+    return {"times": times, "flushes": each}
 
 
 async def fill(system: System, *, conversations: int, count: int, seconds: float) -> Mapping[str, Any]:
