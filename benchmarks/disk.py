@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ("DISK", "flush_ms", "flush_takes", "flushed", "preloaded")
+__all__ = ("DISK", "flush_ms", "flush_takes", "flushed", "flushes_each", "preloaded")
 
 DISK: Final = -1
 """For `flush_takes`: as long as the disk takes."""
@@ -81,3 +81,9 @@ def flushed() -> int | None:
     """Return how many flushes this process has made, None where they are not counted."""
     library = _library()
     return None if library is None else int(library.turnlog_flushes())
+
+
+def flushes_each(before: int | None, times: int) -> float | None:
+    """Return how many flushes there were for each of so many times since *before*, None where they are not counted."""
+    after = flushed()
+    return None if before is None or after is None or not times else (after - before) / times

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from benchmarks.disk import DISK, flush_takes, flushed
+from benchmarks.disk import DISK, flush_takes, flushed, flushes_each
 from benchmarks.prefix import BUDGET
 from benchmarks.systems.ours import Turnlog
 from benchmarks.tasks import Task
@@ -74,9 +74,9 @@ async def answers(
             begun = time.perf_counter()
             await ask(f"{number}: And then?")
             taken.append(time.perf_counter() - begun)
-        after = flushed()
+        each = flushes_each(before, times)
     flush_takes(DISK)
-    return {"times": taken, "flushes": None if before is None or after is None else (after - before) / times}
+    return {"times": taken, "flushes": each}
 
 
 def _streamed(conversation: Conversation, model: Responses) -> Callable[[str], Awaitable[None]]:
@@ -142,9 +142,9 @@ async def logged_turns(system: Turnlog, *, url: str, times: int) -> Mapping[str,
         before = flushed()
         for number in range(times):
             await conversation.run(model, f"{ASKS_TOOL}{number}", tools=[look_up])
-        after = flushed()
+        each = flushes_each(before, times)
     flush_takes(DISK)
-    return {"flushes": None if before is None or after is None else (after - before) / times}
+    return {"flushes": each}
 
 
 # -- turns that are logged with their requests

@@ -1,4 +1,4 @@
-"""Appends and windows beside the bare machine, in half a minute: `python -m benchmarks.log [--json]`.
+"""Appends and windows beside the bare machine, in twenty seconds: `python -m benchmarks.log [--json]`.
 
 The same measures as in `python -m benchmarks`, of turnlog and the floor alone, for work on the log itself.
 """

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.disk import DISK, flush_ms, flush_takes, flushed
-from benchmarks.systems import System
+from benchmarks.disk import DISK, flush_ms, flush_takes, flushed, flushes_each
+from benchmarks.systems import System, Windowed
 from benchmarks.workload import TURN, Item, items, size
 
 __all__ = ("TASKS", "Task")
@@ -68,10 +68,9 @@ async def appends(system: System, *, flush: int, label: str, conversations: int,
 
     await asyncio.gather(*map(write, range(conversations)))
     taken = time.perf_counter() - begun
-    after = flushed()
+    each = flushes_each(before, len(times))
     flush_takes(DISK)
-    made = None if before is None or after is None or not times else (after - before) / len(times)
-    return {"seconds": taken, "times": times, "busy": busy, "flushes": made}
+    return {"seconds": taken, "times": times, "busy": busy, "flushes": each}
 
 
 async def seed(system: System, *, conversation: str, count: int, first: int, seconds: float) -> Mapping[str, Any]:
@@ -95,7 +94,7 @@ async def seed(system: System, *, conversation: str, count: int, first: int, sec
 
 
 async def windows(
-    system: System, *, conversation: str, budget: int, way: str, times: int, seconds: float
+    system: Windowed, *, conversation: str, budget: int, way: str, times: int, seconds: float
 ) -> Mapping[str, Any]:
     """Ask for a window some times, or until the time is up; return what each took."""
     await system.begin(conversation)
@@ -109,18 +108,18 @@ async def windows(
     return {"times": taken}
 
 
-async def look(system: System, *, conversation: str, budget: int, way: str) -> Mapping[str, Any]:
+async def look(system: Windowed, *, conversation: str, budget: int, way: str) -> Mapping[str, Any]:
     """Return what a window holds, as a digest of its texts, and how many rows were read for it."""
     await system.begin(conversation)
     found = await system.window(conversation, budget, way)
     texts = [system.text(item) for item in found.items]
     rows = await system.rows(conversation, budget, way)
     whole = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    return {"items": len(texts), "digest": whole, "first": texts[0][:60] if texts else "", "rows": rows}
+    return {"items": len(texts), "digest": whole, "rows": rows}
 
 
 async def turns(
-    system: System, *, flush: int, conversations: Sequence[str], at: int, budget: int, way: str
+    system: Windowed, *, flush: int, conversations: Sequence[str], at: int, budget: int, way: str
 ) -> Mapping[str, Any]:
     """Do the storage work of a turn in each conversation: append its four items, then ask for a window."""
     given = [items(TURN, at + number) for number in range(len(conversations))]
@@ -136,9 +135,9 @@ async def turns(
         await system.append(conversation, made)
         await system.window(conversation, budget, way)
         times.append(time.perf_counter() - now)
+    each = flushes_each(before, len(times))
     flush_takes(DISK)
-    after = flushed()
-    return {"times": times, "flushes": None if before is None or after is None else (after - before) / len(times)}
+    return {"times": times, "flushes": each}
 
 
 async def fill(system: System, *, conversations: int, count: int, seconds: float) -> Mapping[str, Any]:
@@ -177,7 +176,7 @@ async def durability(system: System) -> Mapping[str, Any]:
     return {"durability": system.durability()}
 
 
-async def remember(system: System, *, conversations: Sequence[str], budget: int, way: str) -> Mapping[str, Any]:
+async def remember(system: Windowed, *, conversations: Sequence[str], budget: int, way: str) -> Mapping[str, Any]:
     """Take conversations up and ask each for a window; return by how many bytes the process grew, and at most."""
     before, _ = memory()
     for conversation in conversations:

@@ -17,7 +17,7 @@ from .codec import RESTORE, body
 from .errors import CorruptLog
 from .events import Blob, ItemAppended, NewEvent, Record
 
-__all__ = ("LIMIT", "Bodies", "blobs_of", "bodies_of", "packed", "whole", "whole_items")
+__all__ = ("LIMIT", "Bodies", "blobs_of", "bodies_of", "filled", "packed", "whole", "whole_items")
 
 LIMIT: Final = 64 * 1024
 """Characters up to which a string stays in its row."""

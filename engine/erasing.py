@@ -263,7 +263,7 @@ def _patches(head: Head, records: Iterable[Record]) -> list[NewEvent]:
     current: Any = metadata_of(head)
     patches: list[NewEvent] = []
     for record in records:
-        patch = _alike(current, _metadata(record)) if record.seq >= _own(head) else {}
+        patch = _alike(current, _metadata(record)) if record.seq >= head.first else {}
         if patch:
             patches.append(event(MetadataUpdated(patch=patch)))
             current = merge_patch(current, patch)
@@ -283,9 +283,10 @@ def _alike(current: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
     return patch
 
 
-def _own(head: Head) -> int:
-    """Return the seq of the first event of a conversation's own."""
-    return head.parent[1] + 1 if head.parent else 1
+async def _about(store: Store, head: Head) -> list[dict[str, Any]]:
+    """Return the metadata that a conversation has, and that it began with."""
+    first = await logged(store, head.conversation, [head.first])
+    return [metadata_of(head), *map(_metadata, first)]
 
 
 async def _copies(store: Store, name: str, about: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -295,7 +296,7 @@ async def _copies(store: Store, name: str, about: Sequence[Mapping[str, Any]]) -
         snapshot = await store.read(other)
         if snapshot is None or snapshot.head.deleted:
             continue
-        theirs = [metadata_of(snapshot.head), *map(_metadata, await logged(store, other, [_own(snapshot.head)]))]
+        theirs = await _about(store, snapshot.head)
         if any(_alike(one, said) for one in theirs for said in about):
             found.append(other)
     return [_COPIED.format(", ".join(found))] if found else []
@@ -338,7 +339,7 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
     if snapshot.head.deleted:
         await _deleted(engine, name, reason, "keep")  # refuses, once nothing is left of a call that was cut off
     remote = await _remote(store, name)
-    about = [metadata_of(snapshot.head), *map(_metadata, await logged(store, name, [_own(snapshot.head)]))]
+    about = await _about(store, snapshot.head)
     sharers = [head.conversation for head in await store.forks(name)]
     blobs, left = 0, dict[str, None]()
     for other in sharers if forks == "delete" else ():

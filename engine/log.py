@@ -74,6 +74,7 @@ __all__ = (
     "is_counted",
     "limited",
     "merge_patch",
+    "metadata_of",
     "ordering",
     "place",
     "record",
@@ -167,6 +168,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """Of a fork: its parent, and the seq up to which it shares the parent's events."""
     deleted: bool = False
     """Whether only its tombstone is left."""
+
+    @property
+    def first(self) -> int:
+        """The first seq that is its own: those before it are its parent's."""
+        return 1 if self.parent is None else self.parent[1] + 1
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -510,7 +516,7 @@ def brought(append: Append, used: Mapping[str, KeyUse], result: Appended) -> dic
 
 
 def _check_uses(append: Append, used: Mapping[str, KeyUse], head: Head) -> None:
-    own = 1 if head.parent is None else head.parent[1] + 1
+    own = head.first
     for name, use in append.uses.items():
         if not own <= use.first <= use.last + 1 <= head.version + 1:
             raise Invalid(
@@ -596,9 +602,8 @@ def _advanced(head: Head, events: Sequence[NewEvent], now: int) -> Head:
     for event in events:
         seq += 1
         time = now if event.time is None else event.time
-        if event.kind == _ITEM:
-            if not event.flags & ASIDE:
-                items, last_item, updated = items + 1, seq, time
+        if is_counted(event):
+            items, last_item, updated = items + 1, seq, time
         elif event.kind == _CREATED:
             updated = time
             head = msgspec.structs.replace(head, metadata=canonical(_object(event, "metadata")), created=time)

@@ -1,1 +1,1 @@
-"""What is measured, a module for each kind; each has `measure(run)`, which adds to the run's results."""
+"""What is measured, a module for each kind: functions of a run that add to its results, see `report.MEASURES`."""

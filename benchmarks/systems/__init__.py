@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from benchmarks.workload import Item, newest, text, weigh
 
-__all__ = ("PACKAGES", "Package", "Read", "System", "missing", "systems_of")
+__all__ = ("PACKAGES", "Package", "Read", "System", "Windowed", "as_by_default", "missing", "of_sqlite", "systems_of")
 
 
 class Read(NamedTuple):
@@ -29,8 +29,8 @@ class System(ABC):
     """
 
     name: ClassVar[str]
-    ways: ClassVar[Sequence[str]]
-    """How it can be asked for a window; the first is what its user would choose for long conversations."""
+    ways: ClassVar[Sequence[str]] = ()
+    """How it can be asked for a window, if it can; the first is what its user would choose for long conversations."""
     bulk: ClassVar[int] = 500
     """Items in one append while a conversation is made long."""
     most: ClassVar[int] = 1000
@@ -46,10 +46,6 @@ class System(ABC):
     def weight(self, item: Any) -> int:
         """Return the tokens of an item, counted now."""
         return weigh(item, self._count)
-
-    def fitting(self, found: Sequence[Any], budget: int, begins: Callable[[Any], bool]) -> Sequence[Any]:
-        """Return the newest whole turns of what was read that fit, counting them; what every user has to write."""
-        return found[newest(found, budget, self.weight, begins) :]
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -74,21 +70,9 @@ class System(ABC):
     async def append(self, conversation: str, items: Sequence[Item]) -> None:
         """Append items, durable when it returns."""
 
-    @abstractmethod
-    async def window(self, conversation: str, budget: int, way: str) -> Read:
-        """Return the newest whole turns that fit a budget of tokens."""
-
-    async def rows(self, conversation: str, budget: int, way: str) -> int:
-        """Return how many rows a window reads."""
-        return (await self.window(conversation, budget, way)).rows
-
     async def seed(self, conversation: str, items: Sequence[Item]) -> None:
         """Make a conversation longer, as fast as can be."""
         await self.append(conversation, items)
-
-    def text(self, item: Any) -> str:
-        """Return the text of an item of a window."""
-        return text(item)
 
     def is_busy(self, error: Exception) -> bool:
         """Return whether an error says that others had the database for too long."""
@@ -101,6 +85,26 @@ class System(ABC):
     def bytes(self) -> int:
         """Return what its files hold, with nothing open."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
+
+
+class Windowed(System):
+    """One that can be read, too: it gives windows of its conversations."""
+
+    @abstractmethod
+    async def window(self, conversation: str, budget: int, way: str) -> Read:
+        """Return the newest whole turns that fit a budget of tokens."""
+
+    async def rows(self, conversation: str, budget: int, way: str) -> int:
+        """Return how many rows a window reads."""
+        return (await self.window(conversation, budget, way)).rows
+
+    def text(self, item: Any) -> str:
+        """Return the text of an item of a window."""
+        return text(item)
+
+    def fitting(self, found: Sequence[Any], budget: int, begins: Callable[[Any], bool]) -> Sequence[Any]:
+        """Return the newest whole turns of what was read that fit, counting them; what every user has to write."""
+        return found[newest(found, budget, self.weight, begins) :]
 
 
 def of_sqlite(journal: str, synchronous: int) -> str:

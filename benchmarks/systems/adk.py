@@ -19,7 +19,7 @@ from google.adk.sessions.database_session_service import DatabaseSessionService
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
 from google.genai import types
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import AROUND, Item
 
 __all__ = ("SYSTEMS",)
@@ -27,7 +27,7 @@ __all__ = ("SYSTEMS",)
 OF: Final = {"app_name": "benchmarks", "user_id": "ada"}
 
 
-class _Service(System):
+class _Service(Windowed):
     """Sessions of one service."""
 
     ways = ("num_recent_events", "full")
@@ -58,7 +58,7 @@ class _Service(System):
             await self.service.append_event(self._sessions[conversation], _event(item))
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:
-        """See `System.window`."""
+        """See `Windowed.window`."""
         session = await self._session(conversation, budget // 100 if way == "num_recent_events" else None)
         # What is appended next is appended to the session that was read last, as its runner does.
         self._sessions[conversation] = session
@@ -74,7 +74,7 @@ class _Service(System):
         return AROUND[kind] + self._count(self.text(item))
 
     def text(self, item: Event) -> str:
-        """See `System.text`."""
+        """See `Windowed.text`."""
         part = _part(item)
         if part.function_call is not None:
             return json.dumps(part.function_call.args, separators=(",", ":"))

@@ -15,13 +15,13 @@ from agents.extensions.memory.sqlalchemy_session import SQLAlchemySession
 from agents.memory.sqlite_session import SQLiteSession
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS",)
 
 
-class _Sessions(System):
+class _Sessions(Windowed):
     """A session object for each conversation, kept while it is in use."""
 
     ways = ("limit", "full")
@@ -40,7 +40,7 @@ class _Sessions(System):
         await self._sessions[conversation].add_items(items)
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:
-        """See `System.window`."""
+        """See `Windowed.window`."""
         found = await self._sessions[conversation].get_items(budget // 100 if way == "limit" else None)
         return Read(self.fitting(found, budget, _begins), len(found))
 

@@ -14,11 +14,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, System, Windowed, as_by_default
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS", "BareFile", "BareSqlite")
@@ -105,7 +105,7 @@ class _GroupCommit(System):
         """Write rows and flush, in the thread."""
 
 
-class BareSqlite(_GroupCommit):
+class BareSqlite(_GroupCommit, Windowed):
     """One table of events with an index; windows are read newest first by the stored token counts."""
 
     name = "bare SQLite"
@@ -133,7 +133,7 @@ class BareSqlite(_GroupCommit):
         self._db.execute("COMMIT")
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:  # noqa: ARG002 - there is one
-        """See `System.window`."""
+        """See `Windowed.window`."""
         found, rows = await self._run(self._read, conversation, budget)
         start = next((at for at, item in enumerate(found) if item.get("role") == "user"), len(found))
         return Read(found[start:], rows)
@@ -158,7 +158,6 @@ class BareFile(_GroupCommit):
     """Lines of JSON in one file, flushed at the end of each batch; it is only ever appended to."""
 
     name = "bare file"
-    ways: ClassVar[Sequence[str]] = ()
 
     def prepare(self) -> None:
         """See `_GroupCommit.prepare`."""
@@ -176,10 +175,6 @@ class BareFile(_GroupCommit):
         """See `_GroupCommit.commit`."""
         self._file.write(b"".join(b"%s %d %d %s\n" % (row[0].encode(), *row[1:]) for row in rows))
         getattr(os, "fdatasync", os.fsync)(self._file.fileno())
-
-    async def window(self, conversation: str, budget: int, way: str) -> Read:
-        """See `System.window`."""
-        raise NotImplementedError
 
     def durability(self) -> str:
         """See `System.durability`."""

@@ -11,13 +11,13 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import AROUND, Item
 
 __all__ = ("SYSTEMS",)
 
 
-class LangGraph(System):
+class LangGraph(Windowed):
     """Messages are added with `aupdate_state`, and read with `aget_state` and `trim_messages` by an exact counter."""
 
     name = "LangGraph AsyncSqliteSaver"
@@ -48,7 +48,7 @@ class LangGraph(System):
         await self._graph.aupdate_state(_thread(conversation), messages, as_node="model")
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:  # noqa: ARG002 - there is one
-        """See `System.window`."""
+        """See `Windowed.window`."""
         state = await self._graph.aget_state(_thread(conversation))
         found = state.values["messages"]
         kept = trim_messages(
@@ -69,7 +69,7 @@ class LangGraph(System):
         return AROUND[kind] + count(str(item.content))
 
     def text(self, item: BaseMessage) -> str:
-        """See `System.text`."""
+        """See `Windowed.text`."""
         calls = item.tool_calls if isinstance(item, AIMessage) else []
         return _arguments(calls[0]["args"]) if calls else str(item.content)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import Item
 from turnlog import Budget, Conversation, Engine, open_engine
 from turnlog.adapters.cli.simulating import NewestTurns
@@ -34,7 +34,7 @@ class Counting:
         return found
 
 
-class Turnlog(System):
+class Turnlog(Windowed):
     """Conversations of one engine.
 
     A window is asked for cold, when the engine knows nothing of the conversation; or live, as in a service that has
@@ -64,7 +64,7 @@ class Turnlog(System):
         await self._conversations[conversation].append(*items)
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:
-        """See `System.window`."""
+        """See `Windowed.window`."""
         if way == "cold":
             self.engine.reader.forget(conversation)
         policy = self._oldest if way == "live, oldest-turns" else self._newest

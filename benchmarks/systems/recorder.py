@@ -15,13 +15,13 @@ import msgspec
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
-from benchmarks.systems import Read, System, as_by_default
+from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS",)
 
 
-class Recorder(System):
+class Recorder(Windowed):
     """Events of `SQLiteApplicationRecorder`, read backwards with a limit of a hundredth of the budget."""
 
     name = "eventsourcing recorder"
@@ -54,7 +54,7 @@ class Recorder(System):
         self._versions[conversation] = version + len(items)
 
     async def window(self, conversation: str, budget: int, way: str) -> Read:  # noqa: ARG002 - there is one
-        """See `System.window`."""
+        """See `Windowed.window`."""
         name = _id(conversation)
         found = await asyncio.to_thread(self._recorder.select_events, name, desc=True, limit=budget // 100)
         items = [msgspec.json.decode(event.state) for event in reversed(found)]

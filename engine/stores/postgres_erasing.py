@@ -17,7 +17,7 @@ from ..events import NewEvent
 from ..log import Append, Appended, Erased, Erasure, Head
 from .postgres_link import Link, Session
 from .postgres_reading import shared_by
-from .postgres_rows import Span, columns, own_first
+from .postgres_rows import Span, columns
 from .postgres_schema import check_version
 from .postgres_writing import Settings, Writing, begin
 
@@ -55,7 +55,7 @@ class Erasing:
                 versions[append.conversation] = (await _decided(writing, append)).version
                 head = writing.head(append.conversation)
                 assert head is not None
-                spans = [*shared.get(head.conversation, ()), (head.conversation, own_first(head), head.version)]
+                spans = [*shared.get(head.conversation, ()), (head.conversation, head.first, head.version)]
                 erased += [_row(one, spans) for one in append.erasures]
             freed = await _overwrite(session, erased)
             await writing.write(commit=False)

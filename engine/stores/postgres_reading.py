@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from ..events import Record
 from ..ids import Position
-from ..log import Fed, Head, KeyUse, Query, Scalar, Snapshot, Standing, limited, ordering
+from ..log import Fed, Head, KeyUse, Query, Scalar, Snapshot, Standing, limited, ordering, weight
 from .postgres_link import Link, Session
 from .postgres_rows import (
     Span,
@@ -24,7 +24,6 @@ from .postgres_rows import (
     field_of,
     head_of,
     numbers,
-    own_first,
     position_of,
     record_of,
     said,
@@ -33,7 +32,7 @@ from .postgres_rows import (
 )
 from .postgres_schema import SCHEMA_VERSION, check_version
 
-__all__ = ("Reading",)
+__all__ = ("Reading", "shared_by")
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ class Reading:
             return known
         else:
             shared = await self._link.run(lambda session: shared_by(session, [name]))
-            spans = [*shared.get(name, ()), (name, own_first(head), _FAR)]
+            spans = [*shared.get(name, ()), (name, head.first, _FAR)]
         while len(self._spans) >= _REMEMBERED:
             self._spans.pop(next(iter(self._spans)))
         self._spans[name] = spans
@@ -261,7 +260,7 @@ def _short(query: Query, parts: Sequence[Sequence[Record]], chunk: int) -> bool:
         return False
     left = max(query.tokens, 1)
     for part in parts:
-        left -= sum(entry.tokens if entry.excerpt is None else entry.excerpt for entry in part)
+        left -= weight(part)
         if left <= 0:
             return False
         if len(part) == chunk:

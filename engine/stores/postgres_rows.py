@@ -29,7 +29,6 @@ __all__ = (
     "having",
     "head_of",
     "numbers",
-    "own_first",
     "position_of",
     "quoted",
     "record_of",
@@ -140,11 +139,6 @@ def position_of(place: int, number: int) -> Position:
 def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
     """Return rows as columns, by name."""
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def own_first(head: Head) -> int:
-    """Return the first seq that is a conversation's own."""
-    return 1 if head.parent is None else head.parent[1] + 1
 
 
 def head_of(row: Sequence[Any], now: float | None = None) -> Head:

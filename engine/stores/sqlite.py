@@ -2,7 +2,8 @@
 
 Every append is one `BEGIN IMMEDIATE` transaction in the writer's thread, together with whatever else waits (see
 `batching`): one hop, one flush. Versions, keys and leases are checked inside it. Readers see a WAL snapshot and never
-wait for the writer. What the threads do with their connections is in `sqlite_thread`.
+wait for the writer. What the threads do with their connections is in `sqlite_reading`, `sqlite_writing` and
+`sqlite_erasing`.
 """
 
 from __future__ import annotations

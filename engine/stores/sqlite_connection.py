@@ -49,6 +49,11 @@ class Database(sqlite3.Connection):
     seen: int
     """What SQLite calls the data version: another one says that another connection has written since."""
 
+    @property
+    def log(self) -> Path:
+        """The file of its write-ahead log."""
+        return self.path.with_name(f"{self.path.name}-wal")
+
 
 def make_file(path: Path, migrate: bool) -> Path:
     """Make an empty database file that only its owner can read, unless there is a file; return its absolute path.

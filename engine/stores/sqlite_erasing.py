@@ -198,7 +198,7 @@ def truncated(db: Database, seconds: float) -> str:
     try:
         busy: int = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy == 0:
-            _flush(db.path.with_name(f"{db.path.name}-wal"))
+            _flush(db.log)
     except (sqlite3.Error, OSError) as error:
         return f"it could not be written to ({error}); once it can"
     finally:

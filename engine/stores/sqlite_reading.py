@@ -84,7 +84,7 @@ def lineage(db: Database, of: Known) -> Sequence[Span]:
     head = of.head
     if head.parent is None or of.origin is None:
         return ((of.key, 1, head.version),)
-    return ((of.key, head.parent[1] + 1, head.version), *_shared(db, of.key, of.origin, head.parent[1]))
+    return ((of.key, head.first, head.version), *_shared(db, of.key, of.origin, head.parent[1]))
 
 
 def _shared(db: Database, key: int, origin: int, at: int) -> tuple[Span, ...]:

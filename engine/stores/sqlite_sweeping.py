@@ -59,13 +59,13 @@ def locked(db: Database) -> Iterator[None]:
     deadline = time.monotonic() + db.patience
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(_log(db).open("rb"))
+            file = stack.enter_context(db.log.open("rb"))
             while not _taken(file.fileno()):
                 if time.monotonic() > deadline:
                     raise StoreError(f"{db.path}: another process is still erasing; try again", retryable=True)
                 time.sleep(0.005)
         except OSError as error:
-            raise StoreError(f"{_log(db)}: cannot be locked: {error.strerror}") from error
+            raise StoreError(f"{db.log}: cannot be locked: {error.strerror}") from error
         yield
 
 
@@ -80,10 +80,6 @@ def _taken(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _log(db: Database) -> Path:
-    return db.path.with_name(f"{db.path.name}-wal")
 
 
 class Sweep:
@@ -125,7 +121,7 @@ class Sweep:
             self._stack.close()
             _written_anew(self._db)
         with transaction(self._db):
-            for row in _rows(_log(self._db)):
+            for row in _rows(self._db.log):
                 _overwrite(self._db, row)
             self._db.execute(SQL["delete_counts"], {"key": 0, "after": 0, "before": 2})
 

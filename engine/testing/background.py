@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import anyio
 
-from .wire import named_frame
+from .wire import JSON, named_frame
 
 __all__ = ("Run",)
-
-JSON: TypeAlias = dict[str, Any]
 
 _OVER: Final = frozenset({"completed", "incomplete", "failed", "cancelled"})
 

@@ -16,11 +16,11 @@ from .background import Run
 from .judge import Refusal
 from .judge import judge as judge_body
 from .script import Answer, Api, Entry, Fail, Hang, Raw, Received, Reply, Script, as_answer
-from .sending import Following, Sending, fault, whole
+from .sending import Following, Sending, as_given, fault, whole
 from .state import Kept, items_of
-from .wire import JSON, Count, births_of, body_of, encoded, events_of, frames_of, rough
+from .wire import JSON, Count, births_of, body_of, encoded, events_of, frames_of, response_id, rough
 
-__all__ = ("Desk", "Taken")
+__all__ = ("Desk", "Taken", "wrong_key")
 
 Taken: TypeAlias = "Sending | Following | Awaitable[Entry] | Entry"
 """What answers a request, or will."""
@@ -105,7 +105,8 @@ class Desk:
 
     def left(self, received: Received) -> None:
         """Learn that a request has ended, whether it was answered or not."""
-        if not any(run.response["id"] == _response_id(received) and not run.over for run in self.runs.values()):
+        run = self.runs.get(response_id(received))
+        if run is None or run.over:
             self.kept.release(received.number)
 
     def _refusal(self, received: Received) -> Sending | None:
@@ -146,8 +147,8 @@ class Desk:
                 return answer
             case Fail():
                 return fault(answer)
-            case Raw(content):
-                return Sending(status=answer.status, media=answer.content_type, frames=(content,), length=len(content))
+            case Raw():
+                return as_given(answer)
             case Reply():
                 return self._reply(answer, received)
 
@@ -220,10 +221,6 @@ class Desk:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-
-def _response_id(received: Received) -> str:
-    return f"resp_{received.number:04d}"
 
 
 def _joined(received: Received) -> JSON:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from .script import Fail
+from .script import Fail, Raw
 from .wire import encoded
 
-__all__ = ("Following", "Sending", "fault", "hang_up", "transmit", "while_connected", "whole")
+__all__ = ("Following", "Sending", "as_given", "fault", "hang_up", "transmit", "while_connected", "whole")
 
 
 def _nothing() -> None:
@@ -50,6 +50,12 @@ def fault(fail: Fail) -> Sending:
     kind = fail.type or ("rate_limit_error" if fail.status == 429 else usual)
     error = {"message": fail.message, "type": kind, "param": fail.param, "code": fail.code}
     return whole({"error": error}, status=fail.status, headers=fail.headers)
+
+
+def as_given(raw: Raw) -> Sending:
+    """Return what a script gave as bytes as an answer in one piece."""
+    content = raw.content
+    return Sending(status=raw.status, media=raw.content_type, frames=(content,), length=len(content))
 
 
 def whole(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Sending:

@@ -119,8 +119,7 @@ class Kept:
         return list(thread.items)
 
     def _thread_of(self, body: Mapping[str, Any]) -> Thread | None:
-        named = body.get("conversation")
-        name = named.get("id") if isinstance(named, Mapping) else named
+        name = _conversation(body)
         return self.thread(name) if isinstance(name, str) else None
 
     # -- the life of a response
@@ -142,8 +141,7 @@ class Kept:
     ) -> None:
         """Keep what came of a request: the response unless that is not wanted, and a conversation's new items."""
         given = items_of(request.get("input"))
-        named = request.get("conversation")
-        name = named.get("id") if isinstance(named, Mapping) else named
+        name = _conversation(request)
         if request.get("store") is not False:
             old = self.responses.get(response["id"])
             inputs = old.given if old is not None else [*map(dict, context), *map(self.named, given)]
@@ -227,6 +225,12 @@ class Kept:
                 part = {"type": "output_text" if spoken else "input_text", "text": made["content"]}
                 made["content"] = [part | ({"annotations": []} if spoken else {})]
         return made
+
+
+def _conversation(body: Mapping[str, Any]) -> Any:
+    """Return the id of the conversation that a request names, by itself or in an object."""
+    named = body.get("conversation")
+    return named.get("id") if isinstance(named, Mapping) else named
 
 
 def _prefix(kind: str) -> str:

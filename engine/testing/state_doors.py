@@ -16,7 +16,7 @@ from .desk import Desk, wrong_key
 from .judge import Refusal
 from .judge import judge as judge_body
 from .script import Fail, Hang, Raw
-from .sending import Following, Sending, fault, hang_up, transmit, while_connected, whole
+from .sending import Following, Sending, as_given, fault, hang_up, transmit, while_connected, whole
 from .state import Thread, items_of, page
 from .wire import JSON
 
@@ -190,9 +190,7 @@ class _Door:
         if not self._desk.opens(request.headers):
             return wrong_key()
         if isinstance(trouble, Raw):
-            length = len(trouble.content)
-            media = trouble.content_type
-            return Sending(status=trouble.status, media=media, frames=(trouble.content,), length=length)
+            return as_given(trouble)
         if trouble is not None:
             return fault(trouble)
         method = "GET" if visit.method == "HEAD" else visit.method

@@ -26,6 +26,7 @@ __all__ = (
     "events_of",
     "frames_of",
     "named_frame",
+    "response_id",
     "rough",
 )
 
@@ -116,6 +117,11 @@ def encoded(body: object) -> bytes:
         return json.dumps(body, separators=(",", ":")).encode()
 
 
+def response_id(received: Received) -> str:
+    """Return the id of the response that answers *received*."""
+    return f"resp_{received.number:04d}"
+
+
 def _frame(body: JSON) -> bytes:
     return b"data: " + encoded(body) + b"\n\n"
 
@@ -167,7 +173,7 @@ def _response(answer: Reply, received: Received, count: Count) -> JSON:
     echoed = {key: default if body.get(key) is None else body[key] for key, default in _RESPONSE_DEFAULTS.items()}
     error = _error(answer)
     response: JSON = {
-        "id": f"resp_{received.number:04d}",
+        "id": response_id(received),
         "object": "response",
         "created_at": created,
         "completed_at": created if answer.status == "completed" else None,
@@ -339,7 +345,7 @@ def _compacted(answer: Reply, received: Received, count: Count) -> JSON:
     users = [item for item in [*received.context, *items] if isinstance(item, dict) and item.get("role") == "user"]
     users = [_listed(user, _id("msg", received.number, 900 + at)) for at, user in enumerate(users)]
     return {
-        "id": f"resp_{received.number:04d}",
+        "id": response_id(received),
         "object": "response.compaction",
         "created_at": _MIDNIGHT + received.number,
         "output": [*users, *(_compaction(part, received.number, at) for at, part in enumerate(answer.parts))],

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from instant_model import Instant, call
+from missing_parts import absent
 from turnlog import open_engine
 from turnlog.engine.portable import dump
 
@@ -71,7 +72,7 @@ SERVICE = """
 @pytest.fixture(params=LOOPS)
 def loop(request):
     if request.param == "pytest-asyncio" and importlib.util.find_spec("pytest_asyncio") is None:
-        pytest.skip("pytest-asyncio is not installed")
+        absent("pytest-asyncio is not installed: pip install pytest-asyncio")
     return request.param
 
 

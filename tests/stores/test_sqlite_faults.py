@@ -1,9 +1,7 @@
 """Files and disks that SQLite cannot work with: a typed error with the remedy, nothing half-written, and then on."""
 
-import os
 import resource
 import sqlite3
-import subprocess
 
 import anyio
 import pytest
@@ -300,18 +298,6 @@ async def test_a_write_that_the_system_refuses(db):
     assert (await store.append("c", [item("x" * 200_000)])).version == 3
     await store.close()
     assert whole(db) == 3
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a folder on a disk of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 async def test_a_full_disk(small_disk):

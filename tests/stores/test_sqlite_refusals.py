@@ -1,9 +1,7 @@
 """Every verb that writes, on a disk that refuses: a typed error, nothing done; and once the cause is gone, it is."""
 
-import os
 import resource
 import sqlite3
-import subprocess
 from contextlib import asynccontextmanager, closing, contextmanager
 
 import pytest
@@ -128,16 +126,6 @@ async def test_while_files_may_not_grow(db):
             r"grown beyond the 1,000 bytes that this process may write \(ulimit -f\), or .* then try again \(SQLITE_IO"
         )
         await refused(store, position, lambda: no_larger(1_000), words, retryable=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a folder on a disk of one megabyte."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 async def test_while_the_disk_is_full(small_disk):
