@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 import anyio
 from anyio.abc import TaskGroup
 
-from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events, shifted
+from turnlog.adapters.cli.recordings import Made, Unusable, items_of, record_events
 from turnlog.adapters.cli.sessions import Session, begins, check_sessions, session_events, sessions
 from turnlog.engine.canonical import canonical, digest, parse
 from turnlog.engine.codec import event

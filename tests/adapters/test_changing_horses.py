@@ -76,34 +76,52 @@ async def logged(c):
     return [event async for event in c.events()]
 
 
+class Rider:
+    """What each horse and each backend was given so far."""
+
+    def __init__(self, models):
+        self.models = models
+        self.secrets = {horse: [] for horse in models}
+        self.kept, self.given = {horse: set() for horse in models}, {model.backend: set() for model in models.values()}
+
+    def check_secrets(self, horse, items, asked, told):
+        """Its maker's, whole and in order; nobody else's."""
+        new = [item["encrypted_content"] for item in items if item.get("encrypted_content")]
+        assert len(new) == (horse in THINKING)
+        assert secrets(asked) == self.secrets[horse]
+        assert secrets(told) == self.secrets[horse] + new
+        self.secrets[horse] += new
+
+    def check_names(self, horse, items, asked):
+        """None but those that its backend gave, and of its own all."""
+        everybodys = self.given[self.models[horse].backend]
+        assert self.kept[horse] <= names(asked) <= everybodys
+        new = {item["id"] for item in items if "id" in item and horse in THINKING}
+        self.kept[horse] |= new
+        everybodys |= new
+
+
+def check_calls(horse, turns, told):
+    """Each is there with its output, under a name that is its own and that the API takes."""
+    made, outputs = calls(told)
+    assert made == outputs
+    assert len(set(made)) == len(made)
+    assert all(0 < len(name) <= longest(horse) for name in made)
+    assert len(made) == turns or horse == "small"
+
+
 async def test_every_horse_gets_what_is_its_own_and_the_log_stays_as_it_was(stage):
     async with stage(*script()) as s:
-        c, models = await s.engine.create(id="ada"), horses(s)
-        own = {horse: [] for horse in models}
-        kept, given = {horse: set() for horse in models}, {model.backend: set() for model in models.values()}
+        c, rider = await s.engine.create(id="ada"), Rider(horses(s))
         for number, horse in enumerate(RIDE):
             before = await logged(c)
-            result = await c.run(models[horse], f"question {number}", tools=[look])
+            result = await c.run(rider.models[horse], f"question {number}", tools=[look])
             assert result.output_text.startswith(f"answer {number}")
             assert (await logged(c))[: len(before)] == before
             asked, told = s.bodies[-2:]
-            # Its maker's secrets, whole and in order; nobody else's.
-            new = [item["encrypted_content"] for item in result.items if item.get("encrypted_content")]
-            assert len(new) == (horse in THINKING)
-            assert secrets(asked) == own[horse]
-            assert secrets(told) == own[horse] + new
-            own[horse] += new
-            # Names that its backend gave, and of its own all.
-            new = {item["id"] for item in result.items if "id" in item and horse in THINKING}
-            everybodys = given[models[horse].backend]
-            assert kept[horse] <= names(asked) <= everybodys
-            kept[horse] |= new
-            everybodys |= new
-            made, outputs = calls(told)
-            assert made == outputs
-            assert len(set(made)) == len(made)
-            assert all(0 < len(name) <= longest(horse) for name in made)
-            assert len(made) == number + 1 or horse == "small"
+            rider.check_secrets(horse, result.items, asked, told)
+            rider.check_names(horse, result.items, asked)
+            check_calls(horse, number + 1, told)
         called = [entry.item["call_id"] async for entry in c.items() if entry.item.get("type") == "function_call"]
         assert called == [f"{LONG_ID}{number}" for number in range(len(RIDE))]
         # What the small one has to leave out is there for the next.
