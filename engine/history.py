@@ -76,10 +76,9 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, record: Record, said: ItemAppended | None = None) -> Entry:
         """Return the entry of a record, with what its event says beside the item."""
-        form = reading(record.shape or "unknown", record.link)
         entry = cls(
             record.seq,
-            form,
+            reading(record.shape or "unknown", record.link),
             record.response,
             record.tokens,
             record.excerpt,
@@ -131,8 +130,10 @@ class Group(msgspec.Struct, eq=False, gc=False):
     """Whether it is an output whose call is not here: there is none, or it was dropped long ago."""
     void: bool = False
     """Whether its response failed: nothing of it is sent again."""
-    fits: dict[str | None, Any] = {}
-    """How targets take it, as `turnlog.engine.window.units` has found out; it is remembered here."""
+    fit: Any = None
+    """How a target takes it, as `turnlog.engine.window.units` has found out; it is remembered here."""
+    fit_for: str | None = None
+    """For which target that is."""
 
     def take(self, entry: Entry) -> None:
         """Grow by one more entry."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from ..canonical import encode
 from ..errors import Invalid
 from ..events import Record
 from ..ids import Position
-from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, limited, ordering, weight
+from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, ordering
 from .sqlite_connection import SQL, Database, Span, moment
 from .sqlite_facets import facet, has, wanted
 
@@ -165,12 +165,20 @@ def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list
             if left is None:
                 found += [Record(name, *row) for row in rows]
             else:
-                some = list(limited((Record(name, *row) for row in rows), left))
-                found += some
-                left -= weight(some)
+                left = _until(found, (Record(name, *row) for row in rows), left)
         if len(found) >= most or (left is not None and left <= 0):
             break
     return found
+
+
+def _until(found: list[Record], records: Iterable[Record], tokens: int) -> int:
+    """Add records until *tokens* are read; return how many are left to read."""
+    for record in records:
+        found.append(record)
+        tokens -= record.tokens if record.excerpt is None else record.excerpt
+        if tokens <= 0:
+            break
+    return tokens
 
 
 def as_bytes(value: Any) -> Any:

@@ -18,7 +18,7 @@ from ..canonical import encode, loads
 from ..events import CALLED, ODD, Target
 from ..forms import mended
 from ..history import Entry, Group
-from ..items import ROLES, parts, read
+from ..items import ROLES, read
 from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
 from .kinds import paired
@@ -171,7 +171,8 @@ class _Pen:
         return self._rendered(entry, item.copy())
 
     def _written(self, entry: Entry, *, excerpted: bool) -> dict[str, Any]:
-        item, shape = self._item(entry), entry.reading.shape
+        item: dict[str, Any] = self._item(entry) if self._whole else loads(entry.item)
+        shape = entry.reading.shape
         if entry.flags & ODD:
             item = mended(item, shape, chat=self.target.api == "chat")
         if excerpted:
@@ -185,9 +186,10 @@ class _Pen:
         return self.plain(item, shape)
 
     def _rendered(self, entry: Entry, item: dict[str, Any]) -> Rendered:
-        origin, target = entry.origin, self.target
+        origin, target, response = entry.origin, self.target, entry.response
         home = origin is not None and origin.adapter == target.api and origin.backend == target.backend
-        response = None if entry.reading.maker in _CALLERS else entry.response
+        if response is not None and entry.reading.maker in _CALLERS:
+            response = None
         return Rendered(entry.seq, response, item, entry.extra, home)
 
     def plain(self, item: dict[str, Any], shape: str) -> dict[str, Any]:
@@ -264,8 +266,10 @@ def _assistant(item: dict[str, Any]) -> dict[str, Any]:
         return item
     if "id" in item:
         return {**item, "content": [_bare_part(part) for part in content]}
-    texts = [part.get("text", part.get("refusal")) for part in parts(item)]
-    said = "".join([text for text in texts if isinstance(text, str)])
+    texts = [part.get("text", part.get("refusal")) for part in content if isinstance(part, dict)]
+    said = texts[0] if len(texts) == 1 else None
+    if not isinstance(said, str):
+        said = "".join([text for text in texts if isinstance(text, str)])
     easy: dict[str, Any] = {"type": "message", "role": "assistant", "content": said}
     if item.get("phase"):
         easy["phase"] = item["phase"]

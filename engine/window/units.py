@@ -194,13 +194,14 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     def weigh(self, scene: Scene) -> None:
         """Add up what is sent."""
         out, counted = self.out, scene.weights
-        cost = lean = scene.seal * len(self.sealed)
-        other: dict[int, tuple[int, int | None]] = {}
+        cost = lean = scene.seal * len(self.sealed) if self.sealed else 0
+        other: dict[int, tuple[int, int | None]] | None = None
         for entry in self.entries:
             if out and entry.seq in out:
                 continue
             whole, short = entry.tokens, entry.excerpt
             if counted or entry.beside:
+                other = other or {}
                 whole, short = other[entry.seq] = self._other(entry, scene)
             cost += whole
             lean += whole if short is None else short
@@ -278,11 +279,11 @@ def units_of(groups: Iterable[Group], scene: Scene, invariants: Sequence[Invaria
             entries, flags = (*before.entries, *group.entries), before.fit.flags | group.flags
             before.fit = _fit(Fit(entries, flags), scene, asked, void=before.group.void)
             continue
-        fit = group.fits.get(key)
-        if fit is None:
+        if key is not None and group.fit_for == key:
+            fit = group.fit
+        else:
             fit = _fit(Fit(group.entries, group.flags), scene, asked, void=group.void)
-            if key is not None:
-                group.fits[key] = fit
+            group.fit, group.fit_for = fit, key
         at = group.at
         units.append(Unit(group, at, fit, group.flags & PINNED != 0 or at in in_effect))
     return units
@@ -302,8 +303,8 @@ def _fit(fit: Fit, scene: Scene, asked: tuple[Sequence[Invariant], Sequence[Inva
 
     *void* says that its response failed.
     """
-    refused = bool(scene.unfit) and not scene.unfit.isdisjoint([entry.seq for entry in fit.entries])
-    fit.settled = not (fit.flags & _UNSETTLED or refused) and is_settled(fit.entries)
+    if not fit.flags & _UNSETTLED and is_settled(fit.entries):
+        fit.settled = not scene.unfit or scene.unfit.isdisjoint([entry.seq for entry in fit.entries])
     if void:
         for entry in fit.entries:
             fit.leave_out(entry, FAILED)

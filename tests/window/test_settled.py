@@ -52,7 +52,7 @@ def test_every_invariant_leaves_settled_groups_alone(seed, long, monkeypatch):
         fast = units_of(history, Scene(history, target), INVARIANTS)
         seen["settled"] += sum(unit.fit.settled for unit in fast)
         for group in history:
-            group.fits.clear()
+            group.fit_for = None
         with monkeypatch.context() as patched:
             patched.setattr(fitting, "is_settled", lambda _: False)
             slow = units_of(history, Scene(history, target), INVARIANTS)

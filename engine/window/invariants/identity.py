@@ -22,14 +22,16 @@ def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
     """Take the ids from what callers said, and from a response that is not whole or from elsewhere."""
     if scene.target.api == "chat":
         return
-    if fit.made and fit.made[0].seq <= scene.unnamed:
+    made, out = fit.made, fit.out
+    if made and made[0].seq <= scene.unnamed:
         without_ids(fit, _UNFOUND)
         return
-    for entry in fit.made:
-        if entry.seq in fit.out or not _at_home(entry, scene):
+    for entry in made:
+        if entry.seq in out or not _at_home(entry, scene):
             without_ids(fit, _NAMELESS)
             return
-    fit.strip([entry for entry in fit.entries if entry.reading.maker in ("input", "output")])
+    if len(made) < len(fit.entries):
+        fit.strip([entry for entry in fit.entries if entry.reading.maker in ("input", "output")])
 
 
 def without_ids(fit: Fit, rule: str) -> None:
