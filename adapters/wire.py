@@ -99,35 +99,42 @@ class ServerSentEvents:
             if self._after_return and piece == b"\n":
                 self._after_return = False
                 continue  # the second half of a line end that was cut in two
-            body = piece.rstrip(b"\r\n")
-            ended = len(body) < len(piece)
             self._after_return = piece.endswith(b"\r")
-            self._line += body
-            if ended:
-                yield from self._end_of_line()
+            line = piece.rstrip(b"\r\n")
+            if len(line) == len(piece):
+                self._line += line  # what is missing of it is in the next chunk
+                continue
+            if self._line:
+                line = bytes(self._line) + line
+                self._line.clear()
+            event = self._ended(line)
+            if event is not None:
+                yield event
 
     def finish(self) -> Iterator[bytes]:
         """Yield the last event, if its server forgot the empty line behind it."""
-        if self._line:
-            yield from self._end_of_line()
-        if self._data:
-            yield from self._end_of_line()
-
-    def _end_of_line(self) -> Iterator[bytes]:
-        line = bytes(self._line)
+        for line in (bytes(self._line), b""):
+            event = self._ended(line)
+            if event is not None:
+                yield event
         self._line.clear()
+
+    def _ended(self, line: bytes) -> bytes | None:
+        """Take a whole line in; return the data of the event that it ends."""
         if not self._begun:
             self._begun = True
             line = line.removeprefix(_MARK)
-        if not line:
-            if self._data:
-                self.any = True
-                yield b"\n".join(self._data)
-                self._data.clear()
-            return
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            self._data.append(value.removeprefix(b" "))
+        if line:
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(value.removeprefix(b" "))
+            return None
+        if not self._data:
+            return None
+        self.any = True
+        data = b"\n".join(self._data)
+        self._data.clear()
+        return data
 
 
 async def receive(
@@ -150,8 +157,11 @@ async def receive(
             told = await stack.enter_async_context(aclosing(_said(answer)))
             while True:
                 # No scope is open while the caller has what was said.
-                with _limit(stall):
+                if stall is None:
                     said = await anext(told, None)
+                else:
+                    with _limit(stall):
+                        said = await anext(told, None)
                 if said is None:
                     return
                 yield said

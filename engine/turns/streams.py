@@ -32,7 +32,8 @@ class Channel:
         self.scope = anyio.CancelScope()
         self.ended = anyio.Event()
         self._events: deque[StreamEvent] = deque()
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None
+        """What readers wait for; None where nobody does."""
         self._result: Result | None = None
         self._error: Exception | None = None
         self._watched = True
@@ -55,9 +56,9 @@ class Channel:
         self._wake()
 
     def _wake(self) -> None:
-        # Every waiter has the old event: with one that each of them makes, a second reader would wait for ever.
-        self._news.set()
-        self._news = anyio.Event()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set()
 
     def unwatched(self) -> None:
         """Keep nothing more: the reader has left, and the work goes on."""
@@ -76,7 +77,9 @@ class Channel:
         while not self._events:
             if self.ended.is_set():
                 return None
-            await self._news.wait()
+            # All readers wait for one event: with one that each of them makes, the first would wait for ever.
+            self._news = news = self._news or anyio.Event()
+            await news.wait()
         return self._events.popleft()
 
     def outcome(self) -> Result:

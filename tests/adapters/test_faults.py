@@ -127,7 +127,7 @@ async def test_a_model_has_a_limit_of_its_own_for_silence(stage, api, answer, fa
         with pytest.raises(ResponseFailed, match=r"nothing came for 0\.15 s") as raised:
             await c.respond(hasty, "Hi")
         assert (raised.value.result.reason, raised.value.retryable) == ("timeout", True)
-        assert (await c.respond(hasty)).output_text == "Again."
+        assert (await c.respond(model(s, api, url))).output_text == "Again."
 
 
 async def test_a_slow_answer_is_no_stall(stage, api):
