@@ -130,6 +130,8 @@ class ModelCall:
         self.broken = broken
         """Why it cannot be sent."""
         self._resumed = resumed
+        self.background = resumed is not None or (isinstance(body, Mapping) and body.get("background") is True)
+        """Whether it goes on at its server without anybody listening."""
         self.ended = False
         self.items: dict[int, dict[str, Any]] = {}
         """What is logged of the answer, by seq."""
@@ -146,11 +148,6 @@ class ModelCall:
     def begun(self) -> bool:
         """Whether there is something of an answer."""
         return bool(self.items) or self.recorder.begun
-
-    @property
-    def background(self) -> bool:
-        """Whether it goes on at its server without anybody listening."""
-        return self._resumed is not None or (isinstance(self.body, Mapping) and self.body.get("background") is True)
 
     # -- receiving
 

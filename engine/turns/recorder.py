@@ -98,6 +98,8 @@ class Recorder:
 
     def _due(self) -> Sequence[Finished]:
         """Let go of what stands before anything unfinished, but not of reasoning that nothing has followed yet."""
+        if not self.held:
+            return ()
         first = min(self._drafts, default=None)
         due = [one for one in self.held if first is None or one.place < first]
         if not due or read(due[-1].item).shape == "reasoning":
