@@ -303,11 +303,22 @@ def test_files_and_functions_are_small():
     assert lengths[len(lengths) * 19 // 20] <= 45
 
 
-def test_importing_turnlog_imports_no_sdk():
+SDKS = ("openai", "tiktoken", "pydantic", "structlog", "aiosqlite")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("turnlog", (*SDKS, "importlib.resources", "importlib.metadata")),
+        ("turnlog.adapters.responses", SDKS),
+        ("turnlog.adapters.chat_completions", SDKS),
+        ("turnlog.adapters.cli.app", ("openai", "tiktoken", "pydantic", "psycopg")),
+    ],
+)
+def test_importing_it_imports_no_sdk(module, heavy):
     import subprocess
     import sys
 
-    heavy = ("openai", "tiktoken", "pydantic", "structlog", "aiosqlite", "importlib.resources", "importlib.metadata")
-    code = f"import sys, turnlog; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
