@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,13 @@ def sources() -> Iterator[Path]:
     yield ROOT / "turnlog" / "__init__.py"
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the modules that a file imports, absolute, and whether only for types."""
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return the modules that a file imports, absolute, and whether only for types."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     parts = path.relative_to(ROOT).with_suffix("").parts
     package = ["turnlog", *parts[:-1]] if parts[0] in ("engine", "adapters") else list(parts[:-1])
     tree = ast.parse(path.read_text())
