@@ -1,4 +1,7 @@
-"""What the adapters of OpenAI's APIs share: sending a body, reading server-sent events, naming what went wrong."""
+"""What the adapters of OpenAI's APIs share: sending a body, reading server-sent events, naming what went wrong.
+
+openai's package takes long to import, and what was recorded is read without it: it comes in where a client is at hand.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
-import openai
 
 from turnlog.engine.canonical import salvage
 from turnlog.engine.checks import seconds
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
 from turnlog.engine.window.budget import accepted
+
+if TYPE_CHECKING:
+    import openai
 
 __all__ = (
     "DONE",
@@ -165,13 +170,17 @@ async def receive(
                 if said is None:
                     return
                 yield said
-    except openai.OpenAIError as error:
-        raise failure(error) from error
     except ModelFailure:
         raise
     except Exception as error:
-        # The client hands bytes on as its HTTP library reads them, with that library's errors.
-        raise _broken(error, begun=begun) from error
+        raise _named(error, begun=begun) from error
+
+
+def _named(error: Exception, *, begun: bool) -> ModelFailure:
+    """Return what an error of the client says, or one of its HTTP library: what reads bytes meets those."""
+    import openai  # noqa: PLC0415 - see above
+
+    return failure(error) if isinstance(error, openai.OpenAIError) else _broken(error, begun=begun)
 
 
 @contextmanager
@@ -185,6 +194,8 @@ def _limit(seconds: float | None) -> Iterator[None]:
 @contextmanager
 def failing() -> Iterator[None]:
     """Raise what goes wrong with a client's call as a `ModelFailure`."""
+    import openai  # noqa: PLC0415 - see above
+
     try:
         yield
     except openai.OpenAIError as error:
@@ -264,6 +275,8 @@ def _broken(error: Exception, *, begun: bool) -> ModelFailure:
 
 def failure(error: openai.OpenAIError) -> ModelFailure:
     """Return what an error of openai's client says."""
+    import openai  # noqa: PLC0415 - see above
+
     message = str(getattr(error, "message", None) or error)[:_LONGEST]
     if isinstance(error, openai.APIStatusError):
         return ModelFailure(
@@ -359,6 +372,8 @@ def check_client(client: object, part: str) -> None:
     Raises:
         Invalid: it is not.
     """
+    import openai  # noqa: PLC0415 - see above
+
     kind = type(client).__name__
     if isinstance(client, openai.OpenAI):
         raise Invalid(f"client=an {kind}: it waits for answers where turnlog goes on; pass an Async{kind}")

@@ -1,5 +1,6 @@
 """What every test has: one event loop backend, no blocking calls on it, a seed that is printed."""
 
+import gc
 import json
 import os
 import random
@@ -39,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def _seed(config: pytest.Config) -> str:
     """Return a seed: the same one always, so that what was green stays green; a new one for the long suites."""
     return str(random.randrange(2**32)) if config.getoption("--long") else "20"
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported for good out of the collector's way: some tests call it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

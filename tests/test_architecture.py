@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,13 @@ def sources() -> Iterator[Path]:
     yield ROOT / "turnlog" / "__init__.py"
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the modules that a file imports, absolute, and whether only for types."""
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return the modules that a file imports, absolute, and whether only for types."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     parts = path.relative_to(ROOT).with_suffix("").parts
     package = ["turnlog", *parts[:-1]] if parts[0] in ("engine", "adapters") else list(parts[:-1])
     tree = ast.parse(path.read_text())
@@ -303,11 +309,22 @@ def test_files_and_functions_are_small():
     assert lengths[len(lengths) * 19 // 20] <= 45
 
 
-def test_importing_turnlog_imports_no_sdk():
+SDKS = ("openai", "tiktoken", "pydantic", "structlog", "aiosqlite")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("turnlog", (*SDKS, "importlib.resources", "importlib.metadata")),
+        ("turnlog.adapters.responses", SDKS),
+        ("turnlog.adapters.chat_completions", SDKS),
+        ("turnlog.adapters.cli.app", ("openai", "tiktoken", "pydantic", "psycopg")),
+    ],
+)
+def test_importing_it_imports_no_sdk(module, heavy):
     import subprocess
     import sys
 
-    heavy = ("openai", "tiktoken", "pydantic", "structlog", "aiosqlite", "importlib.resources", "importlib.metadata")
-    code = f"import sys, turnlog; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

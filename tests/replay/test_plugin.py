@@ -23,6 +23,8 @@ LOOPS = {
     "anyio": ("pytestmark = pytest.mark.anyio", "pytest.fixture"),
     "pytest-asyncio": ("pytestmark = pytest.mark.asyncio", "pytest_asyncio.fixture"),
 }
+NEEDED = {"anyio": ("anyio",), "pytest-asyncio": ("anyio", "pytest_asyncio.plugin")}
+"""The plugins that the tests need: to look for all that are installed takes longer than the tests themselves."""
 CONFTEST = """
     import pytest
     from instant_model import Instant, call
@@ -83,29 +85,20 @@ def run(tmp_path, loop):
     (tmp_path / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{scope}")
     (tmp_path / "conftest.py").write_text(dedent(CONFTEST))
 
-    def runs(*options, module=SERVICE):
+    def runs(*options, module=SERVICE, found=False):
         mark = f"import pytest_asyncio\n    {LOOPS[loop][0]}" if loop != "anyio" else LOOPS[loop][0]
         text = dedent(module.replace("MARK", mark).replace("FIXTURE", LOOPS[loop][1]))
         (tmp_path / "test_service.py").write_text(text)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            *options,
-            "test_service.py",
-        ]
-        if loop != "pytest-asyncio":
-            command[3:3] = ["-p", "no:asyncio"]
-        if not INSTALLED:
-            command[3:3] = ["-p", "turnlog.engine.testing.plugin"]
+        plugins = ["no:cacheprovider"]
+        plugins += ["no:xdist"] if found else [*NEEDED[loop], "turnlog.engine.testing.plugin"]
+        plugins += ["no:asyncio"] if found and loop != "pytest-asyncio" else []
+        named = [part for plugin in plugins for part in ("-p", plugin)]
+        command = [sys.executable, "-m", "pytest", *named, *options, "test_service.py"]
         paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
-        )
+        environment = {**os.environ, "PYTHONPATH": paths}
+        if not found:
+            environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
     return runs
@@ -132,6 +125,11 @@ def recording(tmp_path):
 
 async def look_up(word: str) -> str:
     return f"{word}: a word"
+
+
+@pytest.mark.skipif(not INSTALLED, reason="turnlog is not installed")
+def test_pytest_finds_it_by_itself(run, recording):
+    assert "1 passed" in run(found=True)
 
 
 def test_a_test_is_recorded_once_and_played_ever_after(run, tmp_path):

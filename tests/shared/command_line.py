@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
+import typer.main
 
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.app import main
 
 COMMAND = str(Path(sys.executable).parent / "turnlog")
+BUILT = cache(typer.main.get_command)
+"""What is made of all the commands' signatures: a process makes it once, and so does this one."""
 
 
 class Told(NamedTuple):
@@ -40,6 +44,7 @@ def turnlog(*arguments: object, stdin: str = "", **environment: str) -> Told:
     }
     out, err = io.StringIO(), io.StringIO()
     with (
+        patch.object(typer.main, "get_command", BUILT),
         patch.dict(os.environ, {**clean, **environment}, clear=True),
         # Once made, a console asks no more; who runs the tests may have told it a width.
         patch.object(show.console, "_width", int(environment.get("COLUMNS", 200))),
