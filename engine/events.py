@@ -398,5 +398,5 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 def checksum(item: bytes | None, data: bytes | None) -> int:
     """Return 64 bits over an event's bytes, as a signed integer, which every SQL database can hold."""
-    seal = hashlib.blake2b(b"%b\0%b" % (item or b"", data or b""), digest_size=8)
+    seal = hashlib.blake2b((item or b"") + b"\0" + (data or b""), digest_size=8)
     return int.from_bytes(seal.digest(), "big", signed=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -367,6 +368,21 @@ class History:
         first = self.path[0][0] if self.path else 1
         self.path[:1] = [(first, max(self.version, first))]
 
+    @property
+    def grown(self) -> int | None:
+        """The lowest place that something came to, or went from, as `extend` was last called; None: there is none."""
+        return min(self._growing, default=None)
+
+    def shed(self, places: AbstractSet[int]) -> None:
+        """Forget groups behind the early ones, with the calls in them, as if nothing of them had ever been here."""
+        gone = {entry.seq for at in places for entry in self.groups.pop(at).entries}
+        self.order = [at for at in self.order if at not in places]
+        self.calls = {key: call for key, call in self.calls.items() if call.at not in places}
+        self.effects = {kind: at for kind, at in self.effects.items() if at not in places}
+        self.large = [entry for entry in self.large if entry.seq not in gone]
+        self.pins -= places
+        self.late -= places
+
     def learn(self, request: Record) -> None:
         """Learn whom an older request was for, whose answer is here."""
         if request.kind == REQUESTED:
@@ -452,6 +468,7 @@ class History:
             group = self.groups.get(response)
             if group is not None:
                 self.groups[response] = group.twin(void=True)
+                self._growing.add(response)
                 self.calls = {key: call for key, call in self.calls.items() if call.at != response}
         elif record.item is not None:
             entry = self._entry(record)

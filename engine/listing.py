@@ -35,6 +35,7 @@ from .manifest import SENT, Manifest, Verdict
 from .pages import Page, Pages
 from .paths import Along, Paths, Reads, paths_of
 from .replay import rebuild
+from .replay.rebuilding import Shelf
 from .turns.listed import Turn, turns_on
 from .turns.places import turn_end, turns_of
 from .turns.plan import one_of
@@ -180,11 +181,16 @@ def event_of(record: Record) -> Event:
 
 
 class Listing:
-    """Lists one conversation."""
+    """Lists one conversation; *shelf*: as it is read there, rather than in the engine's store."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, shelf: Shelf | None = None) -> None:
         self._engine = engine
         self._name = name
+        self._shelf = shelf
+
+    @property
+    def _store(self) -> Shelf:
+        return self._engine.store if self._shelf is None else self._shelf
 
     async def records(self, query: Query | None = None, reads: Reads | None = None) -> AsyncGenerator[Record, None]:
         """Yield records in the order of *query*, read in pages of its limit, from the store or along a path.
@@ -197,7 +203,7 @@ class Listing:
         query = msgspec.structs.replace(query, limit=size)
         while True:
             self._engine.check()
-            snapshot = await (reads or self._engine.store).read(self._name, query)
+            snapshot = await (reads or self._store).read(self._name, query)
             if snapshot is None or snapshot.head.deleted:
                 raise NotFound(f"conversation {self._name}", deleted=snapshot is not None)
             page = snapshot.records[0]
@@ -214,7 +220,7 @@ class Listing:
             news = self._engine.news()
             async for record in self.records(Query(after=after)):
                 after = record.seq
-                yield event_of(await whole_record(self._engine.store, record))
+                yield event_of(await whole_record(self._store, record))
             if not follow:
                 return
             await news.wait()
@@ -240,7 +246,7 @@ class Listing:
 
         async def fetch(cursor: str | None) -> Page[Entry]:
             self._engine.check()
-            store = self._engine.store
+            store = self._store
             paths = await paths_of(store, self._name)
             query = _from(cursor, Query(after=after or 0, before=before, reverse=down, limit=_MORE + 2 * limit))
             found: list[Record] = []
@@ -263,7 +269,7 @@ class Listing:
         """Return the turns of neighbours by seq, each on the path that it lies on."""
         turns: dict[int, int] = {}
         for version, some in groupby(sorted(records, key=_seq), lambda one: paths.left(one.seq)):
-            along = Along(self._engine.store, paths.to(version))
+            along = Along(self._store, paths.to(version))
             turns |= await turns_of(along, self._name, list(some))
         return turns
 
@@ -274,10 +280,10 @@ class Listing:
 
         async def fetch(cursor: str | None) -> Page[Turn]:
             self._engine.check()
-            paths = await paths_of(self._engine.store, self._name)
+            paths = await paths_of(self._store, self._name)
             place, _, number = (cursor or ":0").partition(":")
             bounds = (after or 0, LAST) if not place else (after or 0, int(place)) if down else (int(place), LAST)
-            store, version = self._engine.store, paths.head.version
+            store, version = self._store, paths.head.version
             found = await turns_on(store, self._name, paths, version, bounds, limit + 1, down=down)
             for top in paths.tops() if abandoned else ():
                 left = await turns_on(store, self._name, paths, top, bounds, limit + 1, down=down)
@@ -303,14 +309,14 @@ class Listing:
 
         async def fetch(cursor: str | None) -> Page[Call]:
             self._engine.check()
-            paths = await paths_of(self._engine.store, self._name)
+            paths = await paths_of(self._store, self._name)
             bounds = Query()
             if turn is not None:
-                along = Along(self._engine.store, paths.to(paths.left(turn)))
+                along = Along(self._store, paths.to(paths.left(turn)))
                 bounds = Query(after=turn - 1, before=await turn_end(along, self._name, turn))
             query = _from(cursor, msgspec.structs.replace(bounds, limit=limit + 1, reverse=down))
             queries = [msgspec.structs.replace(query, mark=mark) for mark in ("request", "aside")]
-            snapshot = await self._engine.store.read(self._name, *queries)
+            snapshot = await self._store.read(self._name, *queries)
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")
             found = sorted(chain(*snapshot.records), key=_seq, reverse=down)[: limit + 1]
@@ -332,7 +338,7 @@ class Listing:
         """
         whole("response", seq, 1, LAST)
         self._engine.check()
-        snapshot = await self._engine.store.read(self._name, Query(after=seq - 1, before=seq + 1))
+        snapshot = await self._store.read(self._name, Query(after=seq - 1, before=seq + 1))
         if snapshot is None:
             raise NotFound(f"conversation {self._name}")
         requests = [record for record in snapshot.records[0] if record.kind == REQUESTED]
@@ -341,7 +347,7 @@ class Listing:
                 f"conversation {self._name}, response {seq} (a response is named by the seq of its {REQUESTED}; "
                 "look at the events)"
             )
-        return (await self._calls(requests, await paths_of(self._engine.store, self._name)))[0]
+        return (await self._calls(requests, await paths_of(self._store, self._name)))[0]
 
     async def _calls(self, requests: Sequence[Record], paths: Paths) -> list[Call]:
         """Return recorded model calls, with what became of them."""
@@ -350,7 +356,7 @@ class Listing:
         ends: dict[int, list[Record]] = {record.seq: [] for record in requests}
         before: int | None = None
         if all(map(is_answer, requests)):  # what is beside the conversation may end behind the next request
-            following = await self._engine.store.read(self._name, Query(mark="request", after=max(ends), limit=1))
+            following = await self._store.read(self._name, Query(mark="request", after=max(ends), limit=1))
             before = following.records[0][0].seq if following and following.records[0] else None
         going = set(ends)
         async with aclosing(self.records(Query(after=min(ends), before=before))) as records:

@@ -22,12 +22,15 @@ from turnlog.adapters.cli.databases import existing, named
 from turnlog.adapters.cli.exporting import appearing
 from turnlog.engine.canonical import encode, loads
 from turnlog.engine.codec import item_of, when
-from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
+from turnlog.engine.errors import CorruptLog
+from turnlog.engine.events import Record
+from turnlog.engine.listing import Listing
 from turnlog.engine.log import Query
 from turnlog.engine.replay import stepping
 from turnlog.engine.replay.differing import alike
 from turnlog.engine.replay.encoders import encoders
+from turnlog.engine.replay.legible import Legible
 from turnlog.engine.replay.sent import Pieces, sent
 from turnlog.engine.replay.stepping import KINDS, Step
 from turnlog.engine.turns.listed import Turn
@@ -42,6 +45,8 @@ _PARTS: Final = 4
 """Times as many are shown of an item, or of what else a request says, whatever it is made of."""
 _QUESTION: Final = 300
 _RUNS: Final = 80
+_TURNS: Final = 200
+"""Turns that are listed at once."""
 
 
 def report(
@@ -172,16 +177,18 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
 
     Raises:
         NotFound: there is no such conversation.
-        CorruptLog: an event cannot be read.
+        CorruptLog: see `steps`.
     """
     conversation = await engine.get(name)
     found = await stepping.steps(engine, name)
     places = {one.seq: index for index, one in enumerate(found)}
     pieces, frames = Pieces(), _Frames()
     requests = await _requests(engine, name, {one.seq: one.before for one in found}, pieces, frames)
-    steps = [{**_step(one, places), **requests[one.seq]} for one in found]
+    steps = [{**_step(one, places), **(requests.get(one.seq) or _unknown(one))} for one in found]
     snapshot = await engine.store.read(name, Query(limit=1), Query(limit=1, reverse=True))
-    times = [f"{when(one):%Y-%m-%d %H:%M:%S}" for some in (snapshot.records if snapshot else ()) for one in some]
+    times = [_time(one) for some in (snapshot.records if snapshot else ()) for one in some]
+    listing = Listing(engine, name, Legible(engine.store))
+    turns = [await _turn(engine, name, one) async for one in listing.turns(None, _TURNS, "asc", abandoned=True)]
     return {
         "about": {
             "id": name,
@@ -195,21 +202,34 @@ async def _data(engine: Engine, name: str) -> dict[str, Any]:
         },
         "kinds": KINDS,
         "steps": steps,
-        "turns": [
-            await _turn(engine, conversation, one) async for one in conversation.turns(abandoned=True, limit=200)
-        ],
+        "turns": turns,
         "frames": frames.values,
         "pieces": [one.decode() for one in pieces.values],
     }
 
 
-async def _turn(engine: Engine, conversation: Conversation, turn: Turn) -> dict[str, Any]:
+def _time(record: Record) -> str:
+    try:
+        return f"{when(record):%Y-%m-%d %H:%M:%S}"
+    except CorruptLog:
+        return "an unknown time"
+
+
+def _unknown(step: Step) -> dict[str, Any]:
+    """Return what there is of a request that is not in the log as one."""
+    return {"missing": step.error, "pieces": (0, []), "frame": None, "field": None}
+
+
+async def _turn(engine: Engine, name: str, turn: Turn) -> dict[str, Any]:
     """Return a turn, with what it began with."""
-    snapshot = await engine.store.read(conversation.id, Query(after=turn.seq - 1, before=turn.seq + 1))
+    snapshot = await engine.store.read(name, Query(after=turn.seq - 1, before=turn.seq + 1))
     said = ""
     if snapshot is not None and snapshot.records[0]:
-        item = item_of(snapshot.records[0][0])
-        said = "[erased]" if item is None else show.said(item).removeprefix("user: ")
+        try:
+            item = item_of(snapshot.records[0][0])
+            said = "[erased]" if item is None else show.said(item).removeprefix("user: ")
+        except CorruptLog:
+            said = "[damaged]"
     return {
         "seq": turn.seq,
         "number": turn.number,

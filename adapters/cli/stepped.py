@@ -16,7 +16,8 @@ from turnlog.engine.log import Query
 from turnlog.engine.manifest import SENT, stored
 from turnlog.engine.replay import stepping
 from turnlog.engine.replay.differing import told
-from turnlog.engine.replay.stepping import KINDS, Diff, Step
+from turnlog.engine.replay.legible import Legible
+from turnlog.engine.replay.stepping import BAD, KINDS, Diff, Step
 
 __all__ = ("COLORS", "Shown", "document", "overview")
 
@@ -78,13 +79,13 @@ class Shown:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
+        self._store = Legible(engine.store)
         self.name = name
 
     async def _events(self, after: int, limit: int, before: int | None = None) -> list[Event]:
-        store = self._engine.store
-        snapshot = await store.read(self.name, Query(after=after, before=before, limit=limit))
+        snapshot = await self._store.read(self.name, Query(after=after, before=before, limit=limit))
         records = snapshot.records[0] if snapshot is not None else ()
-        return [event_of(await whole(store, one)) for one in records]
+        return [event_of(await whole(self._store, one)) for one in records]
 
     async def _items(self, seqs: Sequence[int]) -> list[Event]:
         """Return events, most of which lie side by side."""
@@ -168,7 +169,7 @@ class Shown:
 def _asked(step: Step) -> str:
     purpose = "" if step.purpose == "answer" else f", {step.purpose}"
     again = f", again after {step.retry_of}" if step.retry_of is not None else ""
-    where = f"{step.model} at {step.backend} over {step.api}"
+    where = f"{step.model} at {step.backend} over {step.api}" if step.model else "an unknown model"
     return f"{where}, {step.policy}{purpose}{again}, {step.requested:%Y-%m-%d %H:%M:%S}"
 
 
@@ -186,7 +187,7 @@ def _bar(step: Step) -> str:
 
 
 def _outcome(step: Step) -> str:
-    style = {"completed": "green", "failed": "red", "interrupted": "red"}.get(step.status, "yellow")
+    style = "green" if step.status == "completed" else "red" if step.status in BAD else "yellow"
     told_ = [f"[{style}]{step.status}[/]"]
     if step.error:
         told_.append(show.plain(step.error))

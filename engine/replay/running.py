@@ -1,7 +1,7 @@
 """Digests on the run: what a request's body comes to, from what the one before it on the same line came to.
 
-Between two cuts a window only grows at its end, so its items need not be written again for each request that holds
-them: the state of the hash behind the groups that can grow no more is kept, and the next digest goes on from there. A
+A window grows at its end and is cut at its beginning, so its items need not be written again for each request that
+holds them: what each group was written as is kept, and between two cuts the state of the hash behind them too. A
 digest that is the recorded one proves that the log still gives what was sent. Any other proves nothing: then the
 request is rebuilt from its beginning.
 """
@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -20,15 +20,14 @@ import msgspec
 
 from ..blobs import filled
 from ..canonical import encode, loads
-from ..codec import ITEM, REQUESTED
+from ..codec import REQUESTED
 from ..errors import CorruptLog, StoreError
-from ..events import Record, ResponseRequested
+from ..events import ASIDE, Record, ResponseRequested
 from ..history import Group
-from ..items import reading
-from ..manifest import SENT, Manifest, Run, Span
+from ..manifest import SENT, Fate, Manifest, Run, Span, form_of
 from ..model import keyed
 from ..window.remote import addressed
-from ..window.render import render
+from ..window.render import Pen
 from .encoders import Encoders, Frame, Piecewise
 from .rebuilding import Gathered, Shelf, gathered
 
@@ -41,8 +40,6 @@ _BYTES: Final = 8 * 1024 * 1024
 """How much of what was read last is kept at hand."""
 _FAILED: Final = "response.failed"
 _FEW: Final = 8
-_CARRIERS: Final = frozenset({ITEM, "response.interrupted"})
-"""The events that can carry an item."""
 _FAR: Final = 2**63
 
 
@@ -146,109 +143,112 @@ class Frames:
             return None
 
 
-class _Line:
-    """What the last window of one line came to.
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
+    """What one group of a window was written as."""
 
-    The groups that can grow no more are settled: they are in the state of the hash. The last one, which may still grow,
-    is the tail.
+    place: int
+    """The group's place."""
+    upto: int
+    """The last seq of it, and of all before it."""
+    data: bytes
+    """Its entries in the list, between commas; empty where nothing of it is sent."""
+    kept: Sequence[int]
+    """What the entries were kept as."""
+
+
+class _Line:
+    """What the last window of one line came to: its groups, and a chunk for each of them.
+
+    All chunks but the last, whose group may still grow, are in the state of the hash. The first one is what stands in
+    front of the groups.
     """
 
-    def __init__(self, made: Gathered) -> None:
-        self.made = made
+    def __init__(self, made: Gathered, front: Sequence[Any], keep: Callable[[Any], int] | None) -> None:
         self.history = made.history
         self.manifest = made.manifest
         self.seen = 0
         """The last seq that the history has taken in."""
-        self.frame: Frame | None = None
-        self.last = 0
-        """The place of the last group."""
-        self.settled_to = 0
-        """The last seq of what is settled."""
-        self.written_to = 0
-        """The last seq of the tail."""
+        self._keep = keep
+        self._chunks: list[_Chunk] = []
+        self._before: bytes | None = None
+        """What the hash begins with; None: it has to begin anew."""
         self._hash: Any = None
+        self._hashed = 0
+        """How many chunks are in it."""
         self._begun = False
-        """Whether the list has entries by the end of what is settled."""
-        self._settled: list[bytes] = []
-        self._tail = b""
-        self._kept: list[int] = []
-        self._tail_kept: list[int] = []
+        """Whether the list has entries by the end of them."""
+        early = max(made.manifest.early, default=0)
+        self.write(early, early, front)
 
-    def begin(self, frame: Frame) -> None:
-        """Begin a body, with what is settled and stands in another one now."""
-        self.frame = frame
-        self._hash = hashlib.sha256(frame.before)
-        self._begun = frame.begun
-        data = b",".join(self._settled)
-        self._settled.clear()
-        self._settle(data)
-
-    def _settle(self, data: bytes) -> None:
-        if data:
-            self._hash.update(b"," + data if self._begun else data)
-            self._begun = True
-            self._settled.append(data)
-
-    def settle(self, data: bytes, to: int, kept: Sequence[int]) -> None:
-        """Write entries that stand where they are as long as the window begins so."""
-        self._settle(data)
-        self.settled_to = max(self.settled_to, to)
-        self._kept += kept
-
-    def end(self, data: bytes, to: int, kept: list[int]) -> None:
-        """Write the entries of the last group."""
-        self._tail, self._tail_kept = data, kept
-        self.written_to = max(self.settled_to, to)
+    def write(self, place: int, upto: int, pieces: Sequence[Any]) -> None:
+        """Write a group's entries at the end."""
+        kept = () if self._keep is None else [self._keep(one) for one in pieces]
+        upto = max(upto, self._chunks[-1].upto) if self._chunks else upto
+        self._chunks.append(_Chunk(place, upto, b",".join(map(encode, pieces)), kept))
 
     def digest(self, frame: Frame) -> str:
         """Return the digest of the body."""
+        if self._before != frame.before:  # what is around the items is another; they are the same
+            self._before, self._hash = frame.before, hashlib.sha256(frame.before)
+            self._hashed, self._begun = 0, frame.begun
+        chunks, last = self._chunks, len(self._chunks) - 1
+        while self._hashed < last:
+            self._update(self._hash, chunks[self._hashed].data)
+            self._begun |= chunks[self._hashed].data != b""
+            self._hashed += 1
         state = self._hash.copy()
-        state.update((b"," if self._begun and self._tail else b"") + self._tail + frame.after)
+        self._update(state, chunks[last].data)
+        state.update(frame.after)
         return str(state.hexdigest())
+
+    def _update(self, state: Any, data: bytes) -> None:
+        if data:
+            state.update(b"," + data if self._begun else data)
 
     @property
     def kept(self) -> list[int]:
         """What the entries were kept as."""
-        return [*self._kept, *self._tail_kept]
+        return [place for chunk in self._chunks for place in chunk.kept]
 
-    def extend(self, records: Sequence[Record]) -> int:
-        """Take in what came since; return the lowest place that something came to."""
-        items = [one for one in records if (one.item is not None and one.kind in _CARRIERS) or one.kind == _FAILED]
+    def go_on(self, manifest: Manifest, records: Iterable[Record]) -> bool:
+        """Take in what came since, and keep what the next window holds too; return False if it has to begin anew."""
+        before, self.manifest = self.manifest, manifest
+        if (before.base, before.early) != (manifest.base, manifest.early) or before.cut > manifest.cut:
+            return False
+        items = [one for one in records if one.kind == _FAILED or (one.item is not None and not one.flags & ASIDE)]
         self.history.extend(items)
-        low = _FAR
-        for record in items:
-            at = record.seq if record.response is None else record.response
-            form = reading(record.shape or "unknown", record.link)
-            if form.is_output and form.kind is not None:
-                call = self.history.calls.get((form.kind.answers or "", form.link or ""))
-                at = record.seq if call is None else call.at
-            low = min(low, at)
-        return low
+        since = 0
+        if before.cut < manifest.cut:
+            since = manifest.cut
+            if not self._shed(before, manifest):
+                return False
+        low, same = self.history.grown or _FAR, _agreed(before, manifest, since)
+        chunks = self._chunks
+        while chunks and (chunks[-1].place >= low or chunks[-1].upto > same):
+            chunks.pop()
+        if len(chunks) < self._hashed:
+            self._before = None
+        return bool(chunks)
 
-    def go_on(self, manifest: Manifest, frame: Frame, low: int) -> int | None:
-        """Return the index of the first group to write behind what is settled for the next window; None: begin anew.
+    def _shed(self, before: Manifest, manifest: Manifest) -> bool:
+        """Drop the groups below a new cut that are not sent; return False if the others are not what they were."""
+        groups, cut = self.history.groups, manifest.cut
+        dropped: set[int] = set()
+        for at in self.history.order[: bisect_left(self.history.order, cut)]:
+            seqs = [entry.seq for entry in groups[at].entries]
+            if not any(manifest.fate(seq) in SENT for seq in seqs):
+                dropped.add(at)
+            elif any(_form(before, seq) != _form(manifest, seq) for seq in seqs):
+                return False
+        self.history.shed(dropped)
+        self._chunks = [chunk for chunk in self._chunks if chunk.place not in dropped]
+        self._before = None
+        return True
 
-        *low* is the lowest place that something came to since.
-        """
-        before = self.manifest
-        if self.frame is None:
-            return None
-        if (before.base, before.early, before.cut) != (manifest.base, manifest.early, manifest.cut):
-            return None
-        same = _agreed(before, manifest)
+    def behind(self) -> Sequence[int]:
+        """Return the places of the groups that are not written yet."""
         order = self.history.order
-        if low > self.last and same >= self.written_to:
-            if order and order[-1] > self.last:  # the last group is not the last any more
-                self.settle(self._tail, self.written_to, self._tail_kept)
-                self.end(b"", self.settled_to, [])
-            index = bisect_right(order, self.last)
-        elif low >= self.last and same >= self.settled_to:
-            index = bisect_left(order, self.last)
-        else:
-            return None
-        if self.frame is not frame and self.frame.before != frame.before:
-            self.begin(frame)  # what is around the items is another; they are the same
-        return index
+        return order[bisect_right(order, self._chunks[-1].place) :]
 
 
 class Running:
@@ -312,50 +312,28 @@ class Running:
         settings: Any,
     ) -> str:
         """Return the digest of a request's body, going on from its line's last."""
-        line, index = self._lines.get(place), None
+        line = self._lines.get(place)
         new = self.recent.between(line.seen, request.seq) if line is not None else None
-        if line is not None and new is not None:
-            index = line.go_on(said.manifest, frame, line.extend(new))
-        if line is None or index is None:
-            line = self._lines[place] = _Line(await gathered(self._store, self._name, said, self.recent))
+        if line is None or new is None or not line.go_on(said.manifest, new):
+            made = await gathered(self._store, self._name, said, self.recent)
+            line = self._lines[place] = _Line(made, encoder.pieces(made.part(()), settings), self._keep)
             while len(self._lines) > _LINES:
                 self._lines.popitem(last=False)
-            line.begin(frame)
-            line.settle(*self._written(encoder.pieces(line.made.part(()), settings), 0))
-            index = 0
         self._lines.move_to_end(place)
-        line.seen, line.manifest, line.frame = request.seq - 1, said.manifest, frame
-        order = line.history.order
-        if index < len(order):
-            await self._write(line, [line.history.groups[at] for at in order[index:]], said, encoder, settings)
+        line.seen = request.seq - 1
+        groups = [line.history.groups[at] for at in line.behind()]
+        if groups:
+            pen = Pen(_from(said.manifest, groups[0].at), said.target, await self._whole(groups, said.manifest))
+            for group in groups:
+                upto = max([entry.seq for entry in group.entries])
+                line.write(group.at, upto, encoder.pieces(pen.groups((group,)), settings))
         return line.digest(frame)
 
-    async def _write(
-        self, line: _Line, groups: Sequence[Group], said: ResponseRequested, encoder: Piecewise, settings: Any
-    ) -> None:
-        """Write groups behind what is settled, the last of them as the tail."""
-        manifest = _from(said.manifest, groups[0].at)
-        whole: dict[int, bytes] = {}
-        for group in groups:
-            for entry in group.entries:
-                if entry.blobs and manifest.fate(entry.seq) in SENT:
-                    whole[entry.seq] = await filled(self._store, entry.item, entry.blobs)
-        rendered = render(groups, (), (), 0, manifest, said.target, whole)
-        last = groups[-1].entries
-        end = 0
-        if len(groups) > 1:
-            seqs = [entry.seq for entry in last]
-            end = next((at for at, one in enumerate(rendered) if one.seq in seqs), len(rendered))
-            to = max(entry.seq for group in groups[:-1] for entry in group.entries)
-            line.settle(*self._written(encoder.pieces(rendered[:end], settings), to))
-        rest = rendered[end:] if end else rendered
-        line.end(*self._written(encoder.pieces(rest, settings), max([entry.seq for entry in last])))
-        line.last = groups[-1].at
-
-    def _written(self, pieces: Sequence[Any], to: int) -> tuple[bytes, int, list[int]]:
-        """Return entries as bytes, with the last seq of them and what they were kept as."""
-        kept = [] if self._keep is None else [self._keep(one) for one in pieces]
-        return b",".join(map(encode, pieces)), to, kept
+    async def _whole(self, groups: Sequence[Group], manifest: Manifest) -> dict[int, bytes]:
+        """Return those items of groups of which some stands out of line, put together again."""
+        large = [entry for group in groups for entry in group.entries if entry.blobs]
+        sent = [entry for entry in large if manifest.fate(entry.seq) in SENT]
+        return {entry.seq: await filled(self._store, entry.item, entry.blobs) for entry in sent}
 
 
 def _place(said: ResponseRequested) -> tuple[Any, ...]:
@@ -381,21 +359,35 @@ def _last_of_span(span: Span) -> int:
     return span[1]
 
 
-def _agreed(old: Manifest, new: Manifest) -> int:
-    """Return a seq up to which two manifests let the same be sent, in the same form."""
+def _form(manifest: Manifest, seq: int) -> tuple[Fate | None, bool, bool]:
+    """Return in what form a manifest lets something be sent."""
+    return form_of(manifest.fate(seq)), manifest.is_bare(seq), seq in manifest.sealed
+
+
+def _agreed(old: Manifest, new: Manifest, since: int) -> int:
+    """Return a seq up to which two manifests let the same be sent, in the same form, from the seq *since* on."""
     same = min(old.as_of, new.as_of)
-    for one, other in zip(old.runs, new.runs, strict=False):
-        if one.first != other.first or (one.fate != other.fate and not SENT.isdisjoint((one.fate, other.fate))):
-            same = min(same, one.first - 1, other.first - 1)
+    for one, other in zip(_runs(old, since), _runs(new, since), strict=False):
+        other_form = one.fate != other.fate and form_of(one.fate) != form_of(other.fate)
+        if other_form or max(one.first, since) != max(other.first, since):
+            same = min(same, max(min(one.first, other.first), since) - 1)
             break
         if one.last != other.last:
             same = min(same, one.last, other.last)
             break
     if old.bare != new.bare:
-        same = min(same, _parted(old.bare, new.bare))
+        same = min(same, _parted(_spans(old.bare, since), _spans(new.bare, since)))
     if old.sealed != new.sealed:
-        same = min(same, min(set(old.sealed) ^ set(new.sealed)) - 1)
+        same = min(same, min([seq for seq in {*old.sealed} ^ {*new.sealed} if seq >= since], default=_FAR) - 1)
     return same
+
+
+def _runs(manifest: Manifest, since: int) -> Sequence[Run]:
+    return manifest.runs[bisect_left(manifest.runs, since, key=_last_of_run) :] if since else manifest.runs
+
+
+def _spans(spans: Iterable[Span], since: int) -> list[Span]:
+    return [(max(first, since), last) for first, last in spans if last >= since]
 
 
 def _parted(old: Sequence[Span], new: Sequence[Span]) -> int:

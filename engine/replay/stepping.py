@@ -16,11 +16,12 @@ from ..errors import NotFound
 from ..events import Record, ResponseRequested, Usage
 from ..history import ENDS
 from ..items import reading
-from ..listing import Call
+from ..listing import Call, Listing
 from ..manifest import SENT, Fate, Manifest, Verdict
 from ..tokens import scaled
 from .differing import Change, Difference, between, changes, differences
 from .encoders import encoders
+from .legible import Legible
 from .sent import Pieces, Sent, sent
 from .verifying import pages
 
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
     from ..conversation import Conversation
     from ..engine import Engine
 
-__all__ = ("KINDS", "Diff", "Ledger", "Moved", "Step", "diff", "diffs", "find", "steps", "why")
+__all__ = ("BAD", "KINDS", "Diff", "Ledger", "Moved", "Step", "diff", "diffs", "find", "steps", "why")
 
 KINDS: Final = ("instructions", "system", "user", "assistant", "reasoning", "calls", "outputs", "compacted", "other")
 """What a request's tokens are of; "instructions" are everything beside the items: instructions, tools, formats."""
 
+BAD: Final = ("failed", "interrupted", "damaged")
+"""Of steps: that there was no answer, or that it cannot be read."""
+_CALLS: Final = 200
+"""Model calls that are listed at once."""
 _MESSAGES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -60,6 +65,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """The request whose window this one goes on from, by its seq."""
     purpose: str
     status: str
+    """As of a `Call`; or damaged: something of it cannot be read."""
     error: str | None
     key: str | None
     retry_of: int | None
@@ -107,7 +113,7 @@ class Ledger:
         self._sums = [array("q", [0]) for _ in KINDS]
         self._lean = [array("q", [0]) for _ in KINDS]
         self._items = array("q", [0])
-        self.requests: list[Record] = []
+        self.requests: dict[int, Record] = {}
         self.first: dict[int, int] = {}
         """When the first item of each response was there."""
         self.ends: dict[int, int] = {}
@@ -120,19 +126,14 @@ class Ledger:
         return len(self._items) - 1
 
     def add(self, record: Record) -> None:
-        """Take an event in; seqs without an event are nothing.
-
-        Raises:
-            CorruptLog: it has no time.
-        """
-        when(record)
+        """Take an event in; seqs without an event are nothing."""
         while self.last < record.seq - 1:
             self._count(None, 0, 0)
         tokens = record.tokens if record.item is not None else 0
         kind = _kind(record) if record.item is not None else None
         self._count(kind, tokens, tokens if record.excerpt is None else record.excerpt)
         if record.kind == REQUESTED:
-            self.requests.append(record)
+            self.requests[record.seq] = record
         elif record.kind in ENDS and record.response is not None:
             self.ends.setdefault(record.response, record.time)
         elif record.item is not None and record.response is not None:
@@ -210,32 +211,36 @@ def _kind(record: Record) -> str:
     return "outputs" if form.maker == "output" else "calls"
 
 
-async def steps(engine: Engine, name: str, ledger: Ledger | None = None) -> list[Step]:
+async def steps(engine: Engine, name: str) -> list[Step]:
     """Return every model call of a conversation, those that a rewind has left too, in the order of the log.
+
+    One of which something cannot be read has the status "damaged", and its error says what that is.
 
     Raises:
         NotFound: there is no such conversation.
-        CorruptLog: an event cannot be read.
+        CorruptLog: an event that belongs to no model call, and decides how the others are read, cannot be read.
     """
-    conversation = await engine.get(name)
-    ledger = ledger or Ledger()
-    async for page in pages(engine.store, name):
+    await engine.get(name)
+    ledger, store = Ledger(), Legible(engine.store)
+    listing = Listing(engine, name, store)
+    calls = [call async for call in listing.responses(None, _CALLS, "asc")]
+    async for page in pages(store, name):
         for record in page:
             ledger.add(record)
-    turns = {turn.seq: turn.number async for turn in conversation.turns(abandoned=True)}
+    turns = {turn.seq: turn.number async for turn in listing.turns(None, _CALLS, "asc", abandoned=True)}
     made: list[Step] = []
     lines: dict[tuple[Any, ...], Call] = {}
     last = 0
-    requests = {record.seq: record for record in ledger.requests}
-    async for call in conversation.responses(limit=200):
-        request = requests.get(call.seq)
-        if request is None:
-            break  # it came after the log was read
+    for call in calls:
+        request = ledger.requests[call.seq]
         said = body(request)
         assert isinstance(said, ResponseRequested)
         line = said.adapter, said.target, said.manifest.line
-        made.append(_step(len(made) + 1, call, request, said, lines.get(line), last, ledger, turns.get(call.turn, 0)))
-        lines[line], last = call, call.manifest.as_of
+        step = _step(len(made) + 1, call, request, said, lines.get(line), last, ledger, turns.get(call.turn, 0))
+        damaged = store.damaged.get(call.seq)
+        made.append(step if damaged is None else msgspec.structs.replace(step, status="damaged", error=damaged))
+        if said.manifest.as_of:
+            lines[line], last = call, call.manifest.as_of
     return made
 
 
@@ -315,7 +320,7 @@ def find(
 def _is(step: Step, goal: Goal | None) -> bool:
     match goal:
         case "error":
-            return step.status in ("failed", "interrupted")
+            return step.status in BAD
         case "compaction":
             return bool(step.compacted) or step.purpose == "compaction"
         case "cut":

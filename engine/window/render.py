@@ -23,7 +23,7 @@ from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
 from .kinds import paired
 
-__all__ = ("RENDERER", "SEALED", "Rendered", "Written", "function_name", "render", "seal")
+__all__ = ("RENDERER", "SEALED", "Pen", "Rendered", "Written", "function_name", "render", "seal")
 
 RENDERER: Final = 1
 
@@ -98,7 +98,7 @@ def render(
     *early* are pinned groups that the compaction covers which the window starts from, *base* are the items that stand
     for it. A request that was made elsewhere is in the order in which it was logged.
     """
-    pen = _Pen(manifest, target, whole or {}, known)
+    pen = Pen(manifest, target, whole or {}, known)
     if target.state == "recorded":
         entries = (entry for group in chain(early, groups) for entry in group.entries)
         logged = sorted((entry for entry in entries if pen.fates.sent(entry.seq)), key=_seq)
@@ -118,10 +118,12 @@ def _seq(entry: Entry) -> int:
     return entry.seq
 
 
-class _Pen:
+class Pen:
     """Writes entries for one target, as one manifest says."""
 
-    def __init__(self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: Written | None) -> None:
+    def __init__(
+        self, manifest: Manifest, target: Target, whole: Mapping[int, bytes], known: Written | None = None
+    ) -> None:
         self._whole = whole
         self._known = known
         self._programs: set[object] = set()

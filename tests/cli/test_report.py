@@ -2,6 +2,8 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from difflib import SequenceMatcher
 from html.parser import HTMLParser
 
@@ -123,6 +125,42 @@ def test_a_person_finds_the_cut_its_diff_and_the_exact_request(every, tmp_path, 
     assert f"Response {data['steps'][at + 1]['seq']}" in chromium.text("#detail h2")
     assert chromium.text("[role=tab][aria-selected=true]") == "Request"
     assert chromium.said == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        *(
+            (kind, change)
+            for kind in ("requested", "started", "completed")
+            for change in ("data = x'7b22'", "time = 'x'")
+        ),
+        ("requested", "data = NULL"),
+        ("requested", "kind = 'other'"),
+        ("requested", """data = replace(CAST(data AS TEXT), '"runs":[[1,', '"runs":[[77,')"""),
+        ("completed", 'data = \'{"usage": {"input_tokens": "many"}}\''),
+    ],
+)
+def test_a_call_that_cannot_be_read_is_shown_as_damaged_and_the_rest_is_drawn(log, tmp_path, chromium, kind, change):
+    whole = data_in(reported(log, "talk", tmp_path))["steps"]
+    with closing(sqlite3.connect(log, isolation_level=None)) as db:
+        one = "SELECT seq, coalesce(response, seq) FROM events WHERE kind = ? LIMIT 1 OFFSET 1"
+        seq, response = db.execute(one, (f"response.{kind}",)).fetchone()
+        db.execute(f"UPDATE events SET {change} WHERE seq = ?", (seq,))
+    path = reported(log, "talk", tmp_path)
+    found = data_in(path)["steps"]
+    at = [one["seq"] for one in found].index(response)
+    said = ("seq", "turn", "status", "tokens", "missing")
+    one, other = ([[step[key] for key in said] for step in (*some[:at], *some[at + 1 :])] for some in (found, whole))
+    assert one == other
+    assert found[at]["status"] == "damaged"
+    assert f"talk/{seq}: " in found[at]["error"]
+    chromium.open(path)
+    chromium.click(f"#row-{at}")
+    assert "restore it from a backup" in chromium.text("#detail")
+    assert ("damaged" in chromium.text("#tiles"), chromium.said) == (True, [])
+    told = turnlog("replay", "talk", "--all", "--db", log)
+    assert (told.code, "damaged" in told.out) == (0, True), told.err
 
 
 def test_a_person_finds_the_failure(every, tmp_path, chromium):

@@ -83,6 +83,7 @@
     const left = about.left_out ? ` · the first ${number(about.left_out)} requests are left out: the page would be too large` : "";
     byId("about").textContent = seen(`${number(about.version)} events, ${about.first} to ${about.last}${meta}${left} · turnlog ${about.turnlog}`);
     const failed = steps.filter((step) => step.status === "failed" || step.status === "interrupted").length;
+    const damaged = steps.filter((step) => step.status === "damaged").length;
     const sent = steps.reduce((sum, step) => sum + step.tokens, 0);
     const shared = steps.reduce((sum, step) => sum + step.shared, 0);
     const used = steps.reduce((sum, step) => (step.usage ? sum.map((one, at) => one + step.usage[at]) : sum), [0, 0, 0, 0]);
@@ -90,6 +91,7 @@
       ["turns", number(turns.length)],
       ["requests", number(steps.length)],
       ["failed or interrupted", number(failed)],
+      ...(damaged ? [["damaged", number(damaged)]] : []),
       ["tokens sent", number(sent)],
       ["shared prefix", sent ? `${((100 * shared) / sent).toFixed(0)} %` : "–"],
       ["reported in (cached)", `${number(used[0])} (${number(used[1])})`],
@@ -239,7 +241,7 @@
     steps.forEach((step, at) => {
       const shown =
         !wanted ||
-        (wanted === "error" && (step.status === "failed" || step.status === "interrupted")) ||
+        (wanted === "error" && ["failed", "interrupted", "damaged"].includes(step.status)) ||
         (wanted === "cut" && (step.cut || step.compacted || step.moved.length || step.fates.excerpted));
       if (shown) of.set(step.turn, [...(of.get(step.turn) || []), row(step, at)]);
     });
@@ -308,7 +310,7 @@
 
   function summary(step) {
     const rows = [
-      ["model", `${step.model} at ${step.backend} over ${step.api}`],
+      ["model", step.model ? `${step.model} at ${step.backend} over ${step.api}` : "unknown"],
       ["policy", step.policy],
       ["asked", step.time],
       ["took", `${seconds(step.seconds)}${step.first === null ? "" : `, first item after ${seconds(step.first)}`}`],
