@@ -24,16 +24,20 @@ from .events import (
     PINNED,
     SEAL,
     SECRET,
+    SURPLUS,
     UNPLACED,
+    WANTING,
     ItemAppended,
     NewEvent,
     Record,
     ResponseInterrupted,
 )
 from .extras import goes_back
+from .fields import surplus, wanting
 from .forms import mended, unplaced
 from .items import InputItem, Reading, accept, read, reading
 from .tokens import Count, Counter, count_json, measure
+from .window.kinds import CHAT as COMMON
 from .window.render import seal
 
 __all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading", "shifted")
@@ -59,13 +63,19 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
 def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     """Return what choosing must know of an item's body.
 
-    That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent.
+    That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent, to
+    whom, and as it is.
     """
     flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
-    if mended(item, reading.shape) is not item:
+    sent = mended(item, reading.shape)
+    if sent is not item:
         flags |= ODD
     if any(unplaced(item, reading.shape)):
         flags |= UNPLACED
+    if any(surplus(sent, reading.shape)):
+        flags |= SURPLUS
+    if reading.shape not in COMMON and any(wanting(sent, reading.shape)):
+        flags |= WANTING
     caller = item.get("caller")
     if isinstance(caller, Mapping) and caller.get("type") == "program":
         flags |= CALLED
