@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -34,7 +33,6 @@ __all__ = (
     "of_cache",
     "receive",
     "said_error",
-    "short",
 )
 
 DONE: Final = "[DONE]"
@@ -316,11 +314,6 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
         retryable=helps(name),
         retries=retries,
     )
-
-
-def short(name: str, longest: int) -> str:
-    """Return an id of so many characters at most: the same for the same, and another for another."""
-    return name if len(name) <= longest else f"call_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def label(client: Any) -> str:
