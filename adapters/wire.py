@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -15,6 +16,7 @@ from turnlog.engine.canonical import salvage
 from turnlog.engine.checks import seconds
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
+from turnlog.engine.threads import READ, apart
 from turnlog.engine.window.budget import accepted
 
 __all__ = (
@@ -191,21 +193,21 @@ async def _said(answer: Answer) -> AsyncGenerator[Said, None]:
     retries = int(getattr(answer, "retries_taken", 0) or 0)
     if "text/event-stream" not in kind and "json" in kind:
         body = b"".join([chunk async for chunk in answer.iter_bytes()])
-        yield _whole(body, kind, retries)
+        yield await _whole(body, kind, retries)
         return
     events = ServerSentEvents()
     other = bytearray()
     async for chunk in answer.iter_bytes():
         for data in events.feed(chunk):
             if data.strip():
-                yield _event(data, retries)
+                yield await _event(data, retries)
         if not events.any and _is_other(other):
             other += chunk
     for data in events.finish():
         if data.strip():
-            yield _event(data, retries)
+            yield await _event(data, retries)
     if not events.any and other.strip() and _is_other(other):
-        yield _whole(bytes(other), kind, retries)
+        yield await _whole(bytes(other), kind, retries)
 
 
 def _is_other(body: bytes | bytearray) -> bool:
@@ -213,11 +215,11 @@ def _is_other(body: bytes | bytearray) -> bool:
     return _FIELD.match(body) is None
 
 
-def _event(data: bytes, retries: int) -> Said:
+async def _event(data: bytes, retries: int) -> Said:
     if data.strip() == DONE.encode():
         return Said(DONE, [], streamed=True, retries=retries)
     try:
-        value, repaired = salvage(data)
+        value, repaired = await apart(partial(salvage, data), when=len(data) >= READ)
     except ValueError as error:
         raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True, retries=retries) from error
     # A character may have been cut in two: the other half is in another event.
@@ -230,14 +232,15 @@ def _unrepaired(data: bytes) -> Any:
     return json.loads(text, parse_int=float)  # only its texts are looked at
 
 
-def _whole(body: bytes, kind: str, retries: int) -> Said:
+async def _whole(body: bytes, kind: str, retries: int) -> Said:
     try:
-        return Said(*salvage(body), streamed=False, retries=retries)
+        value, repaired = await apart(partial(salvage, body), when=len(body) >= READ)
     except ValueError as error:
         told = body[: 4 * _SHOWN].decode(errors="replace").strip()[:_SHOWN]
         what = "no JSON" if "json" in kind or told.startswith("{") else "no stream of events, and no JSON"
         message = f"the answer is {what}: {error}; it came as {kind or 'nothing said'}: {told!r}"
         raise ModelFailure("answer", message, retryable=True, retries=retries) from error
+    return Said(value, repaired, streamed=False, retries=retries)
 
 
 def _broken(error: Exception, *, begun: bool) -> ModelFailure:

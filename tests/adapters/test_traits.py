@@ -268,7 +268,7 @@ async def test_names_that_only_one_backend_takes_are_shown_as_openai_takes_them(
         c = await s.engine.create()
         call = {"type": "function_call", "call_id": "d" * 50, "name": "files.read", "arguments": "{}"}
         await c.append("Read", call, {"type": "function_call_output", "call_id": "d" * 50, "output": "x"})
-        window = await c.window()
+        window = await c.window(Budget(1_000))
         _, called, answered = window.messages
         assert called["tool_calls"][0]["function"]["name"] == "files_read"
         assert called["tool_calls"][0]["id"] == answered["tool_call_id"]
