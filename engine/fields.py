@@ -185,9 +185,9 @@ def surplus(item: Mapping[str, Any], shape: str) -> Iterator[str]:
     seen: set[str] = set()
     for name in _HOLDS.get(shape, ()):
         for _, part in _parts(item, name):
-            kind = _kind(part)
-            if kind in _PARTS:
-                seen.update(f"{name}.{one}" for one in _more(part, _PARTS[kind]))
+            known = _known(part)
+            if known is not None:
+                seen.update(f"{name}.{one}" for one in _more(part, known))
     yield from sorted(seen)
 
 
@@ -211,8 +211,8 @@ def trimmed(item: dict[str, Any], shape: str) -> dict[str, Any]:
 
 
 def _trimmed_part(part: Any) -> Any:
-    kind = _kind(part)
-    return _less(part, _PARTS[kind]) if kind in _PARTS else part
+    known = _known(part)
+    return part if known is None else _less(part, known)
 
 
 def _less(value: dict[str, Any], fields: Fields) -> dict[str, Any]:
@@ -244,6 +244,11 @@ def _kind(part: Any) -> str | None:
         return None
     kind = part.get("type", "" if "outcome" in part or "stdout" in part else None)
     return kind if isinstance(kind, str) else None
+
+
+def _known(part: Any) -> Fields | None:
+    kind = _kind(part)
+    return None if kind is None else _PARTS.get(kind)
 
 
 def _fits(value: Any, form: _Form) -> bool:
