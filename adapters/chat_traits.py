@@ -10,10 +10,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from turnlog.adapters.wire import short
 from turnlog.engine.canonical import encode as encoded
 from turnlog.engine.canonical import loads
 from turnlog.engine.errors import Invalid
+from turnlog.engine.forms import LONGEST_MESSAGE_ID, short
 
 __all__ = ("TRAITS", "WRAPPED", "Traits", "named", "traits_of", "unwrapped", "wrapped", "written")
 
@@ -39,7 +39,7 @@ class Traits(msgspec.Struct, frozen=True, omit_defaults=True):
     """The field in which that goes back; None: the one in which it came."""
     objects: bool = False
     """Whether it reads the arguments of calls, which have to be JSON objects then; others go inside of one."""
-    ids: int = 40
+    ids: int = LONGEST_MESSAGE_ID
     """Characters that the id of a call may have; 9: exactly so many letters and figures."""
 
 

@@ -20,9 +20,9 @@ from turnlog.adapters.wire import (
     of_cache,
     receive,
     said_error,
-    short,
 )
 from turnlog.engine.errors import Invalid
+from turnlog.engine.forms import with_short_id
 from turnlog.engine.model import JSON, ModelFailure, StreamEvent, merged
 from turnlog.engine.replay.encoders import Piecewise
 from turnlog.engine.tokens import Counter
@@ -47,7 +47,6 @@ _COUNTED: Final = (
     "truncation",
 )
 """What of a request the endpoint takes that counts its tokens."""
-_LONGEST_ID: Final = 64
 
 
 def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,14 +67,8 @@ def encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, 
     body = _encode(items, settings)
     if "recorded" in settings:
         return body
-    body["input"] = [_with_short_id(item) for item in body["input"]]
+    body["input"] = [with_short_id(item) for item in body["input"]]
     return {**body, "store": state != "stateless" or background, **where}
-
-
-def _with_short_id(item: dict[str, Any]) -> dict[str, Any]:
-    """Return a call or an output under an id that the API takes; other backends give longer ones."""
-    name = item.get("call_id")
-    return {**item, "call_id": short(name, _LONGEST_ID)} if isinstance(name, str) and len(name) > _LONGEST_ID else item
 
 
 def _encode(items: Sequence[Rendered], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +105,7 @@ def _pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]
 
 def _short_pieces(items: Sequence[Rendered], settings: Mapping[str, Any]) -> list[Any]:
     whole = settings.get("purpose") == "compaction" or "recorded" in settings
-    return [one.item if whole else _with_short_id(one.item) for one in items]
+    return [one.item if whole else with_short_id(one.item) for one in items]
 
 
 _STATELESS: Final = Piecewise(_encode, "input", _pieces)

@@ -5,11 +5,11 @@ openai's package takes long to import, and what was recorded is read without it:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -18,6 +18,7 @@ from turnlog.engine.canonical import salvage
 from turnlog.engine.checks import seconds
 from turnlog.engine.errors import Invalid
 from turnlog.engine.model import ModelFailure, helps
+from turnlog.engine.threads import READ, apart
 from turnlog.engine.window.budget import accepted
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ __all__ = (
     "of_cache",
     "receive",
     "said_error",
-    "short",
 )
 
 DONE: Final = "[DONE]"
@@ -214,21 +214,21 @@ async def _said(answer: Answer) -> AsyncGenerator[Said, None]:
     retries = int(getattr(answer, "retries_taken", 0) or 0)
     if "text/event-stream" not in kind and "json" in kind:
         body = b"".join([chunk async for chunk in answer.iter_bytes()])
-        yield _whole(body, kind, retries)
+        yield await _whole(body, kind, retries)
         return
     events = ServerSentEvents()
     other = bytearray()
     async for chunk in answer.iter_bytes():
         for data in events.feed(chunk):
             if data.strip():
-                yield _event(data, retries)
+                yield await _event(data, retries)
         if not events.any and _is_other(other):
             other += chunk
     for data in events.finish():
         if data.strip():
-            yield _event(data, retries)
+            yield await _event(data, retries)
     if not events.any and other.strip() and _is_other(other):
-        yield _whole(bytes(other), kind, retries)
+        yield await _whole(bytes(other), kind, retries)
 
 
 def _is_other(body: bytes | bytearray) -> bool:
@@ -236,11 +236,11 @@ def _is_other(body: bytes | bytearray) -> bool:
     return _FIELD.match(body) is None
 
 
-def _event(data: bytes, retries: int) -> Said:
+async def _event(data: bytes, retries: int) -> Said:
     if data.strip() == DONE.encode():
         return Said(DONE, [], streamed=True, retries=retries)
     try:
-        value, repaired = salvage(data)
+        value, repaired = await apart(partial(salvage, data), when=len(data) >= READ)
     except ValueError as error:
         raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True, retries=retries) from error
     # A character may have been cut in two: the other half is in another event.
@@ -253,14 +253,15 @@ def _unrepaired(data: bytes) -> Any:
     return json.loads(text, parse_int=float)  # only its texts are looked at
 
 
-def _whole(body: bytes, kind: str, retries: int) -> Said:
+async def _whole(body: bytes, kind: str, retries: int) -> Said:
     try:
-        return Said(*salvage(body), streamed=False, retries=retries)
+        value, repaired = await apart(partial(salvage, body), when=len(body) >= READ)
     except ValueError as error:
         told = body[: 4 * _SHOWN].decode(errors="replace").strip()[:_SHOWN]
         what = "no JSON" if "json" in kind or told.startswith("{") else "no stream of events, and no JSON"
         message = f"the answer is {what}: {error}; it came as {kind or 'nothing said'}: {told!r}"
         raise ModelFailure("answer", message, retryable=True, retries=retries) from error
+    return Said(value, repaired, streamed=False, retries=retries)
 
 
 def _broken(error: Exception, *, begun: bool) -> ModelFailure:
@@ -339,11 +340,6 @@ def said_error(error: Any, retries: int = 0) -> ModelFailure:
         retryable=helps(name),
         retries=retries,
     )
-
-
-def short(name: str, longest: int) -> str:
-    """Return an id of so many characters at most: the same for the same, and another for another."""
-    return name if len(name) <= longest else f"call_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def label(client: Any) -> str:

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -271,7 +271,7 @@ def salvage(text: str | bytes) -> tuple[Any, list[str]]:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     else:
-        if not _may_be_deep(text):
+        if not _may_be_deep(text) or not _is_deep(value):
             return value, []
     repairs: list[str] = []
     if isinstance(text, bytes):
@@ -293,6 +293,20 @@ def _may_be_deep(text: str | bytes) -> bool:
     if isinstance(text, bytes):
         return text.count(b"[") + text.count(b"{") > MAX_DEPTH
     return text.count("[") + text.count("{") > MAX_DEPTH
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether a value is nested deeper than what is taken."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for one in level if isinstance(one, dict | list) for part in _parts(one)]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _float(literal: str) -> int | float:

@@ -14,10 +14,21 @@ import msgspec
 from msgspec.structs import astuple
 
 from .canonical import digest, encode
-from .events import ContextCompacted, Record, StandIn, Target
+from .events import SURPLUS, ContextCompacted, Record, StandIn, Target
+from .fields import trimmed
 from .items import ROLES, read
 
-__all__ = ("Compacted", "covered_digest", "guessed", "named", "references", "stand_in", "stand_in_of", "weight")
+__all__ = (
+    "Compacted",
+    "covered_digest",
+    "guessed",
+    "named",
+    "quotable",
+    "references",
+    "stand_in",
+    "stand_in_of",
+    "weight",
+)
 
 
 class Compacted(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +82,13 @@ def stand_in(said: ContextCompacted, items: Mapping[int, Any], target: Target) -
     that their items were born with; where they go, what the API takes only with its id goes too.
     """
     return [item for _, item in named(said, items, target)]
+
+
+def quotable(item: Any, record: Record, target: Target) -> Any:
+    """Return the item of a record as a stand-in quotes it: without the fields that its kind has not."""
+    if not record.flags & SURPLUS or target.state == "recorded":
+        return item
+    return trimmed(item, record.shape or "")
 
 
 def named(said: ContextCompacted, items: Mapping[int, Any], target: Target) -> list[tuple[int | None, dict[str, Any]]]:

@@ -26,7 +26,9 @@ __all__ = (
     "PINNED",
     "SEAL",
     "SECRET",
+    "SURPLUS",
     "UNPLACED",
+    "WANTING",
     "Blob",
     "CallDecided",
     "CallStarted",
@@ -345,6 +347,10 @@ ODD: Final = 1024
 """Flag: the API would refuse something in it, and is sent it put right (`turnlog.engine.forms`)."""
 UNPLACED: Final = 2048
 """Flag: something in it has no place in Chat Completions."""
+SURPLUS: Final = 4096
+"""Flag: it has fields that its kind has not (`turnlog.engine.fields`)."""
+WANTING: Final = 8192
+"""Flag: it has not what every request needs of its kind, and that cannot be put right."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):

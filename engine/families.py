@@ -143,7 +143,7 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "gpt-5-nano": _SMALL._replace(pictures=Patches(2460, Within(0, 1536))),
     "gpt-4.5": Family(128_000, pictures=_FOUR),
     "gpt-4.1": Family(1_047_576, pictures=_FOUR),
-    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, Within(0, 1536))),
+    "gpt-4.1-mini": Family(1_047_576, pictures=Patches(1620, _WHOLE, low=_WHOLE)),
     "gpt-4.1-nano": Family(1_047_576, pictures=Patches(2460, Within(0, 1536))),
     "gpt-4o": Family(128_000, pictures=_FOUR),
     "gpt-4o-mini": Family(128_000, pictures=Tiles(2833, 5667)),

@@ -9,13 +9,19 @@ Source: the input item union of `POST /responses`; the message parameters of `PO
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from .canonical import encode
 from .items import ROLES, Item, parts
 
-__all__ = ("mended", "unplaced")
+__all__ = ("LONGEST_ID", "LONGEST_MESSAGE_ID", "mended", "short", "unplaced", "with_short_id")
+
+LONGEST_ID: Final = 64
+"""Characters that the Responses API takes of the id of a call."""
+LONGEST_MESSAGE_ID: Final = 40
+"""The same of Chat Completions."""
 
 
 class _Field(NamedTuple):
@@ -136,6 +142,17 @@ def _text(part: dict[str, Any], field: str, *, spoken: bool) -> dict[str, Any] |
         part = {**part, "type": "output_text"}
     odd = [name for name in _LISTS if part.get(name) is not None and not isinstance(part[name], list)]
     return {key: value for key, value in part.items() if key not in odd} if odd else part
+
+
+def short(name: str, longest: int) -> str:
+    """Return an id of so many characters at most: the same for the same, and another for another."""
+    return name if len(name) <= longest else f"call_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def with_short_id(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a call or an output under an id that the Responses API takes; other backends give longer ones."""
+    name = item.get("call_id")
+    return {**item, "call_id": short(name, LONGEST_ID)} if isinstance(name, str) and len(name) > LONGEST_ID else item
 
 
 # -- Chat Completions

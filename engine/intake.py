@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
-import anyio
 import msgspec
 
 from . import vocabulary
@@ -24,27 +24,28 @@ from .events import (
     PINNED,
     SEAL,
     SECRET,
+    SURPLUS,
     UNPLACED,
+    WANTING,
     ItemAppended,
     NewEvent,
     Record,
     ResponseInterrupted,
 )
 from .extras import goes_back
+from .fields import surplus, wanting
 from .forms import mended, unplaced
 from .items import InputItem, Reading, accept, read, reading
+from .threads import COUNTED, apart, is_large
 from .tokens import Count, Counter, count_json, measure
+from .window.kinds import CHAT as COMMON
 from .window.render import seal
 
 __all__ = ("Intake", "as_responses", "content_digest", "inputs", "leading", "shifted")
 
-_LONG: Final = 16_384
-"""Bytes from which on an item is counted in a thread: that takes some milliseconds."""
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 META_LIMIT: Final = 16 * 1024
-
-T = TypeVar("T")
 
 
 def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
@@ -59,13 +60,19 @@ def inputs(value: InputItem | Sequence[InputItem] | None) -> list[InputItem]:
 def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     """Return what choosing must know of an item's body.
 
-    That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent.
+    That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent, to
+    whom, and as it is.
     """
     flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
-    if mended(item, reading.shape) is not item:
+    sent = mended(item, reading.shape)
+    if sent is not item:
         flags |= ODD
     if any(unplaced(item, reading.shape)):
         flags |= UNPLACED
+    if any(surplus(sent, reading.shape)):
+        flags |= SURPLUS
+    if reading.shape not in COMMON and any(wanting(sent, reading.shape)):
+        flags |= WANTING
     caller = item.get("caller")
     if isinstance(caller, Mapping) and caller.get("type") == "program":
         flags |= CALLED
@@ -133,9 +140,25 @@ def leading(events: Sequence[NewEvent]) -> list[NewEvent]:
     return made
 
 
-async def _counted(size: int, counting: Callable[[], T]) -> T:
-    """Return what counting so many bytes comes to: of many, off the event loop."""
-    return counting() if size < _LONG else await anyio.to_thread.run_sync(counting)
+def _event(
+    item: Mapping[str, Any],
+    data: bytes,
+    by: vocabulary.Vocabulary,
+    said: ItemAppended,
+    flags: int,
+    response: int | None,
+) -> NewEvent:
+    """Return the event of an item and its canonical bytes: counted, and what of it is large out of line."""
+    form, bodies = read(item), dict[str, bytes]()
+    count = measure(item, by.count, form)
+    if len(data) > LIMIT:
+        stub, blobs, bodies = packed(item)
+        said = msgspec.structs.replace(said, blobs=blobs)
+        data = encode(stub)
+    flags |= flags_of(item, form) | (PICTURED if count.pictured else 0)
+    flags |= ESTIMATED if count.estimated or not by.exact else 0
+    made = event(said, item=data, form=form, response=response, tokens=count.tokens, excerpt=count.excerpt, flags=flags)
+    return msgspec.structs.replace(made, blobs=bodies) if bodies else made
 
 
 class Intake:
@@ -168,7 +191,7 @@ class Intake:
         made: list[NewEvent] = []
         for index, value in enumerate(values):
             place = f"{path}[{index}]"
-            item, data = accept(value, place)
+            item, data = await apart(partial(accept, value, place), when=is_large(value))
             flags = PINNED if pinned and not _follows(read(item), made, place) else 0
             made.append(await self.item(item, data, said=said, flags=flags))
         return as_responses(made)
@@ -185,34 +208,16 @@ class Intake:
         """Return the event of one item that is plain JSON already; *data* is its canonical bytes, when at hand."""
         if data is None:
             data = encode(item)
-        form = read(item)
         counting = self._vocabulary or await self.vocabulary()
-        count = await _counted(len(data), lambda: measure(item, counting.count, form))
-        said, bodies = said or BARE, dict[str, bytes]()
-        if said.extra is not None:
+        if said is not None and said.extra is not None:
             said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
-        if len(data) > LIMIT:
-            stub, blobs, bodies = packed(item)
-            said = msgspec.structs.replace(said, blobs=blobs)
-            data = encode(stub)
-        made = event(
-            said,
-            item=data,
-            form=form,
-            response=response,
-            tokens=count.tokens,
-            excerpt=count.excerpt,
-            flags=flags
-            | flags_of(item, form)
-            | (ESTIMATED if count.estimated or not counting.exact else 0)
-            | (PICTURED if count.pictured else 0),
-        )
-        return msgspec.structs.replace(made, blobs=bodies) if bodies else made
+        made = partial(_event, item, data, counting, said or BARE, flags, response)
+        return await apart(made, when=len(data) >= COUNTED)
 
     async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
         """Return what an item weighs; a long one is counted off the event loop."""
         by = counter or (await self.vocabulary()).count
-        return await _counted(size, lambda: measure(item, by))
+        return await apart(lambda: measure(item, by), when=size >= COUNTED)
 
     async def _beside(self, extra: Mapping[str, Any]) -> int:
         """Return the tokens of what of an extra goes back to its maker; much is counted off the event loop."""
@@ -222,7 +227,7 @@ class Intake:
         def counted() -> int:
             return sum(count_json(text, counter) for text in texts)
 
-        return await _counted(sum(map(len, texts)), counted)
+        return await apart(counted, when=sum(map(len, texts)) >= COUNTED)
 
     async def counts(self, items: Sequence[bytes], counter: Counter) -> list[Count]:
         """Return what items weigh by a counter, given as the log has them; many at once are counted in one thread."""
@@ -230,7 +235,7 @@ class Intake:
         def measured() -> list[Count]:
             return [measure(loads(item), counter) for item in items]
 
-        return await _counted(sum(map(len, items)), measured)
+        return await apart(measured, when=sum(map(len, items)) >= COUNTED)
 
     async def seals(self, calls: Iterable[tuple[Mapping[str, Any], str, str]]) -> list[NewEvent]:
         """Return outputs that say what became of calls: (call, its kind, the words)."""

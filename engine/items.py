@@ -16,6 +16,7 @@ import msgspec
 
 from .canonical import plain, written
 from .errors import InvalidItem
+from .fields import wanting
 
 __all__ = (
     "KINDS",
@@ -211,7 +212,8 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
     A string becomes a user's message; anything with `model_dump` is dumped with `exclude_unset=True`.
 
     Raises:
-        InvalidItem: it is no item, or not JSON (see `turnlog.engine.canonical`), or in the shape of Chat Completions.
+        InvalidItem: it is no item, or not JSON (see `turnlog.engine.canonical`), or in the shape of Chat Completions;
+            or it lacks what a request needs of its kind (see `turnlog.engine.fields`).
     """
     if isinstance(value, str):
         value = {"role": "user", "content": value}
@@ -267,16 +269,16 @@ def _check(item: dict[str, Any], path: str) -> None:
         raise InvalidItem(path, "a compaction_trigger is part of a request, not of a history")
     elif (kind := KINDS.get(tag)) is not None:
         _check_link(item, kind, path)
+        _check_fields(item, tag, path)
 
 
 def _check_message(item: dict[str, Any], path: str) -> None:
     role = item.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidItem(f"{path}.role", f"{role!r:.100} is none of {', '.join(sorted(ROLES))}")
-    content = item.get("content")
-    if not isinstance(content, str | list):
+    if not isinstance(item.get("content"), str | list):
         raise InvalidItem(f"{path}.content", "a message's content is a string or a list of parts")
-    _check_parts(content, f"{path}.content", "a content part")
+    _check_fields(item, role, path)
 
 
 def _check_link(item: dict[str, Any], kind: Kind, path: str) -> None:
@@ -287,26 +289,11 @@ def _check_link(item: dict[str, Any], kind: Kind, path: str) -> None:
         raise InvalidItem(
             f"{path}.{kind.link}", f"a {kind.tag} needs a {kind.link} that pairs it with its call or output"
         )
-    for field in _TEXTS.get(kind.tag, ()):
-        if not isinstance(item.get(field), str):
-            raise InvalidItem(f"{path}.{field}", f"a {kind.tag} needs a {field}, a string")
-    if kind.tag in ("function_call_output", "custom_tool_call_output"):
-        said = item.get("output")
-        if not isinstance(said, str | list):
-            raise InvalidItem(f"{path}.output", f"a {kind.tag} needs an output, a string or a list of parts")
-        _check_parts(said, f"{path}.output", "an output part")
 
 
-def _check_parts(content: str | list[Any], path: str, what: str) -> None:
-    for index, part in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise InvalidItem(f"{path}[{index}]", f"{what} is an object with a type")
-
-
-_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "function_call": ("name", "arguments"),
-    "custom_tool_call": ("name", "input"),
-}
+def _check_fields(item: dict[str, Any], shape: str, path: str) -> None:
+    for one in wanting(item, shape):
+        raise InvalidItem(f"{path}.{one.path}", one.needs)
 
 
 def parts(item: Item) -> Iterator[Mapping[str, Any]]:

@@ -100,6 +100,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pinned seqs that were sent in front of everything else, away from their place."""
     bare: tuple[Span, ...] = ()
     """Where items go without the ids that their maker gave them."""
+    trimmed: tuple[Span, ...] = ()
+    """Where they go without the fields that their kinds have not."""
     sealed: tuple[int, ...] = ()
     """Calls without an output in the log, which this window follows with one that says so."""
     factor: int = 1000

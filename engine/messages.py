@@ -17,10 +17,11 @@ from typing import Any, Final, NamedTuple
 from .canonical import encode, plain
 from .errors import InvalidItem
 from .extras import apply, as_parts
+from .forms import LONGEST_MESSAGE_ID, short
 from .items import parts
-from .window.render import Rendered
+from .window.render import Rendered, function_name
 
-__all__ = ("Piece", "pieces", "to_items", "to_messages")
+__all__ = ("Piece", "pieces", "to_items", "to_messages", "with_plain_calls")
 
 _REASONING: Final = ("reasoning_content", "reasoning")
 """The fields in which compatible backends put what a model thought, in the order in which they are looked for."""
@@ -345,6 +346,28 @@ def _part_out(part: dict[str, Any]) -> dict[str, Any]:
             }
         case _:
             return part
+
+
+def with_plain_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose calls have ids and names that OpenAI takes, and so has what answers them.
+
+    >>> with_plain_calls({"role": "tool", "tool_call_id": "x" * 50, "content": "clear"})["tool_call_id"]
+    'call_77cf12060d47183ea8c40345e7389e7e'
+    """
+    if isinstance(message.get("tool_call_id"), str):
+        return {**message, "tool_call_id": short(message["tool_call_id"], LONGEST_MESSAGE_ID)}
+    if not message.get("tool_calls"):
+        return message
+    return {**message, "tool_calls": [_plain_call(call) for call in message["tool_calls"]]}
+
+
+def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    kind = call["type"]
+    return {
+        **call,
+        "id": short(call["id"], LONGEST_MESSAGE_ID),
+        kind: {**call[kind], "name": function_name(call[kind]["name"])},
+    }
 
 
 # -- what an item has no place for

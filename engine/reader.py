@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 from .blobs import filled, whole
 from .canonical import encode
 from .codec import item_in, item_of
-from .compaction import named, references
+from .compaction import named, quotable, references
 from .errors import BudgetExceeded, NotFound, TurnlogError
 from .events import ERASED, PICTURED, ContextCompacted, Record, Target
 from .history import History
@@ -250,7 +250,7 @@ class Reader:
     ) -> list[tuple[int | None, dict[str, Any]]]:
         """Return the same, each item with its seq, where it is in the log."""
         records = await logged(self._store, name, references(said, target))
-        items = {record.seq: item_of(await whole(self._store, record)) for record in records}
+        items = {record.seq: quotable(item_of(await whole(self._store, record)), record, target) for record in records}
         return named(said, items, target)
 
     async def weights(

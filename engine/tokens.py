@@ -137,12 +137,24 @@ def _pieces(text: str) -> Iterator[str]:
 def count_json(text: str, counter: Counter) -> int:
     """Return the tokens of a value as JSON; what is in it as base64 is estimated by what it is, not counted as text."""
     left: list[str] = []
-    tokens = start = 0
-    for found in _BASE64.finditer(text):
-        left.append(text[start : found.start()])
-        start = found.end()
-        tokens += _content(found["kind"] or "", found["data"] or found["bare"] or "", counter)
-    return tokens + count_text("".join([*left, text[start:]]), counter)
+    tokens = 0
+    for piece in _between_strings(text):
+        start = 0
+        for found in _BASE64.finditer(piece):
+            left.append(piece[start : found.start()])
+            start = found.end()
+            tokens += _content(found["kind"] or "", found["data"] or found["bare"] or "", counter)
+        left.append(piece[start:])
+    return tokens + count_text("".join(left), counter)
+
+
+def _between_strings(text: str) -> Iterator[str]:
+    """Yield JSON in pieces that end with a string, so that no search takes long enough to hold other threads up."""
+    start = 0
+    while len(text) - start > _CHUNK and (end := text.find('"', start + _CHUNK)) >= 0:
+        yield text[start : end + 1]
+        start = end + 1
+    yield text[start:]
 
 
 def measure(item: Item, counter: Counter, form: Reading | None = None) -> Count:

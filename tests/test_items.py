@@ -217,9 +217,9 @@ OUTPUT = {"type": "function_call_output", "call_id": "c"}
         ({"role": "function", "name": "f", "content": "5"}, "$", "this is a Chat Completions message"),
         ({**CALL, "call_id": None}, "$.call_id", "a function_call needs a call_id that pairs it"),
         ({**CALL, "call_id": ""}, "$.call_id", "a function_call needs a call_id"),
-        ({**CALL, "arguments": {}}, "$.arguments", "a function_call needs a arguments, a string"),
+        ({**CALL, "arguments": {}}, "$.arguments", "a function_call needs an arguments, a string"),
         ({**CALL, "name": None}, "$.name", "a function_call needs a name, a string"),
-        ({"type": "custom_tool_call", "call_id": "c", "name": "f"}, "$.input", "needs a input, a string"),
+        ({"type": "custom_tool_call", "call_id": "c", "name": "f"}, "$.input", "needs an input, a string"),
         ({"type": "function_call_output", "output": "x"}, "$.call_id", "needs a call_id"),
         ({"type": "function_call_output", "call_id": "c"}, "$.output", "needs an output, a string or a list of parts"),
         ({**OUTPUT, "output": {}}, "$.output", "a string or a list of parts"),
@@ -243,7 +243,8 @@ def test_the_place_begins_where_the_caller_says():
 
 @pytest.mark.parametrize("tag", ["tool_search_call", "tool_search_output"])
 def test_tool_searches_of_the_server_need_no_link(tag):
-    item = {"type": tag, "call_id": None, "execution": "server"}
+    held = {"arguments": {"query": "x"}} if tag == "tool_search_call" else {"tools": []}
+    item = {"type": tag, "call_id": None, "execution": "server", **held}
     assert accept(item, "$")[0] == item
 
 

@@ -41,6 +41,7 @@ def explained(made: Window) -> dict[str, Any]:
         "runs": [stretch._asdict() for stretch in stretches],
         "sealed": list(manifest.sealed),
         "bare": list(manifest.bare),
+        "trimmed": list(manifest.trimmed),
         "early": list(manifest.early),
     }
 

@@ -11,7 +11,7 @@ import msgspec
 from ..blobs import Bodies, whole, whole_items
 from ..canonical import AROUND, canonical, digest, loads
 from ..codec import ITEM, RESTORE, body, damage, item_of
-from ..compaction import references, stand_in
+from ..compaction import quotable, references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
 from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
 from ..history import Group, History
@@ -167,7 +167,7 @@ async def gathered(
         _still_there(name, [*stood, *parts])
         if changed is not None:
             changed |= {record.seq for record in parts if _is_changed(record)}
-        items = {record.seq: item_of(await whole(store, record)) for record in parts}
+        items = {record.seq: quotable(item_of(await whole(store, record)), record, said.target) for record in parts}
         base = stand_in(compaction, items, said.target)
     early = [record for record in records if record.seq in manifest.early]
     history = History(name, early=early)

@@ -78,29 +78,38 @@ def texts(longest: int = 60) -> st.SearchStrategy[str]:
     return st.builds(words, sizes, st.integers(0, 40))
 
 
-def _message(role: str, content: Any) -> Mapping[str, Any]:
-    return {"type": "message", "role": role, "content": content}
+_OWN: Mapping[str, Any] = {"timestamp": 1_700_000_000, "metadata": {"of": "the caller"}, "model": None}
+"""Fields of a caller's own, which no API knows."""
 
 
-def _example(text: str, answered: bool) -> tuple[Mapping[str, Any], ...]:
-    call = {"type": "function_call", "call_id": "call_example", "name": "look", "arguments": "{}"}
-    output = {"type": "function_call_output", "call_id": "call_example", "output": text}
-    return (_message("user", "look"), call, *([output] if answered else []), _message("assistant", text))
+def _message(role: str, content: Any, more: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": "message", "role": role, "content": content, **more}
 
 
-def _listed(text: str, more: str, image: bool) -> tuple[Mapping[str, Any], ...]:
-    content = [{"type": "input_text", "text": text}, {"type": "input_text", "text": more}]
-    return (_message("user", [*content, *([{"type": "input_image", "image_url": PNG}] if image else [])]),)
+def _example(text: str, answered: bool, more: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    call = {"type": "function_call", "call_id": "call_example", "name": "look", "arguments": "{}", **more}
+    output = {"type": "function_call_output", "call_id": "call_example", "output": text, **more}
+    said = _message("user", "look", more), _message("assistant", text, more)
+    return (said[0], call, *([output] if answered else []), said[1])
+
+
+def _listed(text: str, other: str, image: bool, more: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    content = [{"type": "input_text", "text": text, **more}, {"type": "input_text", "text": other}]
+    return (_message("user", [*content, *([{"type": "input_image", "image_url": PNG}] if image else [])], {}),)
 
 
 def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
-    """What a caller appends at once: messages mostly, examples of answers and calls, settings, unknown items."""
-    users = st.builds(_message, st.just("user"), texts())
-    others = st.builds(_message, st.sampled_from(["system", "developer", "assistant"]), texts())
+    """What a caller appends at once: messages mostly, examples of answers and calls, settings, unknown items.
+
+    Some bear fields of the caller's own.
+    """
+    own = st.sampled_from([{}, {}, {}, _OWN])
+    users = st.builds(_message, st.just("user"), texts(), own)
+    others = st.builds(_message, st.sampled_from(["system", "developer", "assistant"]), texts(), own)
     settings: st.SearchStrategy[Mapping[str, Any]] = st.sampled_from(
         [
             {"type": "configuration_update", "reasoning": {"effort": "low"}},
-            {"type": "additional_tools", "role": "developer", "tools": []},
+            {"type": "additional_tools", "role": "developer", "tools": [], **_OWN},
             {"type": "acme:note", "text": "of a kind that nobody knows"},
         ]
     )
@@ -109,8 +118,8 @@ def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
         st.tuples(users),
         st.lists(st.one_of(users, others), min_size=1, max_size=4).map(tuple),
         st.lists(st.one_of(users, others, settings), min_size=1, max_size=4).map(tuple),
-        st.builds(_listed, texts(), texts(), st.sampled_from([False, False, False, True])),
-        st.builds(_example, texts(), st.booleans()),
+        st.builds(_listed, texts(), texts(), st.sampled_from([False, False, False, True]), own),
+        st.builds(_example, texts(), st.booleans(), own),
     )
 
 

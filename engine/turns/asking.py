@@ -102,7 +102,7 @@ class Asking:
             raise Invalid(f"{history.conversation}: {NOTHING}")
         window = Window(rendered, manifest, plan.target, plan.budget, history.conversation)
         self.window, self._history = window, history
-        return Asked(*requested(plan, history, self.window, "answer", retry_of=retry_of), history, said, broken)
+        return Asked(*await requested(plan, history, self.window, "answer", retry_of=retry_of), history, said, broken)
 
     async def _placed(self, manifest: Manifest) -> tuple[Manifest, list[NewEvent], ModelFailure | None]:
         """See to it that a request that belongs to a conversation at the server has one there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import anyio
@@ -26,6 +27,7 @@ from ..log import Appended, LeaseChange, Release
 from ..logs import Log
 from ..model import Ending, ModelFailure, StreamEvent, helps
 from ..shield import finish
+from ..threads import apart, is_large
 from ..tokens import settled
 from .recorder import Finished, Recorder
 
@@ -160,7 +162,7 @@ class ModelCall:
         stream = self._said()
         try:
             async for said in stream:
-                self._due += self.recorder.feed(said)
+                await apart(partial(self._take, said), when=said.item is not None and is_large(said.item))
                 if self._resumed is not None:
                     self._due = [one for one in self._due if one.place >= self._resumed.logged]
                 if self._due or (self.background and not self._announced and self.recorder.provider_id):
@@ -179,6 +181,9 @@ class ModelCall:
             message = end.message or "the model said that it failed"
             raise ModelFailure("model", message, code=end.code, retryable=helps(end.code), retries=end.retries)
         return end
+
+    def _take(self, said: StreamEvent) -> None:
+        self._due += self.recorder.feed(said)
 
     async def _said(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield what the model says; whatever goes wrong in its adapter is its failure, not the turn's."""

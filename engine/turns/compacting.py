@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-import msgspec
-
 from ..blobs import filled
 from ..canonical import loads
 from ..codec import event, item_of
@@ -276,8 +274,7 @@ class Compactor:
         def choose(history: History, prompts: Sequence[Entry]) -> tuple[History, Manifest]:
             if not first:
                 history.base = None
-            manifest = _sending(plan, scene.of(history), part.units, prompts, base)
-            return history, msgspec.structs.replace(manifest, told=part.told)
+            return history, _sending(plan, scene.of(history), part.units, prompts, base, part.told)
 
         call = await self.errands.ask(plan, choose, part.asking)
         return await self.errands.receive(call, remote=False, check=check)
@@ -296,8 +293,11 @@ class Compactor:
         return weight(*base, plan.target) if base else 0
 
 
-def _sending(plan: Plan, scene: Scene, part: Sequence[Unit], prompts: Sequence[Entry], base: int) -> Manifest:
-    return sending(scene, part, prompts, base=base, factor=_FACTOR, budget=(plan.budget.context, plan.reserve))
+def _sending(
+    plan: Plan, scene: Scene, part: Sequence[Unit], prompts: Sequence[Entry], base: int, told: tuple[Span, ...] = ()
+) -> Manifest:
+    budget = plan.budget.context, plan.reserve
+    return sending(scene, part, prompts, base=base, factor=_FACTOR, budget=budget, told=told)
 
 
 def _room(plan: Plan) -> int:

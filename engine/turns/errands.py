@@ -102,7 +102,7 @@ class Errands:
         history, manifest = choose(history, prompts)
         blobs = asking.blobs if asking is not None else {}
         rendered = await self.engine.reader.rendered(history, manifest, plan.target, blobs)
-        asked, body = requested(
+        asked, body = await requested(
             plan, history, Window(rendered, manifest, plan.target, plan.budget, history.conversation), "compaction"
         )
         events = [asked] if asking is None else [beside(asking), asked]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..canonical import AROUND, canonical, digest
@@ -14,6 +15,7 @@ from ..ids import Position
 from ..items import Item, read
 from ..log import record
 from ..model import ModelFailure, keyed
+from ..threads import apart
 from ..window.window import Window
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("NOTHING", "Asked", "ahead_of", "ask", "requested")
 
+_MANY: Final = 100_000
+"""Tokens of a request that takes some milliseconds to be written."""
 NOTHING: Final = "there is nothing to send yet; pass an input, or append one first"
 
 
@@ -57,15 +61,16 @@ async def ask(plan: Plan, history: History, ahead: Sequence[Record] = (), *, pur
     if not rendered:
         raise Invalid(f"{history.conversation}: {NOTHING}")
     window = Window(rendered, manifest, plan.target, plan.budget, history.conversation)
-    return Asked(*requested(plan, history, window, purpose), history)
+    return Asked(*await requested(plan, history, window, purpose), history)
 
 
-def requested(
+async def requested(
     plan: Plan, history: History, window: Window, purpose: Purpose, *, retry_of: int | None = None
 ) -> tuple[NewEvent, Item]:
     """Return the event that says that a window is sent, and the body in which it is."""
     cache_key = _cache_key(plan, history)
     body = plan.model.encode(window, keyed(plan.settings, cache_key))
+    sum_of_body = await apart(partial(_digest, body), when=window.tokens.total >= _MANY)
     said = ResponseRequested(
         purpose=purpose,
         adapter=plan.shape.adapter,
@@ -73,13 +78,17 @@ def requested(
         target=plan.target,
         settings=plan.settings_digest,
         manifest=window.manifest,
-        digest=digest(canonical(body, "request", wrapped=AROUND)),
+        digest=sum_of_body,
         cache_key=cache_key,
         key=plan.options.key,
         retry_of=retry_of,
         continues=bool(window.rendered) and read(window.rendered[-1].item).is_output,
     )
     return event(said), body
+
+
+def _digest(body: Item) -> str:
+    return digest(canonical(body, "request", wrapped=AROUND))
 
 
 def _cache_key(plan: Plan, history: History) -> str | None:

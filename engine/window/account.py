@@ -43,6 +43,7 @@ class Account:
         self.weights: dict[int, int] = {}
         self.estimated = 0
         self.bare: list[int] = []
+        self.trimmed: list[int] = []
         self.sealed: list[int] = []
         self._decisions: dict[int, _Decision] = {}
         self._enter(units)
@@ -74,6 +75,7 @@ class Account:
                 if entry.flags & ESTIMATED:
                     self.estimated += weights[seq]
             self.bare += [seq for seq in fit.bare if seq not in out]
+            self.trimmed += [seq for seq in fit.trimmed if seq not in out]
             self.sealed += [entry.seq for entry in fit.sealed]
 
     def _sent(self, unit: Unit) -> tuple[_Decision, _Decision]:
@@ -132,6 +134,7 @@ class Account:
             "runs": tuple(runs),
             "rules": tuple(rules),
             "bare": spans(sorted(self.bare)),
+            "trimmed": spans(sorted(self.trimmed)),
             "sealed": tuple(sorted(self.sealed)),
             "measured": exact and self.estimated == 0,
             "shared": self._shared(runs, early),

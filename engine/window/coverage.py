@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from ..errors import BudgetExceeded
 from ..events import ESTIMATED
 from ..history import Entry, Group, History
-from ..manifest import Manifest, Run, spans
+from ..manifest import Manifest, Run, Span, spans
 from ..tokens import scaled
 from .invariants import BETWEEN
 from .render import RENDERER
@@ -23,6 +23,7 @@ __all__ = ("Coverage", "cover", "everything", "next_part", "sending")
 _POLICY: Final = "compaction@1"
 _READ: Final = "it is compacted"
 _ELSEWHERE: Final = "another part has it"
+_TOLD: Final = "it is too long for any request: an excerpt of what it says is in the question"
 
 
 class Coverage(NamedTuple):
@@ -132,12 +133,19 @@ def next_part(units: Sequence[Unit], room: int) -> int:
 
 
 def sending(
-    scene: Scene, part: Sequence[Unit], prompts: Sequence[Entry], *, base: int, factor: int, budget: tuple[int, int]
+    scene: Scene,
+    part: Sequence[Unit],
+    prompts: Sequence[Entry],
+    *,
+    base: int,
+    factor: int,
+    budget: tuple[int, int],
+    told: tuple[Span, ...] = (),
 ) -> Manifest:
     """Return the manifest of a request that sends a part of a history, and *prompts* behind it.
 
     *base* are the tokens of what stands for earlier compacted events, where that is sent too; *budget* is the model's
-    context and what of it is kept free.
+    context and what of it is kept free; *told* is what the prompts hold an excerpt of.
     """
     history = scene.history
     for holds in BETWEEN:
@@ -152,10 +160,11 @@ def sending(
         renderer=RENDERER,
         as_of=history.version,
         base=history.base[0].seq if history.base else 0,
-        runs=tuple(_runs(history.version, sorted(weights), lean)),
-        rules=(_READ, _ELSEWHERE),
+        runs=tuple(_runs(history.version, sorted(weights), lean, told)),
+        rules=(_READ, _ELSEWHERE, _TOLD) if told else (_READ, _ELSEWHERE),
         early=tuple(sorted(seq for group in history.early for seq in _seqs(group) if seq in weights)),
         bare=spans(sorted(weights.keys() & {seq for unit in part for seq in unit.fit.bare})),
+        trimmed=spans(sorted(weights.keys() & {seq for unit in part for seq in unit.fit.trimmed})),
         sealed=tuple(sorted(sealed)),
         factor=factor,
         items=items,
@@ -164,6 +173,7 @@ def sending(
         bound=scaled(guessed + len(weights), factor),
         context=budget[0],
         reserve=budget[1],
+        told=told,
         weights=weights,
     )
 
@@ -190,15 +200,27 @@ def _seqs(group: Group) -> Iterator[int]:
     return (entry.seq for entry in group.entries)
 
 
-def _runs(version: int, sent: Sequence[int], short: set[int]) -> Iterator[Run]:
+def _runs(version: int, sent: Sequence[int], short: set[int], told: Sequence[Span]) -> Iterator[Run]:
     at = 1
     for first, last in spans(list(sent)):
-        if first > at:
-            yield Run(at, first - 1, "dropped", 1)
+        yield from _left_out(at, first - 1, told)
         yield from _sent_runs(first, last, short)
         at = last + 1
-    if at <= version:
-        yield Run(at, version, "dropped", 1)
+    yield from _left_out(at, version, told)
+
+
+def _left_out(first: int, last: int, told: Sequence[Span]) -> Iterator[Run]:
+    """Yield a stretch of which nothing is sent as it is."""
+    at = first
+    for low, high in told:
+        if not first <= low <= high <= last:
+            continue
+        if at < low:
+            yield Run(at, low - 1, "dropped", 1)
+        yield Run(low, high, "dropped", 2)
+        at = high + 1
+    if at <= last:
+        yield Run(at, last, "dropped", 1)
 
 
 def _sent_runs(first: int, last: int, short: set[int]) -> Iterator[Run]:

@@ -15,7 +15,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..canonical import encode, loads
-from ..events import CALLED, ODD, Target
+from ..events import CALLED, ODD, SURPLUS, Target
+from ..fields import OUTPUT_ONLY, trimmed
 from ..forms import mended
 from ..history import Entry, Group
 from ..items import ROLES, read
@@ -30,8 +31,6 @@ RENDERER: Final = 1
 SEALED: Final = "[no output has been recorded for this call]"
 """What a window says of a call that has no output in the log."""
 
-# Fields that the API gives on stored items, or that clients add, and refuses on input.
-_OUTPUT_ONLY: Final = frozenset({"created_by", "parsed", "parsed_arguments", "provider_data"})
 _INPUT_PARTS: Final = ("input_text", "input_image", "input_file")
 _NULLS: Final = ROLES | {
     "function_call",
@@ -130,6 +129,7 @@ class Pen:
         """The call ids of the programs that were written."""
         self.fates = Fates(manifest)
         self.bare = {seq for first, last in manifest.bare for seq in range(first, last + 1)}
+        self.trimmed = {seq for first, last in manifest.trimmed for seq in range(first, last + 1)}
         self.sealed = frozenset(manifest.sealed)
         self.target = target
 
@@ -166,7 +166,8 @@ class Pen:
         # An event that was rendered before it was appended may have come to stand elsewhere.
         if data != entry.item:
             item = self._written(entry, excerpted=False)
-            if entry.flags & CALLED or entry.blobs or entry.reading.shape == "program" or not _is_flat(item):
+            varies = entry.flags & (CALLED | SURPLUS) or entry.reading.shape == "program"
+            if varies or entry.blobs or not _is_flat(item):
                 return self._rendered(entry, item)
             known[place] = entry.item, item
         # Whoever gets a window may change it.
@@ -177,6 +178,8 @@ class Pen:
         shape = entry.reading.shape
         if entry.flags & ODD:
             item = mended(item, shape, chat=self.target.api == "chat")
+        if entry.seq in self.trimmed:
+            item = trimmed(item, shape)
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:
@@ -198,7 +201,7 @@ class Pen:
         """Return an item without what the target does not take on input."""
         if len(item) == 2 and shape in ROLES and isinstance(item.get("content"), str):
             return item  # a role and a text, which everybody takes
-        if not _OUTPUT_ONLY.isdisjoint(item) or None in item.values():
+        if not OUTPUT_ONLY.isdisjoint(item) or None in item.values():
             item = _pruned(item, shape)
         chat = self.target.api == "chat"
         if shape in _CALLS:
@@ -232,7 +235,7 @@ def _pruned(item: dict[str, Any], shape: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in item.items()
-        if key not in _OUTPUT_ONLY and (value is not None or not (nulls or key in _NEVER_NULL))
+        if key not in OUTPUT_ONLY and (value is not None or not (nulls or key in _NEVER_NULL))
     }
 
 
@@ -279,8 +282,8 @@ def _assistant(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare_part(part: Any) -> Any:
-    if isinstance(part, dict) and (not _OUTPUT_ONLY.isdisjoint(part) or None in part.values()):
-        return {key: value for key, value in part.items() if key not in _OUTPUT_ONLY and value is not None}
+    if isinstance(part, dict) and (not OUTPUT_ONLY.isdisjoint(part) or None in part.values()):
+        return {key: value for key, value in part.items() if key not in OUTPUT_ONLY and value is not None}
     return part
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, UNPLACED, Target
+from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, SURPLUS, UNPLACED, WANTING, Target
 from ..history import Entry, Group, History, turn_starts
 from ..items import ROLES
 from ..tokens import SEAL_TOKENS
@@ -40,7 +40,7 @@ GONE: Final = "erased"
 
 
 _NONE: Final[Mapping[int, Any]] = MappingProxyType({})
-_UNSETTLED: Final = ERASED | ODD | UNPLACED
+_UNSETTLED: Final = ERASED | ODD | UNPLACED | SURPLUS | WANTING
 """Flags of what not every target takes as it is."""
 IDS: Final = NAMED | MISNAMED
 """Flags of items that have an id."""
@@ -131,6 +131,8 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     """What is left out, by seq, with the rule."""
     bare: frozenset[int] = frozenset()
     """What goes without its id, by seq."""
+    trimmed: frozenset[int] = frozenset()
+    """What goes without the fields that its kind has not, by seq."""
     sealed: tuple[Entry, ...] = ()
     """Calls that are followed by a stand-in for their output."""
     notes: Mapping[int, str] = _NONE
@@ -186,6 +188,10 @@ class Fit(msgspec.Struct, eq=False, gc=False):
         """Send entries without their ids, those that have one."""
         self.bare = self.bare.union([entry.seq for entry in entries if entry.flags & IDS])
         self._ids = None
+
+    def trim(self, entry: Entry) -> None:
+        """Send an entry without the fields that its kind has not."""
+        self.trimmed = self.trimmed | {entry.seq}
 
     def seal(self, call: Entry) -> None:
         """Follow a call with a stand-in for its output."""

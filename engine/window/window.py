@@ -11,8 +11,9 @@ import msgspec
 
 from ..errors import Invalid
 from ..events import Target
+from ..forms import with_short_id
 from ..manifest import Change, Manifest, Span, Verdict, differing
-from ..messages import to_messages
+from ..messages import to_messages, with_plain_calls
 from .budget import Budget
 from .remote import addressed, news
 from .render import Rendered
@@ -51,13 +52,25 @@ class Window:
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """The items in the Responses shape, as `input` would carry them."""
-        return [one.item for one in self.rendered]
+        """The items in the Responses shape, as `input` would carry them: a client of OpenAI's can send them itself.
+
+        Ids of calls that are too long for the API are shortened here as they are in requests; the log has them whole.
+        """
+        items = [one.item for one in self.rendered]
+        return items if self._is_recorded else [with_short_id(item) for item in items]
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The same as Chat Completions messages."""
-        return to_messages(self.rendered, recorded=self.target.state == "recorded")
+        """The same as Chat Completions messages, as OpenAI itself takes them, in ids and names of calls too.
+
+        What another backend is sent in their place is for its adapter to write: `model.encode(window, settings)`.
+        """
+        messages = to_messages(self.rendered, recorded=self._is_recorded)
+        return messages if self._is_recorded else [with_plain_calls(message) for message in messages]
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self.target.state == "recorded"
 
     @property
     def news(self) -> list[Rendered]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from turnlog import Budget
 from turnlog.adapters.conversations import Conversations
 from turnlog.engine.events import ItemAppended, Origin
 from turnlog.engine.replay import verify
@@ -141,6 +142,80 @@ async def test_what_a_caller_nests_as_deeply_as_may_be_can_be_sent(stage, api):
         c = await s.engine.create()
         await c.append({"role": "user", "content": "Hi", "more": deep} if api == "chat" else {"type": "a:b", "x": deep})
         assert (await c.respond(s.model(api), "1")).output_text == "one"
+
+
+# -- fields that a kind has not
+
+OWN = {"timestamp": 7, "metadata": {"of": "app"}}
+NEW = {**MESSAGE, "mood": {"of": "a later day"}, "content": [{**TEXT, "tone": "warm"}]}
+
+
+def trimmed(what):
+    return f"it fits, without {what}, which this API does not take"
+
+
+async def test_fields_of_a_caller_s_own_are_kept_and_not_sent(stage, api):
+    said = {"role": "user", "content": [{"type": "input_text", "text": "Hi", "lang": "en"}], **OWN}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "clear", "took": 3}
+    async with stage("one", "two") as s:
+        c = await s.engine.create()
+        await c.append(said, {**CALL, "created_at": 7}, output)
+        await c.respond(s.model(api), {"role": "user", "content": "Well?", **OWN})
+        kept = [said, {**CALL, "created_at": 7}, output, {"role": "user", "content": "Well?", **OWN}]
+        assert (await logged(c))[:4] == kept
+        names = ("timestamp", "metadata", "lang", "created_at", "took")
+        assert not any(f'"{name}"' in json.dumps(s.bodies[0]) for name in names)
+        manifest = (await last(c)).manifest
+        assert [manifest.why(seq).rule for seq in range(2, 6)] == [
+            trimmed("metadata, timestamp, content.lang"),
+            trimmed("created_at"),
+            trimmed("took"),
+            trimmed("metadata, timestamp"),
+        ]
+        assert manifest.trimmed == ((2, 5),)
+        assert (await verify(s.engine.store, c.id)).verified == 1
+        # What was sent is remembered for the next window, without them too.
+        await c.respond(s.model(api), "And now?")
+        assert not any(f'"{name}"' in json.dumps(s.bodies[1]) for name in names)
+
+
+async def test_a_field_that_a_later_api_gives_goes_back_to_it_and_nowhere_else(stage):
+    async with stage(stream(NEW), "two") as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        elsewhere = s.model("responses", backend="elsewhere")
+        await c.respond(elsewhere, "2")
+        assert s.bodies[1]["input"][1] == {"type": "message", "role": "assistant", "content": "hi"}
+        assert (await last(c)).manifest.why(5).rule == trimmed("mood, content.tone")
+        window = await c.window(model=s.model("responses"))
+        assert window.items[1] == NEW
+        assert window.manifest.why(5).rule == "it fits"
+        assert (await c.window(model=s.model("chat"))).messages[1] == {"role": "assistant", "content": "hi"}
+        assert (await verify(s.engine.store, c.id)).verified == 2
+
+
+async def test_what_an_extract_quotes_goes_without_them_too(stage):
+    async with stage(*["said"] * 4) as s:
+        c = await s.engine.create()
+        for number in range(3):
+            await c.respond(s.model("responses"), {"role": "user", "content": f"{number} " + "word " * 200, **OWN})
+        await c.compact(method="extract", budget=Budget(2_000))
+        await c.respond(s.model("responses"), "Well?")
+        assert len(s.bodies[-1]["input"]) > 2
+        assert not any("timestamp" in item for item in s.bodies[-1]["input"])
+        assert (await verify(s.engine.store, c.id)).verified == 4
+
+
+async def test_what_lacks_what_its_kind_needs_goes_only_to_whom_it_came_from(stage):
+    call = {"type": "shell_call", "id": "sh_1", "call_id": "call_1"}
+    async with stage(stream(call), "two") as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "1")
+        await c.append({"type": "shell_call_output", "call_id": "call_1", "output": []})
+        window = await c.window(model=s.model("responses", backend="elsewhere"))
+        assert [item.get("type") for item in window.items] == [None]
+        assert window.manifest.why(5).rule == "the API would refuse it: a shell_call needs an action, an object"
+        assert (await c.window(model=s.model("responses"))).items[1] == call
 
 
 # -- what Chat Completions has no place for

@@ -8,6 +8,7 @@ from turnlog import Budget, Invalid, ResponseFailed
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.chat_traits import TRAITS, WRAPPED, Traits, call_id, named
 from turnlog.engine.replay import verify
+from turnlog.engine.testing.judge import refusals
 from turnlog.engine.testing.server import Call, CustomCall, Raw, Reason, Refuse, Reply, Text
 
 pytestmark = pytest.mark.anyio
@@ -243,6 +244,40 @@ async def test_the_responses_api_takes_longer_ones(stage):
         assert ids[0] == ids[2] == "c" * 60
         assert ids[1] == ids[3] != "c" * 70
         assert len(ids[1]) <= 64
+
+
+async def test_what_a_window_shows_is_what_is_sent_and_can_be_sent_by_anybody(stage):
+    async with stage(Reply(Call("look", id="c" * 60), Call("look", id="c" * 70)), "Blue.", "Fine.", "Fine.") as s:
+        c = await s.engine.create()
+        await c.run(s.model("chat"), "Look", tools=[look])
+        await c.respond(s.model("responses"), "Sure?")
+        await c.respond(s.model("chat"), "Quite sure?")
+        for api, body in zip(("responses", "chat"), s.bodies[2:], strict=True):
+            window = await c.window(model=s.model(api), at=(await all_calls(c))[-2 if api == "responses" else -1].seq)
+            name, shown = ("input", window.items) if api == "responses" else ("messages", window.messages)
+            assert shown == body[name]
+            assert refusals(api, {"model": "gpt-4o-mini", name: shown}) == []
+        assert [entry.item["call_id"] async for entry in c.items() if "call_id" in entry.item][:2] == [
+            "c" * 60,
+            "c" * 70,
+        ]
+
+
+async def test_names_that_only_one_backend_takes_are_shown_as_openai_takes_them(stage):
+    async with stage() as s:
+        c = await s.engine.create()
+        call = {"type": "function_call", "call_id": "d" * 50, "name": "files.read", "arguments": "{}"}
+        await c.append("Read", call, {"type": "function_call_output", "call_id": "d" * 50, "output": "x"})
+        window = await c.window(Budget(1_000))
+        _, called, answered = window.messages
+        assert called["tool_calls"][0]["function"]["name"] == "files_read"
+        assert called["tool_calls"][0]["id"] == answered["tool_call_id"]
+        assert refusals("chat", {"model": "gpt-4o", "messages": window.messages}) == []
+        assert refusals("responses", {"model": "gpt-4o", "input": window.items}) == []
+
+
+async def all_calls(c):
+    return [call async for call in c.responses()]
 
 
 def test_an_id_that_fits_stays():

@@ -195,6 +195,13 @@ async def test_a_message_that_no_part_has_room_for(stage, api, words):
         assert "It begins here. word" in asked
         assert "characters are left out" in asked
         assert "word It ends there." in asked
+        (call,) = [one async for one in c.responses() if one.purpose == "compaction" and one.manifest.told]
+        why = call.manifest.why(2)
+        assert (why.fate, why.rule) == (
+            "dropped",
+            "it is too long for any request: an excerpt of what it says is in the question",
+        )
+        assert call.manifest.why(3).rule == "another part has it"
         assert await items(c) == transcript
         assert (await c.respond(small, "And?")).output_text == "Fine."
         assert (await verify(s.engine.store, c.id)).diverged == []

@@ -2,8 +2,8 @@
 
 A file holds three blocks: a picture, the log as lines, and the windows that become of it. A line is a word and what it
 is about: `user text`, `answer kind:number …` (a response), `fail …` (one that failed), `output number text`, `seal
-number`, `again kind:number …` (a caller appends what a model made), `raw json`. In the windows a star stands for an
-item that goes without its id.
+number`, `again kind:number …` (a caller appends what a model made), `raw json`, `refused path json` (what a caller may
+not append, and why). In the windows a star stands for an item that goes without its id.
 """
 
 import json
@@ -29,7 +29,8 @@ from small_logs import (
     search,
     thought,
 )
-from turnlog.engine.errors import BudgetExceeded
+from turnlog.engine.errors import BudgetExceeded, InvalidItem
+from turnlog.engine.items import accept
 from turnlog.engine.window.budget import Budget
 
 FILES = sorted((Path(__file__).parent.parent / "malformed").glob("*.md"))
@@ -85,6 +86,11 @@ def written(lines):
                 log.say(*made(rest))
             case "raw":
                 log.say(json.loads(rest))
+            case "refused":
+                path, _, item = rest.partition(" ")
+                with pytest.raises(InvalidItem) as refused:
+                    accept(json.loads(item), "$")
+                assert refused.value.path == f"$.{path}"
             case _:
                 pytest.fail(f"{line!r} is no line of a log")
     return log

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ...events import ERASED, ODD, UNPLACED
+from ...events import ERASED, ODD, SURPLUS, UNPLACED, WANTING
+from ...fields import surplus, wanting
 from ...forms import mended, unplaced
 from ...history import Entry
 from ..kinds import refused
@@ -30,16 +31,28 @@ def only_what_the_api_takes(fit: Fit, scene: Scene) -> None:
             fit.leave_out(entry, rule)
         elif entry.reading.link is None and _needs_link(entry, chat=chat):
             fit.leave_out(entry, "nothing says which call it is, or is for")
-        elif entry.flags & (ODD | UNPLACED):
-            _note(fit, entry, chat=chat)
+        elif entry.flags & WANTING and not scene.at_home(entry):
+            fit.leave_out(entry, _lack(entry))
+        elif entry.flags & (ODD | UNPLACED | SURPLUS):
+            _note(fit, entry, scene, chat=chat)
 
 
-def _note(fit: Fit, entry: Entry, *, chat: bool) -> None:
+def _lack(entry: Entry) -> str:
+    """Return what an entry has not that its kind needs: only the backend that gave it so may take it so."""
+    lack = next(wanting(entry.value(), entry.reading.shape), None)
+    return f"the API would refuse it: {lack.needs}" if lack else "the API would refuse it"
+
+
+def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
     """Note what of an entry is not sent as it is."""
     shape, notes = entry.reading.shape, list[str]()
-    item: dict[str, Any] = entry.value() if chat or entry.flags & ODD else {}
-    if entry.flags & ODD and mended(item, shape, chat=chat) is not item:
+    item: dict[str, Any] = entry.value()
+    put_right = mended(item, shape, chat=chat) if entry.flags & ODD else item
+    if put_right is not item:
         notes.append("put right where the API would refuse it")
+    if entry.flags & SURPLUS and not scene.at_home(entry):
+        fit.trim(entry)
+        notes.append(f"without {', '.join(surplus(put_right, shape))}, which this API does not take")
     if chat and entry.flags & UNPLACED:
         notes.append(f"without {', '.join(unplaced(item, shape))}, which Chat Completions has no place for")
     if notes:
