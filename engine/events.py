@@ -347,7 +347,7 @@ UNPLACED: Final = 2048
 """Flag: something in it has no place in Chat Completions."""
 
 
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event on its way into the log: what a window needs to know as columns, the rest as canonical JSON."""
 
     kind: str

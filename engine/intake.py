@@ -61,13 +61,14 @@ def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
 
     That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent.
     """
-    flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
+    secret = item.get("encrypted_content")
+    flags = SECRET if isinstance(secret, str) and secret else 0
     if mended(item, reading.shape) is not item:
         flags |= ODD
     if any(unplaced(item, reading.shape)):
         flags |= UNPLACED
     caller = item.get("caller")
-    if isinstance(caller, Mapping) and caller.get("type") == "program":
+    if caller is not None and isinstance(caller, Mapping) and caller.get("type") == "program":
         flags |= CALLED
     return flags | _id_flag(item, reading)
 
@@ -86,15 +87,18 @@ def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
     """Return items with each run of what a model made marked as one response, named by its first event."""
     marked: list[NewEvent] = []
     run: int | None = None
-    for index, one in enumerate(events):
-        maker = reading(one.shape or "unknown", one.link).maker
-        if maker == "model" and run is None:
-            run = index
-        elif maker in ("input", "output"):
-            run = None
+    for number, one in enumerate(events, 1):
+        run = _run(run, reading(one.shape or "unknown", one.link), number)
         part = run is not None and one.response is None
-        marked.append(msgspec.structs.replace(one, response=-(run + 1)) if part and run is not None else one)
+        marked.append(msgspec.structs.replace(one, response=-run) if part and run is not None else one)
     return marked
+
+
+def _run(run: int | None, form: Reading, number: int) -> int | None:
+    """Return the number of the item that begins the run of what a model made that this one is in, None if in none."""
+    if form.maker == "model":
+        return number if run is None else run
+    return None if form.maker in ("input", "output") else run
 
 
 def shifted(events: Sequence[NewEvent], by: int) -> list[NewEvent]:
@@ -133,9 +137,40 @@ def leading(events: Sequence[NewEvent]) -> list[NewEvent]:
     return made
 
 
-async def _counted(size: int, counting: Callable[[], T]) -> T:
+async def _counted(size: int, counting: Callable[..., T], *given: Any) -> T:
     """Return what counting so many bytes comes to: of many, off the event loop."""
-    return counting() if size < _LONG else await anyio.to_thread.run_sync(counting)
+    return counting(*given) if size < _LONG else await anyio.to_thread.run_sync(counting, *given)
+
+
+def _event(
+    item: Mapping[str, Any],
+    data: bytes,
+    form: Reading,
+    count: Count,
+    said: ItemAppended,
+    flags: int,
+    response: int | None,
+) -> NewEvent:
+    """Return the event of an item that was counted; what of it is large goes out of line."""
+    bodies: Mapping[str, bytes] = {}
+    if len(data) > LIMIT:
+        stub, blobs, bodies = packed(item)
+        said = msgspec.structs.replace(said, blobs=blobs)
+        data = encode(stub)
+    flags |= flags_of(item, form)
+    if count.estimated:
+        flags |= ESTIMATED
+    if count.pictured:
+        flags |= PICTURED
+    made = event(
+        said, item=data, form=form, response=response, tokens=count.tokens, excerpt=count.excerpt, flags=flags
+    )
+    return msgspec.structs.replace(made, blobs=bodies) if bodies else made
+
+
+def _exactness(counting: vocabulary.Vocabulary) -> int:
+    """Return what flags an item whose text was not counted by the vocabulary itself."""
+    return 0 if counting.exact else ESTIMATED
 
 
 class Intake:
@@ -165,13 +200,22 @@ class Intake:
             InvalidItem: one of them is no item, or cannot be pinned; nothing has been written.
         """
         said = BARE if meta is None else ItemAppended(meta=_meta(meta))
+        counting = self._vocabulary or await self.vocabulary()
         made: list[NewEvent] = []
-        for index, value in enumerate(values):
-            place = f"{path}[{index}]"
+        run: int | None = None
+        for number, value in enumerate(values, 1):
+            place = f"{path}[{number - 1}]"
             item, data = accept(value, place)
-            flags = PINNED if pinned and not _follows(read(item), made, place) else 0
-            made.append(await self.item(item, data, said=said, flags=flags))
-        return as_responses(made)
+            form = read(item)
+            flags = PINNED if pinned and not _follows(form, made, place) else 0
+            if len(data) < _LONG:
+                count = measure(item, counting.count, form)
+            else:
+                count = await anyio.to_thread.run_sync(measure, item, counting.count, form)
+            run = _run(run, form, number)
+            response = None if run is None else -run
+            made.append(_event(item, data, form, count, said, flags | _exactness(counting), response))
+        return made
 
     async def item(
         self,
@@ -187,32 +231,16 @@ class Intake:
             data = encode(item)
         form = read(item)
         counting = self._vocabulary or await self.vocabulary()
-        count = await _counted(len(data), lambda: measure(item, counting.count, form))
-        said, bodies = said or BARE, dict[str, bytes]()
+        count = await _counted(len(data), measure, item, counting.count, form)
+        said = said or BARE
         if said.extra is not None:
             said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
-        if len(data) > LIMIT:
-            stub, blobs, bodies = packed(item)
-            said = msgspec.structs.replace(said, blobs=blobs)
-            data = encode(stub)
-        made = event(
-            said,
-            item=data,
-            form=form,
-            response=response,
-            tokens=count.tokens,
-            excerpt=count.excerpt,
-            flags=flags
-            | flags_of(item, form)
-            | (ESTIMATED if count.estimated or not counting.exact else 0)
-            | (PICTURED if count.pictured else 0),
-        )
-        return msgspec.structs.replace(made, blobs=bodies) if bodies else made
+        return _event(item, data, form, count, said, flags | _exactness(counting), response)
 
     async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
         """Return what an item weighs; a long one is counted off the event loop."""
         by = counter or (await self.vocabulary()).count
-        return await _counted(size, lambda: measure(item, by))
+        return await _counted(size, measure, item, by)
 
     async def _beside(self, extra: Mapping[str, Any]) -> int:
         """Return the tokens of what of an extra goes back to its maker; much is counted off the event loop."""

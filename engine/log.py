@@ -149,7 +149,7 @@ class Lease(msgspec.Struct, frozen=True):
     """Seconds until it runs out, by the store's clock; not positive once it has."""
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a store keeps beside a stream. Times are microseconds since 1970, UTC."""
 
     conversation: str
@@ -197,7 +197,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     records: Sequence[Sequence[Record]]
 
 
-class Appended(msgspec.Struct, frozen=True, kw_only=True):
+class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where events were appended."""
 
     first: int
@@ -437,7 +437,7 @@ def record(conversation: str, seq: int, position: Position, time: int, event: Ne
     )
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True):
+class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One call of `Store.append`, as it waits for its turn."""
 
     conversation: str

@@ -19,7 +19,7 @@ from . import media
 from .canonical import encode
 from .events import SECRET, NewEvent, Usage
 from .families import ANY_FAMILY, Pictures, family_of
-from .items import Item, Reading, parts, read
+from .items import Item, Reading, content_of, parts, read
 from .schemas import declarations, response_format
 from .window.excerpts import excerpt
 
@@ -198,10 +198,17 @@ class _Weighing:
         return count_text(text, self.counter)
 
     def _texts(self, item: Item, *fields: str) -> int:
-        found = (item.get(field) for field in fields)
-        return sum(self._text(text) for text in found if isinstance(text, str) and text)
+        total = 0
+        for field in fields:
+            text = item.get(field)
+            if isinstance(text, str) and text:
+                total += count_text(text, self.counter)
+        return total
 
     def _parts(self, item: Item) -> int:
+        content = content_of(item)
+        if isinstance(content, str):
+            return count_text(content, self.counter)
         total = 0
         for piece in parts(item):
             text = piece.get("text", piece.get("refusal"))

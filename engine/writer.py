@@ -50,7 +50,7 @@ class Writer:
         """Append, with the bodies that come with the events; see `turnlog.engine.log.Store.append`."""
         while name in self._quiet and not quiet:
             await self._quiet[name].wait()
-        if any(one.blobs for one in events):
+        if any([one.blobs for one in events]):
             bodies = {**(bodies or {}), **bodies_of(events)}
         appended = await self._store.append(
             name,
