@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -240,7 +239,7 @@ async def _event(data: bytes, retries: int) -> Said:
     if data.strip() == DONE.encode():
         return Said(DONE, [], streamed=True, retries=retries)
     try:
-        value, repaired = await apart(partial(salvage, data), when=len(data) >= READ)
+        value, repaired = await apart(salvage, data, when=len(data) >= READ)
     except ValueError as error:
         raise ModelFailure("answer", f"the answer is no JSON: {error}", retryable=True, retries=retries) from error
     # A character may have been cut in two: the other half is in another event.
@@ -255,7 +254,7 @@ def _unrepaired(data: bytes) -> Any:
 
 async def _whole(body: bytes, kind: str, retries: int) -> Said:
     try:
-        value, repaired = await apart(partial(salvage, body), when=len(body) >= READ)
+        value, repaired = await apart(salvage, body, when=len(body) >= READ)
     except ValueError as error:
         told = body[: 4 * _SHOWN].decode(errors="replace").strip()[:_SHOWN]
         what = "no JSON" if "json" in kind or told.startswith("{") else "no stream of events, and no JSON"

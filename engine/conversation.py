@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-import msgspec
-
 from .answering import answered, check_answers, decide, output_for
 from .answers import first_outputs
 from .branching import boundary_below, check_boundary
@@ -56,6 +54,7 @@ class Conversation:
     def __init__(self, engine: Engine, head: Head) -> None:
         self._engine = engine
         self._head = head
+        self._version = head.version
         self._list = Listing(engine, head.conversation)
 
     @property
@@ -71,7 +70,7 @@ class Conversation:
     @property
     def version(self) -> int:
         """The seq of the last event that this handle has seen."""
-        return self._head.version
+        return self._version
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -89,12 +88,12 @@ class Conversation:
         """
         self._engine.check()
         self._head = await self._engine.reader.head(self.id)
+        self._version = self._head.version
         return self
 
     def saw(self, version: int) -> None:
         """Learn of a version that an append of this process has reached."""
-        if version > self._head.version:
-            self._head = msgspec.structs.replace(self._head, version=version)
+        self._version = max(self._version, version)
 
     # -- writing
 

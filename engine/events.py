@@ -353,7 +353,7 @@ WANTING: Final = 8192
 """Flag: it has not what every request needs of its kind, and that cannot be put right."""
 
 
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event on its way into the log: what a window needs to know as columns, the rest as canonical JSON."""
 
     kind: str

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from operator import is_not
 from typing import Any, Final, NamedTuple
 
 from .canonical import encode
-from .items import ROLES, Item, parts
+from .items import ROLES, Item, content_of, parts
 
 __all__ = ("LONGEST_ID", "LONGEST_MESSAGE_ID", "mended", "short", "unplaced", "with_short_id")
 
@@ -104,13 +105,13 @@ def mended(item: Any, shape: str, *, chat: bool = False) -> Any:
     changed: dict[str, Any] = {}
     for name, field in _FIELDS.get(shape, {}).items():
         value = item.get(name)
-        if (value is not None or field.needed) and not field.fits(value):
+        if field.needed if value is None else not field.fits(value):
             changed[name] = field.instead
     for name in _PARTS.get(shape, ()):
         value = item.get(name)
         if isinstance(value, list):
             made = [_part(part, shape, chat=chat) for part in value]
-            if any(one is not other for one, other in zip(made, value, strict=True)) or None in value:
+            if any(map(is_not, made, value)) or None in value:
                 changed[name] = [part for part in made if part is not None]
     if not changed:
         return item
@@ -169,7 +170,7 @@ def unplaced(item: Item, shape: str) -> Iterator[str]:
     for name in _SAID[shape]:
         if item.get(name):
             yield f"its {name}"
-    if shape in ROLES or shape.endswith("_output"):
+    if (shape in ROLES or shape.endswith("_output")) and not isinstance(content_of(item), str):
         seen: set[str] = set()
         for part in parts(item):
             seen.update(_of_part(part, shape))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -63,7 +62,8 @@ def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent, to
     whom, and as it is.
     """
-    flags = SECRET if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"] else 0
+    secret = item.get("encrypted_content")
+    flags = SECRET if isinstance(secret, str) and secret else 0
     sent = mended(item, reading.shape)
     if sent is not item:
         flags |= ODD
@@ -74,7 +74,7 @@ def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     if reading.shape not in COMMON and any(wanting(sent, reading.shape)):
         flags |= WANTING
     caller = item.get("caller")
-    if isinstance(caller, Mapping) and caller.get("type") == "program":
+    if caller is not None and isinstance(caller, Mapping) and caller.get("type") == "program":
         flags |= CALLED
     return flags | _id_flag(item, reading)
 
@@ -93,15 +93,18 @@ def as_responses(events: Sequence[NewEvent]) -> list[NewEvent]:
     """Return items with each run of what a model made marked as one response, named by its first event."""
     marked: list[NewEvent] = []
     run: int | None = None
-    for index, one in enumerate(events):
-        maker = reading(one.shape or "unknown", one.link).maker
-        if maker == "model" and run is None:
-            run = index
-        elif maker in ("input", "output"):
-            run = None
+    for number, one in enumerate(events, 1):
+        run = _run(run, reading(one.shape or "unknown", one.link), number)
         part = run is not None and one.response is None
-        marked.append(msgspec.structs.replace(one, response=-(run + 1)) if part and run is not None else one)
+        marked.append(msgspec.structs.replace(one, response=-run) if part and run is not None else one)
     return marked
+
+
+def _run(run: int | None, form: Reading, number: int) -> int | None:
+    """Return the number of the item that begins the run of what a model made that this one is in, None if in none."""
+    if form.maker == "model":
+        return number if run is None else run
+    return None if form.maker in ("input", "output") else run
 
 
 def shifted(events: Sequence[NewEvent], by: int) -> list[NewEvent]:
@@ -143,20 +146,23 @@ def leading(events: Sequence[NewEvent]) -> list[NewEvent]:
 def _event(
     item: Mapping[str, Any],
     data: bytes,
+    form: Reading,
     by: vocabulary.Vocabulary,
     said: ItemAppended,
     flags: int,
     response: int | None,
 ) -> NewEvent:
     """Return the event of an item and its canonical bytes: counted, and what of it is large out of line."""
-    form, bodies = read(item), dict[str, bytes]()
-    count = measure(item, by.count, form)
+    count, bodies = measure(item, by.count, form), dict[str, bytes]()
     if len(data) > LIMIT:
         stub, blobs, bodies = packed(item)
         said = msgspec.structs.replace(said, blobs=blobs)
         data = encode(stub)
-    flags |= flags_of(item, form) | (PICTURED if count.pictured else 0)
-    flags |= ESTIMATED if count.estimated or not by.exact else 0
+    flags |= flags_of(item, form)
+    if count.estimated or not by.exact:
+        flags |= ESTIMATED
+    if count.pictured:
+        flags |= PICTURED
     made = event(said, item=data, form=form, response=response, tokens=count.tokens, excerpt=count.excerpt, flags=flags)
     return msgspec.structs.replace(made, blobs=bodies) if bodies else made
 
@@ -188,13 +194,19 @@ class Intake:
             InvalidItem: one of them is no item, or cannot be pinned; nothing has been written.
         """
         said = BARE if meta is None else ItemAppended(meta=_meta(meta))
+        counting = self._vocabulary or await self.vocabulary()
         made: list[NewEvent] = []
-        for index, value in enumerate(values):
-            place = f"{path}[{index}]"
-            item, data = await apart(partial(accept, value, place), when=is_large(value))
-            flags = PINNED if pinned and not _follows(read(item), made, place) else 0
-            made.append(await self.item(item, data, said=said, flags=flags))
-        return as_responses(made)
+        run: int | None = None
+        for number, value in enumerate(values, 1):
+            place = f"{path}[{number - 1}]"
+            item, data = await apart(accept, value, place, when=is_large(value))
+            form = read(item)
+            flags = PINNED if pinned and not _follows(form, made, place) else 0
+            run = _run(run, form, number)
+            response = None if run is None else -run
+            one = await apart(_event, item, data, form, counting, said, flags, response, when=len(data) >= COUNTED)
+            made.append(one)
+        return made
 
     async def item(
         self,
@@ -211,13 +223,13 @@ class Intake:
         counting = self._vocabulary or await self.vocabulary()
         if said is not None and said.extra is not None:
             said = msgspec.structs.replace(said, beside=await self._beside(said.extra))
-        made = partial(_event, item, data, counting, said or BARE, flags, response)
-        return await apart(made, when=len(data) >= COUNTED)
+        given = item, data, read(item), counting, said or BARE, flags, response
+        return await apart(_event, *given, when=len(data) >= COUNTED)
 
     async def count(self, item: Mapping[str, Any], size: int, counter: Counter | None = None) -> Count:
         """Return what an item weighs; a long one is counted off the event loop."""
         by = counter or (await self.vocabulary()).count
-        return await apart(lambda: measure(item, by), when=size >= COUNTED)
+        return await apart(measure, item, by, when=size >= COUNTED)
 
     async def _beside(self, extra: Mapping[str, Any]) -> int:
         """Return the tokens of what of an extra goes back to its maker; much is counted off the event loop."""

@@ -29,6 +29,7 @@ __all__ = (
     "Reading",
     "SupportsModelDump",
     "accept",
+    "content_of",
     "parts",
     "read",
     "reading",
@@ -217,7 +218,7 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
     """
     if isinstance(value, str):
         value = {"role": "user", "content": value}
-    elif not isinstance(value, Mapping):
+    elif not isinstance(value, dict | Mapping):  # a dict is told much sooner
         value = _dumped(value, path)
     item = plain(value, path)
     data = written(item, path)
@@ -296,9 +297,14 @@ def _check_fields(item: dict[str, Any], shape: str, path: str) -> None:
         raise InvalidItem(f"{path}.{one.path}", one.needs)
 
 
+def content_of(item: Item) -> Any:
+    """Return what a message or an output says, as it has it: a string, or a list of parts."""
+    return item.get("output" if "output" in item else "content")
+
+
 def parts(item: Item) -> Iterator[Mapping[str, Any]]:
     """Yield the content parts of a message or an output; a string counts as one text part."""
-    content = item.get("output" if "output" in item else "content")
+    content = content_of(item)
     if isinstance(content, str):
         yield {"type": "text", "text": content}
     elif isinstance(content, list):

@@ -55,7 +55,7 @@ LAST: Final = 2**62
 """No conversation has so many events."""
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """Where items were appended: their seqs, and the version right after."""
 
     first: int

@@ -7,13 +7,14 @@ What is short stays on the loop: going to a thread and back takes longer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 import anyio
 
 __all__ = ("COUNTED", "READ", "apart", "is_large")
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 COUNTED: Final = 16_384
 """Bytes of text that are counted in some milliseconds."""
@@ -24,12 +25,12 @@ _TEXT: Final = 512
 """Characters of a text that are checked and written while one value is looked at."""
 
 
-async def apart(work: Callable[[], T], *, when: bool) -> T:
-    """Return what *work* comes to; it is done in a thread *when* it takes long.
+async def apart(work: Callable[[*Ts], T], *given: *Ts, when: bool) -> T:
+    """Return what *work* comes to with what it is *given*; it is done in a thread *when* it takes long.
 
     A caller that is cancelled meanwhile waits until it is done.
     """
-    return await anyio.to_thread.run_sync(work) if when else work()
+    return await anyio.to_thread.run_sync(work, *given) if when else work(*given)
 
 
 def is_large(value: object) -> bool:

@@ -34,21 +34,22 @@ class _Place:
 
     __slots__ = ("append", "outcome", "taken", "woken")
 
-    def __init__(self, append: Append) -> None:
+    def __init__(self, append: Append, woken: asyncio.Future[None]) -> None:
         self.append = append
         self.taken = False
         self.outcome: Outcome | None = None
-        self.woken: asyncio.Future[None] | None = None
+        self.woken = woken
 
     def settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
         # It is done already where the waiter was cancelled.
-        if self.woken is not None and not self.woken.done():
+        if not self.woken.done():
             self.woken.set_result(None)
 
     async def settled(self) -> None:
+        """Wait for the outcome after all, although the waiter was cancelled."""
         while self.outcome is None:
-            self.woken = asyncio.get_running_loop().create_future()
+            self.woken = self.woken.get_loop().create_future()
             await self.woken
 
 
@@ -72,12 +73,12 @@ class Batcher:
 
         Cancelled before its batch begins, nothing is written; after that, the call waits for the batch first.
         """
-        place = _Place(append)
-        self._waiting.append(place)
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write())
+        place = _Place(append, self._writing.get_loop().create_future())
+        self._waiting.append(place)
         try:
-            await place.settled()
+            await place.woken
         except BaseException:
             if place.taken:
                 await finish(place.settled())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import anyio
@@ -162,7 +161,7 @@ class ModelCall:
         stream = self._said()
         try:
             async for said in stream:
-                await apart(partial(self._take, said), when=said.item is not None and is_large(said.item))
+                await apart(self._take, said, when=said.item is not None and is_large(said.item))
                 if self._resumed is not None:
                     self._due = [one for one in self._due if one.place >= self._resumed.logged]
                 if self._due or (self.background and not self._announced and self.recorder.provider_id):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..canonical import AROUND, canonical, digest
@@ -70,7 +69,7 @@ async def requested(
     """Return the event that says that a window is sent, and the body in which it is."""
     cache_key = _cache_key(plan, history)
     body = plan.model.encode(window, keyed(plan.settings, cache_key))
-    sum_of_body = await apart(partial(_digest, body), when=window.tokens.total >= _MANY)
+    sum_of_body = await apart(_digest, body, when=window.tokens.total >= _MANY)
     said = ResponseRequested(
         purpose=purpose,
         adapter=plan.shape.adapter,
