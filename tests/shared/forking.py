@@ -58,8 +58,11 @@ class Process:
         os.close(stdin)
         os.close(stdout)
 
+    def signal(self, number):
+        os.kill(self.pid, number)
+
     def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
     def wait(self):
         """Wait for its end, until which its number is nobody else's; return its exit code."""
