@@ -8,16 +8,21 @@ FIND := for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python;
 	command -v $$python >/dev/null 2>&1 && $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && exit; done; echo "turnlog needs Python 3.11 or later; none was found" >&2; exit 1
 
+# Hundreds of processes import the same modules: whatever the shell says, what was compiled once is kept.
+export PYTHONDONTWRITEBYTECODE :=
+# How many workers "auto" is, tests/conftest.py says.
+WORKERS := -n auto --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test test-long check wheel clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/turnlog demo
 
 test: $(VENV)/.test
-	@$(BIN)/pytest -n auto --maxprocesses 4
+	@$(BIN)/pytest $(WORKERS)
 
 test-long: $(VENV)/.test
-	@$(BIN)/pytest -n auto --maxprocesses 4 --long
+	@$(BIN)/pytest $(WORKERS) --long
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,7 +38,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls build/wheel/*.whl)[test]"
 	cp -R tests pyproject.toml README.md build/wheel/
-	cd build/wheel && TURNLOG_WHEEL=1 venv/bin/pytest -q -n auto --maxprocesses 4
+	cd build/wheel && TURNLOG_WHEEL=1 venv/bin/pytest -q $(WORKERS)
 
 $(VENV)/.%: pyproject.toml
 	@test -x $(BIN)/python || { python=$$($(FIND)) && echo "setting up $(VENV) with $$python" && $$python -m venv $(VENV); }

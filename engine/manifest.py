@@ -226,7 +226,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for run in self.runs:
             older = run.fate == "dropped" and run.rule == self.cut_by and run.first < self.cut
             runs += _split(run, beside, rules.index(REWOUND)) if older else (run,)
-        return msgspec.structs.replace(self, runs=tuple(runs), rules=rules)
+        # All that lay beside the path may be compacted.
+        told = any(run.fate == "rewound" for run in runs)
+        return msgspec.structs.replace(self, runs=tuple(runs), rules=rules) if told else self
 
 
 def between(path: Sequence[Span]) -> Iterator[Span]:

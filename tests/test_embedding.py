@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import anyio
 import httpx2
 import pytest
 
+from forking import Process
 from pg_server import pg_url, schema  # noqa: F401 - fixtures
 from turnlog import Budget, open_engine
 from turnlog.engine.testing.server import Fail, Reply, Text, scripted_server
@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(os.environ.get("TURNLOG_WHEEL")), reason="the page is not beside the wheel"),
 ]
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "embedding.md"
+WORKER = Path(__file__).with_name("shared") / "service_worker.py"
 LONG = Reply(Text("A long answer, told slowly, word by word. " * 4), delay=0.02)
 WHOLE = LONG.parts[0].text
 
@@ -57,8 +58,11 @@ class Worker:
             yield answer.aiter_lines()
 
     async def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        await self.process.wait()
+        self.process.signal(signal.SIGTERM)
+        await self.ended()
+
+    async def ended(self):
+        await anyio.to_thread.run_sync(self.process.wait)
 
 
 @contextlib.asynccontextmanager
@@ -67,25 +71,20 @@ async def serving(folder, url, place):
     await anyio.Path(folder / "service.py").write_text(blocks()[0])
     known = {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": url, "NO_PROXY": "*", "TURNLOG_DB": place[0]}
     known |= {"TURNLOG_SCHEMA": place[1]} if place[1] else {}
-    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", "0", "--timeout-graceful-shutdown", "1"]
-    environment = {**os.environ, **known}
-    async with await anyio.open_process(command, cwd=folder, env=environment, stderr=subprocess.STDOUT) as process:
+    options = ["service:app", "--port", "0", "--timeout-graceful-shutdown", "1"]
+    process = Process(WORKER, str(folder), known, *options)
+    try:
         told = ""
-        async for data in process.stdout:
-            told += data.decode()
-            found = re.search(r"running on (http://\S+)", told)
-            if found is not None:
-                break
-        else:
-            raise AssertionError(told)
-        try:
-            async with httpx2.AsyncClient(base_url=found[1], trust_env=False, timeout=20) as client:
-                yield Worker(process, client)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            async for _ in process.stdout:  # what it says is nobody's concern
-                continue
+        while (found := re.search(r"running on (http://\S+)", told)) is None:
+            line = await anyio.to_thread.run_sync(process.stdout.readline)
+            assert line, told
+            told += line
+        async with httpx2.AsyncClient(base_url=found[1], trust_env=False, timeout=20) as client:
+            yield Worker(process, client)
+    finally:
+        if process.returncode is None:
+            process.signal(signal.SIGKILL)
+            process.wait()
 
 
 def texts(answer):
@@ -151,10 +150,10 @@ async def test_shutting_down_while_somebody_reads(tmp_path, db):
         with contextlib.suppress(httpx2.TransportError):
             async with worker.saying("Go", "m-1") as lines:
                 assert (await anext(lines)).startswith("data: ")
-                worker.process.send_signal(signal.SIGTERM)
+                worker.process.signal(signal.SIGTERM)
                 async for _ in lines:
                     continue
-        await worker.process.wait()
+        await worker.ended()
     assert (await logged(place))[0] == ["completed"]
 
 

@@ -37,12 +37,12 @@ def body_of(window, api):
 async def test_an_erased_item_is_gone_and_the_next_turn_works(stage, api):
     async with stage("Hello.", "Fine.") as s:
         c = await s.engine.create()
-        await c.run(s.model(api), "My number is 4711")
+        await c.run(s.model(api), "My word is xyzzy")
         before = (await verify(s.engine.store, c.id)).verified
         receipt = await c.erase(2, reason="GDPR 17")
         assert (list(receipt.seqs), list(receipt.left), list(receipt.derived)) == ([2], [], [])
         records = (await s.engine.store.read(c.id, Query())).records[0]
-        assert b"4711" not in b"".join((one.item or b"") + (one.data or b"") for one in records)
+        assert b"xyzzy" not in b"".join((one.item or b"") + (one.data or b"") for one in records)
         entry = (await c.items()).data[0]
         assert (entry.seq, entry.erased, entry.item) == (2, True, {})
         report = await verify(s.engine.store, c.id)
@@ -51,7 +51,7 @@ async def test_an_erased_item_is_gone_and_the_next_turn_works(stage, api):
             await (await c.responses()).data[0].request()
         assert raised.value.deleted
         await c.run(s.model(api), "How are you?")
-        assert "4711" not in str(s.bodies[1])
+        assert "xyzzy" not in str(s.bodies[1])
         window = await c.window(model=s.model(api))
         assert (window.manifest.why(2).fate, window.manifest.why(2).rule) == ("erased", "erased")
 

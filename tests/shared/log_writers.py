@@ -1,18 +1,10 @@
 """Processes that append to a log (`appender.py` of the store tests), and what they leave there."""
 
-import atexit
-import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 from contextlib import asynccontextmanager
-from functools import cache
 from pathlib import Path
-from threading import Lock
 
+from forking import Process
 from turnlog.engine.stores.postgres import PostgresStore
 from turnlog.engine.stores.sqlite import SqliteStore
 from turnlog.engine.testing.contract_kit import records_of, text_of
@@ -21,55 +13,9 @@ APPENDER = Path(__file__).parents[1] / "stores" / "appender.py"
 WORD = re.compile(r"(\S+) (\d)/(\d)")
 
 
-class Forking:
-    """The process that forks the others."""
-
-    def __init__(self):
-        self.door, theirs = socket.socketpair()
-        self.process = subprocess.Popen([sys.executable, str(APPENDER)], stdin=theirs)
-        theirs.close()
-        self.turn = Lock()
-
-    def ask(self, what, files=()):
-        with self.turn:
-            socket.send_fds(self.door, [json.dumps(what).encode()], files)
-            return json.loads(self.door.recv(1024))
-
-    def end(self):
-        self.door.close()
-        self.process.wait()
-
-
-@cache
-def forking():
-    one = Forking()
-    atexit.register(one.end)
-    return one
-
-
-class Process:
-    """A process that appends."""
-
-    def __init__(self, *arguments):
-        stdin, self.stdin = os.pipe()
-        self.stdout, stdout = os.pipe()
-        self.stdin, self.stdout = os.fdopen(self.stdin, "w"), os.fdopen(self.stdout)
-        self.pid = forking().ask(arguments, (stdin, stdout))
-        os.close(stdin)
-        os.close(stdout)
-
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self):
-        """Wait for its end, until which its number is nobody else's; return its exit code."""
-        self.returncode = forking().ask(self.pid)
-        return self.returncode
-
-
 def started(db, mode, name, *, times=0, durability="full", clock=0.0):
     """Start a process; its clock is so many seconds off."""
-    return Process(str(db), mode, name, str(times), durability, str(clock))
+    return Process(APPENDER, str(db), mode, name, str(times), durability, str(clock))
 
 
 def go(*processes):
@@ -107,8 +53,6 @@ def ended(process):
     """Wait for a process; return the lines that it said to their end."""
     lines = process.stdout.read().splitlines(keepends=True)
     process.wait()
-    process.stdin.close()
-    process.stdout.close()
     return [line.split() for line in lines if line.endswith("\n")]
 
 

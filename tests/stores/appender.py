@@ -1,8 +1,6 @@
 """Processes that append to a log and say what was acknowledged, for the tests of crashes and of many processes.
 
-They are forked by one that has all imported, so that Python starts once. Its standard input is a socket. What comes in
-there is answered: with the number of a new process, which was sent its arguments, in JSON, and its standard input and
-output; or, sent the number of one, with how that ended. The arguments are
+They are started by `log_writers`, with
 
     PATH MODE NAME TIMES DURABILITY CLOCK     (or, for PATH, a PostgreSQL url, "#" and a schema)
 
@@ -17,12 +15,9 @@ another: conversation, and how many of its words are to be gone.
 """
 
 import hashlib
-import json
 import os
 import random
-import socket
 import sys
-import traceback
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -94,12 +89,12 @@ async def main(path, mode, name, times, durability, clock):
     open_ = partial(PostgresStore.open, url, schema=schema) if schema else partial(SqliteStore.open, path)
     store = await open_(durability=durability, clock=lambda: system_clock() + timedelta(seconds=float(clock)))
     try:
-        await work(store, mode, name, int(times))
+        await write(store, mode, name, int(times))
     finally:  # or its threads outlive whoever was to hear of it
         await store.close()
 
 
-async def work(store, mode, name, times):
+async def write(store, mode, name, times):
     if mode == "crash":
         for conversation in ("c0", "c1"):
             await create(store, conversation)
@@ -116,41 +111,7 @@ async def work(store, mode, name, times):
         await append(store, name, number)
 
 
-def process(arguments):
-    """Do what a process does, and end."""
-    code = 1
-    try:
-        say("ready")
-        sys.stdin.readline()
-        anyio.run(main, *arguments)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def fork(door):
-    """Fork processes until nobody asks any more."""
-    while True:
-        asked, files, _, _ = socket.recv_fds(door, 1 << 16, 2)
-        if not asked:
-            return
-        told = json.loads(asked)
-        if files:
-            pid = os.fork()
-            if pid == 0:
-                for number, file in enumerate(files):
-                    os.dup2(file, number)
-                    os.close(file)
-                door.close()
-                process(told)
-            for file in files:
-                os.close(file)
-        else:
-            pid = os.waitstatus_to_exitcode(os.waitpid(told, 0)[1])
-        door.send(json.dumps(pid).encode())
-
-
-if __name__ == "__main__":
-    fork(socket.socket(fileno=os.dup(0)))
+def work(*arguments):
+    say("ready")
+    sys.stdin.readline()
+    anyio.run(main, *arguments)

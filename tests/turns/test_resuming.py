@@ -1,14 +1,13 @@
 """Calls that a killed process has left: what never ran is run, what may have taken effect is told so, or run again."""
 
-import asyncio
 import json
-import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
+from forking import Process
 from log_checks import whole_log
 from turnlog import ToolContext, open_engine, tool
 from turnlog.engine.errors import CallsOpen
@@ -51,29 +50,28 @@ class Worker:
         self.process = process
         self.said = {}
 
+    async def line(self):
+        return await anyio.to_thread.run_sync(self.process.stdout.readline)
+
     async def until(self, *links):
         while not self.said.keys() >= set(links):
-            _, link, attempt, key = json.loads(await self.process.stdout.readline())
+            _, link, attempt, key = json.loads(await self.line())
             self.said[link] = attempt, key
 
-    async def kill(self):
+    def kill(self):
         self.process.kill()
-        await self.process.wait()
+        self.process.wait()
 
 
 @asynccontextmanager
 async def worker(s, db, api, **more):
     order = {"url": s.server.base_url, "db": str(db), "lease": LEASE, "api": api, **more}
-    path = Path(__file__).with_name("tool_worker.py")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(path), json.dumps(order), stdout=asyncio.subprocess.PIPE
-    )
-    made = Worker(process)
+    made = Worker(Process(Path(__file__).with_name("tool_worker.py"), order))
     try:
         yield made
     finally:
-        if process.returncode is None:
-            await made.kill()
+        if made.process.returncode is None:
+            made.kill()
 
 
 async def outputs(c):
@@ -92,7 +90,7 @@ async def test_what_was_running_when_its_worker_was_killed(stage_for, api, db):
         async with worker(s, db, api, text="Go") as first:
             await first.until("q", "r", "s")
             await logged(c, "function_call_output")
-            await first.kill()
+            first.kill()
         tools = Tools()
         result = await c.run(s.model(api), tools=tools.all, when_busy="wait")
         assert (result.status, result.output_text) == ("completed", "Done.")
@@ -113,7 +111,7 @@ async def test_killed_again_and_again(stage_for, api, db):
                 await one.until("s")
                 assert one.said["s"][0] == attempt
                 keys.add(one.said["s"][1])
-                await one.kill()
+                one.kill()
             while (await engine.list()).data[0].busy:
                 await anyio.sleep(0.05)
         tools = Tools()
@@ -135,7 +133,7 @@ async def test_a_call_of_an_answer_that_broke_off(stage_for, db, runs):
             await logged(c, "function_call")
             while len([entry async for entry in c.items()]) < 3:
                 await anyio.sleep(0.01)
-            await first.kill()
+            first.kill()
         tools = Tools()
         options = {"tools": tools.all, "when_busy": "wait"}
         result = await (c.run if runs else c.respond)(s.model("responses"), **options)
@@ -149,12 +147,12 @@ async def test_what_was_approved_is_run_by_whoever_comes_next(stage_for, api, db
     async with open_engine(db, lease=LEASE) as engine, stage_for(Call("risky", id="r"), "Done.", engine=engine) as s:
         c = await engine.create(id="c")
         async with worker(s, db, api, text="Go", approval=True) as first:
-            assert (await first.process.stdout.readline()) == b"done\n"
+            assert (await first.line()) == "done\n"
         assert [(call.needs, call.state) for call in await c.open_calls()] == [("approval", "waiting")]
         await c.decide("r", approve=True, by="ada")
         async with worker(s, db, api, approval=True) as second:
             await second.until("r")
-            await second.kill()
+            second.kill()
         while (await c.open_calls())[0].state == "running":
             await anyio.sleep(0.05)
         assert [(call.needs, call.state) for call in await c.open_calls()] == [("output", "unknown")]
@@ -171,7 +169,7 @@ async def test_what_waits_for_a_person_is_not_sealed_by_a_crash(stage_for, api, 
         c = await engine.create(id="c")
         async with worker(s, db, api, text="Go", approval=True) as first:
             await first.until("s")
-            await first.kill()
+            first.kill()
         tools = Tools()
         with pytest.raises(CallsOpen) as raised:
             await c.run(s.model(api), tools=tools.all, when_busy="wait")

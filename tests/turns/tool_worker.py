@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -44,4 +43,5 @@ async def main(order):
         print("done", flush=True)
 
 
-asyncio.run(main(json.loads(sys.argv[1])))
+def work(order):
+    asyncio.run(main(order))
