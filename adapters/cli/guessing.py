@@ -104,7 +104,7 @@ def _table(rows: Sequence[Outcome], conversations: int) -> None:
     names = ("overflow", "tokens", "largest", "shared", "cuts", "compactions")
     priced = any(one.price is not None or one.unpriced for one in rows)
     right = (*names, "price")
-    made = show.table("", *names, *(["price"] if priced else []), title=title, right=right)
+    made = show.table("scenario", *names, *(["price"] if priced else []), title=title, right=right)
     for one in rows:
         share = f"{100 * one.shared / one.tokens:.0f} %" if one.tokens else "-"
         price = show.cost(one.price)

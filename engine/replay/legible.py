@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -76,9 +77,11 @@ class Legible:
         stand_in = _STAND_INS.get(kind)
         if stand_in is None:
             return record
+        with suppress(CorruptLog):
+            when(record)
+            self._time = record.time
         reason = _unreadable(record, kind)
         if not reason:
-            self._time = record.time
             return record
         made = event(stand_in)
         said = msgspec.structs.replace(record, kind=kind, schema=made.schema, data=made.data, time=self._time)
