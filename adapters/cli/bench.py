@@ -15,7 +15,7 @@ from turnlog.adapters.cli.databases import named, shown
 from turnlog.adapters.cli.guessing import tried
 from turnlog.adapters.cli.options import POLICIES, policy_named, price_named
 from turnlog.engine.prices import Prices
-from turnlog.engine.replay.whatif import Outcome, Scenario
+from turnlog.engine.replay.scenarios import Outcome, Scenario
 
 __all__ = ("bench",)
 

@@ -18,7 +18,8 @@ from turnlog.adapters.cli.options import Api, PriceFile, api_named, policy_named
 from turnlog.adapters.cli.plotting import plotted
 from turnlog.adapters.cli.verifying import chosen_ids, events_in
 from turnlog.engine.prices import Prices
-from turnlog.engine.replay.whatif import Outcome, Scenario, WhatIf
+from turnlog.engine.replay.scenarios import Outcome, Scenario
+from turnlog.engine.replay.whatif import WhatIf
 
 __all__ = ("tried", "whatif")
 

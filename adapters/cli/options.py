@@ -14,7 +14,7 @@ import typer
 
 from turnlog.engine.errors import Invalid
 from turnlog.engine.prices import Price, Prices
-from turnlog.engine.replay.whatif import NewestTurns
+from turnlog.engine.replay.scenarios import NewestTurns
 from turnlog.engine.window.policies import OldestTurns, Policy, check_policy
 
 __all__ = ("POLICIES", "Api", "PriceFile", "api_named", "policy_named", "price_named", "prices_in")

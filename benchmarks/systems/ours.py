@@ -11,7 +11,7 @@ from benchmarks.workload import Item
 from turnlog import Budget, Conversation, Engine, open_engine
 from turnlog.engine.log import Query, Snapshot
 from turnlog.engine.reader import Reader
-from turnlog.engine.replay.whatif import NewestTurns
+from turnlog.engine.replay.scenarios import NewestTurns
 from turnlog.engine.window.policies import OldestTurns
 
 __all__ = ("SYSTEMS", "Counting", "Turnlog")

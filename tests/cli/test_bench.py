@@ -14,7 +14,8 @@ from turnlog.engine.codec import event
 from turnlog.engine.errors import Invalid
 from turnlog.engine.events import ContextCompacted, StandIn
 from turnlog.engine.model import StreamEvent
-from turnlog.engine.replay.whatif import NewestTurns, Scenario, WhatIf
+from turnlog.engine.replay.scenarios import NewestTurns, Scenario
+from turnlog.engine.replay.whatif import WhatIf
 from turnlog.engine.window.policies import OldestTurns
 
 BUDGET = Budget(600, 100)

@@ -6,7 +6,8 @@ from instant_model import Instant
 from turnlog import Budget, Invalid, open_engine
 from turnlog.engine.log import Query
 from turnlog.engine.prices import Price, Prices
-from turnlog.engine.replay.whatif import Scenario, WhatIf
+from turnlog.engine.replay.scenarios import Scenario
+from turnlog.engine.replay.whatif import WhatIf
 from turnlog.engine.window.policies import Compacting, OldestTurns
 
 pytestmark = pytest.mark.anyio
