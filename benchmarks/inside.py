@@ -200,6 +200,7 @@ async def verified(system: Turnlog, *, conversation: str, times: int) -> Mapping
     decoding: list[float] = []
     verifying: list[float] = []
     rebuilding: list[float] = []
+    events = requests = 0
     for _ in range(times):
         gc.collect()
         begun = time.perf_counter()
@@ -214,6 +215,7 @@ async def verified(system: Turnlog, *, conversation: str, times: int) -> Mapping
         verifying.append(time.perf_counter() - begun)
         if report.verified != report.responses:
             raise RuntimeError(f"{report.verified} of {report.responses} requests verified")
+        requests = report.responses
         begun = time.perf_counter()
         await rebuild(store, request, KNOWN)
         rebuilding.append(time.perf_counter() - begun)
@@ -221,7 +223,7 @@ async def verified(system: Turnlog, *, conversation: str, times: int) -> Mapping
         "verify": verifying,
         "decode": decoding,
         "rebuild": rebuilding,
-        "requests": report.responses,
+        "requests": requests,
         "events": events,
     }
 

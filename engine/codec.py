@@ -23,6 +23,7 @@ __all__ = (
     "BARE",
     "ITEM",
     "REQUESTED",
+    "REQUESTS",
     "RESTORE",
     "SCHEMAS",
     "UPCASTERS",
@@ -41,6 +42,8 @@ ITEM: Final = "item.appended"
 BARE: Final = events.ItemAppended()
 """What most items' events say: nothing beside the item."""
 REQUESTED: Final = "response.requested"
+REQUESTS: Final = ("request", "aside")
+"""What requests are marked as: those of the conversation, and those beside it."""
 
 _TYPES: Final = {kind.__struct_config__.tag: kind for kind in get_args(EventBody) if kind is not events.Unknown}
 _DECODERS: Final = {tag: msgspec.json.Decoder(kind) for tag, kind in _TYPES.items()}
@@ -140,7 +143,7 @@ def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
 
 def _request_marks(said: events.ResponseRequested) -> Iterator[str]:
     answer = said.purpose == "answer"
-    yield "request" if answer else "aside"
+    yield REQUESTS[not answer]
     if answer and said.manifest.line:
         yield f"line:{said.manifest.line}"
     if said.key is not None:

@@ -13,7 +13,7 @@ import msgspec
 from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import whole
-from .codec import REQUESTED, RESTORE, body, item_of, when
+from .codec import REQUESTED, REQUESTS, RESTORE, body, item_of, when
 from .errors import CorruptLog, NotFound
 from .events import (
     ASIDE,
@@ -315,7 +315,7 @@ class Listing:
                 along = Along(self._store, paths.to(paths.left(turn)))
                 bounds = Query(after=turn - 1, before=await turn_end(along, self._name, turn))
             query = _from(cursor, msgspec.structs.replace(bounds, limit=limit + 1, reverse=down))
-            queries = [msgspec.structs.replace(query, mark=mark) for mark in ("request", "aside")]
+            queries = [msgspec.structs.replace(query, mark=mark) for mark in REQUESTS]
             snapshot = await self._store.read(self._name, *queries)
             if snapshot is None:
                 raise NotFound(f"conversation {self._name}")

@@ -46,12 +46,15 @@ class _Outline:
         self.line: Record | None = None
         self.pinned: list[Record] = []
 
-    async def settle(self, store: Store, marks: Sequence[str], without: AbstractSet[int]) -> None:
+    async def settle(
+        self,
+        store: Store,
+        marks: Sequence[str],
+        without: AbstractSet[int],
+        base: tuple[Record, ContextCompacted] | None = None,
+    ) -> None:
         """Find what the first hop did not show, because what it showed lies on a branch that was left."""
-        self.base = _base(self.bases, self.path, without)
-        if self.base is None and len(self.bases) == _BASES:
-            more = await store.read(self.name, Query(mark="base", before=self.version + 1, reverse=True))
-            self.base = _base(more.records[0] if more else (), self.path, without)
+        self.base = await self._based(store, without, base)
         found = [
             record if record is None or alive(self.path, record.seq) else await _last(store, self.name, mark, self.path)
             for mark, record in zip(marks, (records[0] if records else None for records in self.latest), strict=True)
@@ -60,6 +63,16 @@ class _Outline:
         known = {record.seq: record for record in (*self.pins, *effects) if record is not None}
         quoted = set(references(self.base[1])) if self.base else set()
         self.pinned = [known[seq] for seq in sorted(known) if alive(self.path, seq) and seq not in quoted]
+
+    async def _based(
+        self, store: Store, without: AbstractSet[int], supposed: tuple[Record, ContextCompacted] | None
+    ) -> tuple[Record, ContextCompacted] | None:
+        """Return the compaction that windows start from."""
+        base = _base(self.bases, self.path, without)
+        if base is None and len(self.bases) == _BASES:
+            more = await store.read(self.name, Query(mark="base", before=self.version + 1, reverse=True))
+            base = _base(more.records[0] if more else (), self.path, without)
+        return supposed if supposed is not None and (base is None or base[0].seq < supposed[0].seq) else base
 
     @property
     def start(self) -> int:
@@ -97,11 +110,13 @@ async def load(
     tokens: int,
     at: int | None = None,
     without: AbstractSet[int] = frozenset(),
+    base: tuple[Record, ContextCompacted] | None = None,
 ) -> tuple[Head, History]:
     """Return a conversation's head and the end of its path: from the line's last cut, else at least *tokens*.
 
     It knows the last request in any case, with all that came of it. With *at*, as it was at that version; the
-    compactions at the seqs *without* are passed over.
+    compactions at the seqs *without* are passed over; *base* is one that is not in the log, and counts unless a later
+    one is there.
 
     Raises:
         NotFound: there is no such conversation.
@@ -119,7 +134,7 @@ async def load(
     if snapshot is None or snapshot.head.deleted:
         raise NotFound(f"conversation {name}", deleted=snapshot is not None)
     outline = _Outline(name, snapshot, at)
-    await outline.settle(store, marks, without)
+    await outline.settle(store, marks, without, base)
     history = await _filled(store, outline, tokens)
     history.depth = tokens
     if line is not None:

@@ -42,10 +42,11 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prices:
-    """Prices by model."""
+    """Prices by model; *other*: of models that are not named."""
 
-    def __init__(self, prices: Mapping[str, Price]) -> None:
+    def __init__(self, prices: Mapping[str, Price], other: Price | None = None) -> None:
         self._prices = dict(prices)
+        self._other = other
 
     @classmethod
     def parse(cls, given: Any, where: str = "prices") -> Prices:
@@ -78,7 +79,7 @@ class Prices:
         if model.startswith("ft:"):
             names.append(":".join(model.split(":")[:2]))  # the rest is whose it is
         names += [_SNAPSHOT.sub("", name) for name in names]
-        return next((self._prices[name] for name in names if name in self._prices), None)
+        return next((self._prices[name] for name in names if name in self._prices), self._other)
 
     def cost(self, model: str, usage: Usage) -> float | None:
         """Return what tokens of a model cost, None where nothing says it."""

@@ -95,7 +95,7 @@ LAYERS = (
     ("reader", "turns.outcome", "turns.recorder"),
     ("writer", "turns.plan", "replay.differing", "replay.encoders", "turns.streams", "erasing"),
     ("replay.rebuilding",),
-    ("replay.running", "replay.comparing", "replay.legible"),
+    ("replay.running", "replay.comparing", "replay.legible", "replay.scenarios"),
     ("replay.verifying",),
     ("replay.sent",),
     ("replay.rechoosing", "replay.tape", "totals", "redacting", "transcribing"),

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from itertools import product
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
-from turnlog.adapters.cli.databases import existing, named, shown
+from turnlog.adapters.cli.databases import named, shown
+from turnlog.adapters.cli.guessing import tried
 from turnlog.adapters.cli.options import POLICIES, policy_named, price_named
-from turnlog.adapters.cli.simulating import Sums, simulate
-from turnlog.engine.engine import Engine
-from turnlog.engine.prices import Price
-from turnlog.engine.window.budget import Budget
-from turnlog.engine.window.policies import Policy
+from turnlog.engine.prices import Prices
+from turnlog.engine.replay.scenarios import Outcome, Scenario
 
 __all__ = ("bench",)
 
@@ -43,84 +42,44 @@ def bench(
     """Compare budgets and policies over your own conversations; nothing is asked, nothing is written."""
     cost = price_named(price)
     wanted = [policy_named(name) for name in policy or POLICIES]
-    budgets = [Budget(size, reserve) for size in context or _CONTEXTS]
+    scenarios = [
+        Scenario(context=size, reserve=reserve, policy=one) for one, size in product(wanted, context or _CONTEXTS)
+    ]
     database = named(db, schema)
-
-    async def work() -> dict[str, Any]:
-        async with existing(database) as engine:
-            return await _compared(engine, ids or [], wanted, budgets, shown=not as_json)
-
-    found = run(work)
-    rows = [_row(policy, budget, sums, cost) for policy, budget, sums in found.pop("sums")]
+    found = run(lambda: tried(database, ids or [], scenarios, Prices({}, cost), shown=not as_json, answers=True))
+    rows = [_row(scenario, outcome) for scenario, outcome in zip(scenarios, found.outcomes, strict=True)]
     prices = msgspec.to_builtins(cost)
     if as_json:
-        put({**found, "price": prices, "results": rows})
+        put({"conversations": found.conversations, "price": prices, "results": rows})
     else:
-        _show(shown(database), found, rows, prices)
+        _show(shown(database), found.conversations, rows, prices)
 
 
-async def _compared(
-    engine: Engine, ids: Sequence[str], wanted: Sequence[Policy], budgets: Sequence[Budget], *, shown: bool
-) -> dict[str, Any]:
-    todo = await _todo(engine, ids)
-    made = [(policy, budget, Sums()) for policy in wanted for budget in budgets]
-    with show.progress("simulating", sum(one.version for one in todo) * len(made), shown=shown) as advance:
-        for one in todo:
-            for policy, budget, sums in made:
-                sums.begin()
-                async for asked in simulate(engine.store, one.id, policy, budget, after=one.after):
-                    sums.add(asked)
-                advance(one.version)
-    return {"conversations": len(todo), "sums": made}
-
-
-class _Todo(NamedTuple):
-    id: str
-    version: int
-    after: int
-    """A fork's requests are counted from where it leaves its parent, if that is looked at too."""
-
-
-async def _todo(engine: Engine, ids: Sequence[str]) -> list[_Todo]:
-    """Return what to look at: the conversations that are named, else all.
-
-    Raises:
-        NotFound: one of them is not there.
-    """
-    if ids:
-        heads = [await engine.reader.head(name) for name in ids]
-        found = [(one.conversation, one.version, one.parent) for one in heads]
-    else:
-        found = [(one.id, one.version, one.parent) async for one in engine.list(order="created", limit=1000)]
-    names = {name for name, _, _ in found}
-    return [_Todo(name, version, parent[1] if parent and parent[0] in names else 0) for name, version, parent in found]
-
-
-def _row(policy: Policy, budget: Budget, sums: Sums, price: Price) -> dict[str, Any]:
-    sent = sums.requests - sums.overflow
+def _row(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
+    sent, policy = outcome.requests - outcome.overflow, scenario.policy
     return {
-        "policy": f"{policy.name}@{policy.version}",
-        "context": budget.context,
-        "reserve": budget.reserve,
-        "requests": sums.requests,
-        "overflow": sums.overflow,
-        "tokens": sums.tokens,
-        "tokens_per_request": round(sums.tokens / sent) if sent else 0,
-        "largest": sums.largest,
-        "shared": round(sums.shared / sums.tokens, 4) if sums.tokens else 0.0,
-        "cuts": sums.cuts,
-        "compactions": sums.compactions,
-        "price": show.rounded(price.of(sums.usage)),
+        "policy": f"{policy.name}@{policy.version}" if policy else "",
+        "context": scenario.context,
+        "reserve": scenario.reserve,
+        "requests": outcome.requests,
+        "overflow": outcome.overflow,
+        "tokens": outcome.tokens,
+        "tokens_per_request": round(outcome.tokens / sent) if sent else 0,
+        "largest": outcome.largest,
+        "shared": round(outcome.shared / outcome.tokens, 4) if outcome.tokens else 0.0,
+        "cuts": outcome.cuts,
+        "compactions": outcome.compactions,
+        "price": show.rounded(outcome.price or 0.0),
     }
 
 
 _COLUMNS: Final = ("context", "overflow", "tokens", "shared", "cuts", "compactions", "price")
 
 
-def _show(db: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], prices: Mapping[str, float]) -> None:
+def _show(db: str, number: int, rows: Sequence[Mapping[str, Any]], prices: Mapping[str, float]) -> None:
     requests = max((row["requests"] for row in rows), default=0)
     console = show.console
-    conversations = show.counted(found["conversations"], "conversation")
+    conversations = show.counted(number, "conversation")
     console.print(f"{conversations} of {db}, {show.counted(requests, 'request')}", markup=False)
     for policy in dict.fromkeys(row["policy"] for row in rows):
         shown = show.table(*_COLUMNS, title=show.plain(policy), right=_COLUMNS)

@@ -12,14 +12,16 @@ import typer
 
 from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
-from turnlog.adapters.cli.databases import existing, named
+from turnlog.adapters.cli.databases import Database, existing, named
 from turnlog.adapters.cli.exporting import appearing
 from turnlog.adapters.cli.options import Api, PriceFile, api_named, policy_named, prices_in
 from turnlog.adapters.cli.plotting import plotted
 from turnlog.adapters.cli.verifying import chosen_ids, events_in
-from turnlog.engine.replay.whatif import Outcome, Scenario, WhatIf
+from turnlog.engine.prices import Prices
+from turnlog.engine.replay.scenarios import Outcome, Scenario
+from turnlog.engine.replay.whatif import WhatIf
 
-__all__ = ("whatif",)
+__all__ = ("tried", "whatif")
 
 
 def whatif(
@@ -42,17 +44,7 @@ def whatif(
     scenarios = list(_scenarios(context, reserve, policy, api))
     prices = None if price_file is None else prices_in(price_file)
 
-    async def work() -> WhatIf:
-        async with existing(named(db, schema)) as engine:
-            found = WhatIf(engine, scenarios, prices)
-            shown = not as_json
-            total = await events_in(engine, ids or []) if shown else 0
-            with show.progress("trying", total, shown=shown) as advance:
-                async for one in chosen_ids(engine, ids or []):
-                    await found.run(one, advance)
-            return found
-
-    found = run(work)
+    found = run(lambda: tried(named(db, schema), ids or [], scenarios, prices, shown=not as_json))
     rows = [found.recorded, *found.outcomes]
     if plot is not None:
         with appearing(plot) as file:
@@ -62,6 +54,29 @@ def whatif(
         put({"conversations": found.conversations, "requests": found.recorded.requests, "scenarios": made})
     else:
         _table(rows, found.conversations)
+
+
+async def tried(
+    database: Database,
+    ids: Sequence[str],
+    scenarios: Sequence[Scenario],
+    prices: Prices | None,
+    *,
+    shown: bool,
+    answers: bool = False,
+) -> WhatIf:
+    """Return what comes of scenarios, for the conversations that are named, all of them if none is; see `WhatIf`.
+
+    Raises:
+        NotFound: one of them is not there.
+    """
+    async with existing(database) as engine:
+        found = WhatIf(engine, scenarios, prices, answers=answers)
+        total = await events_in(engine, ids) if shown else 0
+        with show.progress("trying", total, shown=shown) as advance:
+            async for one in chosen_ids(engine, ids):
+                await found.run(one, advance)
+        return found
 
 
 def _document(one: Outcome) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def _table(rows: Sequence[Outcome], conversations: int) -> None:
     names = ("overflow", "tokens", "largest", "shared", "cuts", "compactions")
     priced = any(one.price is not None or one.unpriced for one in rows)
     right = (*names, "price")
-    made = show.table("", *names, *(["price"] if priced else []), title=title, right=right)
+    made = show.table("scenario", *names, *(["price"] if priced else []), title=title, right=right)
     for one in rows:
         share = f"{100 * one.shared / one.tokens:.0f} %" if one.tokens else "-"
         price = show.cost(one.price)

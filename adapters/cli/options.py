@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
-from turnlog.adapters.cli.simulating import NewestTurns
 from turnlog.engine.errors import Invalid
 from turnlog.engine.prices import Price, Prices
+from turnlog.engine.replay.scenarios import NewestTurns
 from turnlog.engine.window.policies import OldestTurns, Policy, check_policy
 
 __all__ = ("POLICIES", "Api", "PriceFile", "api_named", "policy_named", "price_named", "prices_in")

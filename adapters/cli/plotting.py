@@ -7,7 +7,7 @@ from html import escape
 from typing import Final, NamedTuple
 
 from turnlog.adapters.cli.show import cost
-from turnlog.engine.replay.whatif import Outcome
+from turnlog.engine.replay.scenarios import Outcome
 
 __all__ = ("plotted",)
 

@@ -76,7 +76,7 @@ STYLES: Final[Mapping[str, str]] = {
     "dropped": "red",
     "compacted": "magenta",
 }
-_WIDE: Final = frozenset({"what", "why", "reason"})
+_WIDE: Final = frozenset({"what", "why", "reason", "scenario"})
 _REJECTED_SHOWN: Final = 20
 _TEXT: Final = 24
 """Characters of a text in a table for which there is not the room."""

@@ -92,4 +92,5 @@ def _table(totals: Totals, dimensions: Sequence[str], *, priced: bool) -> None:
         made.add_row(*about, *figures, *([f"{cost}{lacking}"] if priced else []))
     show.lay(made)
     if totals.total.unreported:
-        show.console.print(f"{totals.total.unreported:,} requests have no usage: none was reported", style="dim")
+        lacking = show.counted(totals.total.unreported, "request")
+        show.console.print(f"without usage, because none was reported: {lacking}", style="dim")

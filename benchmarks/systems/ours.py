@@ -9,9 +9,9 @@ from typing import Any, Final
 from benchmarks.systems import Read, Windowed, as_by_default
 from benchmarks.workload import Item
 from turnlog import Budget, Conversation, Engine, open_engine
-from turnlog.adapters.cli.simulating import NewestTurns
 from turnlog.engine.log import Query, Snapshot
 from turnlog.engine.reader import Reader
+from turnlog.engine.replay.scenarios import NewestTurns
 from turnlog.engine.window.policies import OldestTurns
 
 __all__ = ("SYSTEMS", "Counting", "Turnlog")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from ..codec import ITEM, REQUESTED, RESTORE, body, damage, event, when
+from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage, event, when
 from ..errors import CorruptLog
 from ..events import (
     EventBody,
@@ -38,8 +39,6 @@ _STAND_INS: Final[dict[str, EventBody]] = {
     "response.interrupted": ResponseInterrupted(cause="crashed"),
 }
 """What stands for an event of which nothing can be read, by its kind."""
-_REQUESTS: Final = frozenset({"request", "aside"})
-"""What requests alone are marked as."""
 
 
 class Legible:
@@ -66,7 +65,7 @@ class Legible:
         if snapshot is None:
             return None
         found = [
-            self._legible(records, requests=query.mark in _REQUESTS)
+            self._legible(records, requests=query.mark in REQUESTS)
             for query, records in zip(queries, snapshot.records, strict=True)
         ]
         return Snapshot(snapshot.head, found)
@@ -78,9 +77,11 @@ class Legible:
         stand_in = _STAND_INS.get(kind)
         if stand_in is None:
             return record
+        with suppress(CorruptLog):
+            when(record)
+            self._time = record.time
         reason = _unreadable(record, kind)
         if not reason:
-            self._time = record.time
             return record
         made = event(stand_in)
         said = msgspec.structs.replace(record, kind=kind, schema=made.schema, data=made.data, time=self._time)
@@ -92,7 +93,7 @@ class Legible:
 def _unreadable(record: Record, kind: str) -> str:
     """Return why an event is not to be read as one of a kind; nothing if it is. Items may be other than was written."""
     if record.kind != kind:
-        return f"it is a {record.kind}, where a {kind} was written: {RESTORE}"
+        return f"its kind is {record.kind}, where a {kind} was written: {RESTORE}"
     try:
         body(record)
         when(record)

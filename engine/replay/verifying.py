@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from ..codec import ITEM, REQUESTED, RESTORE, body, damage
+from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage
 from ..errors import NotFound, TurnlogError
 from ..events import ERASED, Record, ResponseRequested, checksum
 from ..log import Head, Query, Snapshot
@@ -27,6 +27,8 @@ _PAGE: Final = 500
 _EARLIEST: Final = -(10**16)
 _LATEST: Final = 10**17
 """Between them every number of microseconds is a time."""
+_MANIFEST: Final = b'"manifest":'
+"""What requests say, and few others."""
 _ANSWERED: Final = frozenset({"response.completed", "response.failed"})
 
 
@@ -158,6 +160,17 @@ class Verifier:
             seen.take(record)
             if record.kind == REQUESTED:
                 await self._check(record, running, seen, report)
+            elif record.item is None and await self._was_request(record):
+                told = f"its kind is {record.kind}, where a {REQUESTED} was written: {RESTORE}"
+                seen.damaged.setdefault(record.seq, (record.seq, told))
+
+    async def _was_request(self, record: Record) -> bool:
+        """Return whether an event was written as a request: then the log's index has it as one, whatever its row is."""
+        if not isinstance(record.data, bytes) or _MANIFEST not in record.data:
+            return False
+        here = (Query(mark=mark, after=record.seq - 1, before=record.seq + 1) for mark in REQUESTS)
+        snapshot = await self._store.read(record.conversation, *here)
+        return snapshot is not None and any(snapshot.records)
 
     async def _owner(self, name: str, seq: int) -> str:
         """Return the conversation in which an event was written: a fork shares its parent's."""

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from ..checks import whole
-from ..codec import REQUESTED, body, event
-from ..errors import BudgetExceeded, Invalid
-from ..events import Record, ResponseCompleted, ResponseRequested, Target, Usage
+from ..codec import ITEM, REQUESTED, body, event
+from ..errors import BudgetExceeded
+from ..events import ASIDE, ContextCompacted, Record, ResponseCompleted, ResponseRequested, StandIn, Target, Usage
 from ..history import History
 from ..ids import Position
+from ..items import reading
 from ..loading import load
 from ..log import record as recorded
 from ..manifest import Manifest
 from ..prices import Prices
+from ..tokens import overhead
+from ..turns.material import gather
 from ..window.budget import Budget
 from ..window.choose import Deeper, Request, choose, line_of
 from ..window.ledger import Seen
-from ..window.policies import Policy
+from ..window.policies import Compacting, Policy
+from ..window.render import RENDERER
 from .rechoosing import counter_of, is_forgotten, weights_of
+from .scenarios import Outcome, Scenario, served, shared
 from .verifying import pages
 
 if TYPE_CHECKING:
@@ -34,117 +38,8 @@ _GROWTH: Final = 2_000
 """Groups beyond twice what a window needs, from which on a history is read anew rather than carried along."""
 _BACK: Final = 512
 """Windows of a line that a rewind can go back to."""
-
-
-class Scenario:
-    """What is to be otherwise; what is left out stays as it was recorded.
-
-    Args:
-        context: tokens that the model takes.
-        reserve: tokens kept free for the answer.
-        policy: what goes first when a window is short of room.
-        api: the API that is asked.
-
-    Raises:
-        Invalid: a number that cannot be.
-    """
-
-    def __init__(
-        self,
-        *,
-        context: int | None = None,
-        reserve: int | None = None,
-        policy: Policy | None = None,
-        api: Literal["responses", "chat"] | None = None,
-    ) -> None:
-        self.context = None if context is None else whole("context", context, 1, of="tokens")
-        self.reserve = None if reserve is None else whole("reserve", reserve, 0, of="tokens")
-        self.policy = policy
-        self.api = api
-        if context is not None and reserve is not None:
-            Budget(context, reserve)
-
-    @property
-    def label(self) -> str:
-        """What is otherwise, in words."""
-        parts = [
-            f"context {self.context:,}" if self.context is not None else "",
-            f"reserve {self.reserve:,}" if self.reserve is not None else "",
-            f"{self.policy.name}@{self.policy.version}" if self.policy is not None else "",
-            self.api or "",
-        ]
-        return ", ".join(filter(None, parts)) or "as recorded, chosen today"
-
-    def budget(self, said: ResponseRequested) -> Budget:
-        """Return the budget of a request.
-
-        Raises:
-            Invalid: nothing says what it was, or nothing is left for the input.
-        """
-        context = said.manifest.context if self.context is None else self.context
-        if not context:
-            raise Invalid(
-                "the requests were recorded elsewhere, with a context that nobody knows: name one with --context"
-            )
-        return Budget(context, said.manifest.reserve if self.reserve is None else self.reserve)
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """What came of the requests under one scenario."""
-
-    label: str
-    requests: int = 0
-    overflow: int = 0
-    """Requests that cannot be made: what must be sent does not fit."""
-    tokens: int = 0
-    shared: int = 0
-    """Of them, tokens at the windows' beginnings that the request before began with too."""
-    largest: int = 0
-    cuts: int = 0
-    compactions: int = 0
-    """How often windows begin to start from a compaction."""
-    price: float | None = None
-    """Of the tokens sent, the shared ones as cached, and the recorded answers; None: nothing says it."""
-    unpriced: int = 0
-    """Requests of models without a price."""
-    series: list[int | None] = []
-    """The tokens of each request in order, None where it cannot be made."""
-    rooms: list[int] = []
-    """The tokens that there was room for."""
-
-    def count(self, manifest: Manifest, room: int, *, cut: bool, compaction: bool) -> None:
-        """Take a window in."""
-        self.requests += 1
-        self.tokens += manifest.tokens
-        self.shared += _shared(manifest)
-        self.largest = max(self.largest, manifest.tokens)
-        self.cuts += cut
-        self.compactions += compaction
-        self.series.append(manifest.tokens)
-        self.rooms.append(room)
-
-    def refuse(self, room: int) -> None:
-        """Take a window in that cannot be made."""
-        self.requests += 1
-        self.overflow += 1
-        self.series.append(None)
-        self.rooms.append(room)
-
-    def cost(self, prices: Prices | None, model: str, manifest: Manifest, output: int) -> None:
-        """Add what a request costs."""
-        if prices is None:
-            return
-        usage = Usage(input_tokens=manifest.tokens, cached_tokens=_shared(manifest), output_tokens=output)
-        price = prices.cost(model, usage)
-        if price is None:
-            self.unpriced += 1
-        else:
-            self.price = (self.price or 0.0) + price
-
-
-def _shared(manifest: Manifest) -> int:
-    """Return the tokens that a request and the one before it began with, counted as its own are."""
-    return min(manifest.shared * manifest.factor // 1000, manifest.tokens)
+Base: TypeAlias = tuple[Record, ContextCompacted]
+"""A compaction."""
 
 
 class _Lines:
@@ -156,15 +51,42 @@ class _Lines:
         self.counts = True
         """Whether requests count; those that were counted already are only gone on from."""
         self._windows: dict[str, deque[Manifest]] = {}
+        self.history: History | None = None
+        """The conversation with a compaction that is not in the log; None where there is none."""
+        self._most = 0
+        """Groups from which on it is read anew rather than carried along."""
+        self.bases: deque[Base] = deque(maxlen=_BACK)
+        """These compactions."""
+        self.tried = 0
+        """The seq at which one was tried in vain."""
 
     @property
     def outcome(self) -> Outcome:
         """What a request is added to."""
         return self._outcome if self.counts else self._apart
 
+    def go_on(self, history: History | None) -> None:
+        """Go on with a history of the scenario's own, or without one."""
+        self.history = history
+        self._most = 0 if history is None else 2 * len(history.groups) + _GROWTH
+
+    def extend(self, record: Record) -> None:
+        """Take the log's next event in."""
+        if self.history is not None:
+            self.history.extend([record])
+
+    @property
+    def stale(self) -> bool:
+        """Whether the history of the scenario's own has to be read anew."""
+        return self.history is not None and (self.history.stale or len(self.history.groups) > self._most)
+
     def last(self, line: str, history: History) -> Manifest | None:
         """Return a line's last window on the path; a rewind goes back to an earlier one."""
         return next((one for one in reversed(self._windows.get(line, ())) if history.is_alive(one.as_of)), None)
+
+    def base(self, history: History) -> Base | None:
+        """Return the last compaction on the path that is not in the log."""
+        return next((one for one in reversed(self.bases) if history.is_alive(one[0].seq)), None)
 
     def count(self, line: str, history: History, manifest: Manifest, room: int) -> None:
         """Take a line's next window in."""
@@ -175,17 +97,84 @@ class _Lines:
         self._windows.setdefault(line, deque(maxlen=_BACK)).append(manifest)
 
 
+class _Asked(msgspec.Struct):
+    """A model call, its windows, and what is known of its answer."""
+
+    said: ResponseRequested
+    made: list[tuple[Outcome, Manifest]]
+    output: int = 0
+    """Counted tokens of what the model made."""
+
+
+class _Course:
+    """One conversation under way: its history so far, and its windows under every scenario."""
+
+    def __init__(self, name: str, recorded: Outcome, outcomes: Sequence[Outcome], shared: int) -> None:
+        self.history = History(name)
+        self._most = _GROWTH
+        self.actual, self.lines = _Lines(recorded), [_Lines(one) for one in outcomes]
+        self.shared = shared
+        """The seq up to which requests were counted already, as another conversation's."""
+        self.asked: dict[int, _Asked] = {}
+        self.answered: int | None = None
+        """The response that the last request or item is of."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether the history has to be read anew."""
+        return self.history.stale or len(self.history.groups) > self._most
+
+    def go_on(self, history: History) -> None:
+        """Go on with a history that was read anew."""
+        self.history, self._most = history, 2 * len(history.groups) + _GROWTH
+
+    def extend(self, record: Record) -> None:
+        """Take the log's next event in."""
+        if record.kind == REQUESTED or _is_of_a_response(record):
+            self.answered = _response_of(record)
+        self.history.extend([record])
+        for line in self.lines:
+            line.extend(record)
+
+
+class _Aim(msgspec.Struct, frozen=True):
+    """What one window is chosen by."""
+
+    said: ResponseRequested
+    budget: Budget
+    policy: Policy
+    target: Target
+
+    @property
+    def line(self) -> str:
+        return line_of(self.policy, self.budget, self.target)
+
+    @property
+    def room(self) -> int:
+        return self.budget.context - self.budget.reserve
+
+
 class WhatIf:
     """Runs recorded conversations through scenarios; adds up what comes of it.
 
     Requests that answer count, those that forks share once; the recorded answers, tools' outputs and reported tokens
-    stay what they were.
+    stay what they were. Where a policy compacts, that is supposed to succeed, with a stand-in of a quarter of the room,
+    or of half of what it stands for where that is less.
+
+    Args:
+        engine: the engine; its policy is that of scenarios without one.
+        scenarios: what is to be otherwise, each with its context where nothing recorded one.
+        prices: what tokens cost.
+        answers: also ask where a model answered and no request is in the log, as in what was imported.
     """
 
-    def __init__(self, engine: Engine, scenarios: Sequence[Scenario], prices: Prices | None = None) -> None:
+    def __init__(
+        self, engine: Engine, scenarios: Sequence[Scenario], prices: Prices | None = None, *, answers: bool = False
+    ) -> None:
         self._engine = engine
         self._scenarios = scenarios
         self._prices = prices
+        self._answers = answers
         self.recorded = Outcome(label="recorded")
         """What came of them in fact."""
         self.outcomes = [Outcome(label=one.label) for one in scenarios]
@@ -201,30 +190,41 @@ class WhatIf:
             CorruptLog: an event cannot be read.
         """
         self.conversations += 1
-        history, most = History(name), _GROWTH
-        actual, lines = _Lines(self.recorded), [_Lines(one) for one in self.outcomes]
-        shared = await self._shared(name)
-        outputs: dict[int, tuple[ResponseRequested, list[tuple[Outcome, Manifest]]]] = {}
+        course = _Course(name, self.recorded, self.outcomes, await self._shared(name))
         async for page in pages(self._engine.store, name):
             for record in page:
-                said = body(record) if record.kind == REQUESTED else None
-                if isinstance(said, ResponseRequested) and said.purpose == "answer":
-                    if history.stale or len(history.groups) > most:
-                        history = await self._as_of(name, said, 1)
-                        most = 2 * len(history.groups) + _GROWTH
-                    for one in (actual, *lines):
-                        one.counts = record.seq > shared
-                    made = [self._actual(history, said, actual)]
-                    for scenario, line in zip(self._scenarios, lines, strict=True):
-                        made += await self._ask(history, said, scenario, line)
-                    outputs[record.seq] = said, made
-                self._answered(record, outputs)
-                history.extend([record])
+                said = self._request(record, course.answered)
+                if said is not None:
+                    course.asked[_response_of(record)] = await self._step(course, record, said)
+                self._answer(record, course.asked)
+                course.extend(record)
             if progress is not None:
                 progress(len(page))
-        for asked, made in outputs.values():
-            for outcome, manifest in made:
-                outcome.cost(self._prices, asked.target.model, manifest, 0)
+        for left in course.asked.values():
+            self._cost(left, left.output)
+
+    async def _step(self, course: _Course, record: Record, said: ResponseRequested) -> _Asked:
+        """Choose a request's window under every scenario."""
+        if course.stale:
+            course.go_on(await self._as_of(course.history, said, self._most(said)))
+        for one in (course.actual, *course.lines):
+            one.counts = record.seq > course.shared
+        made = [self._actual(course.history, said, course.actual)] if record.kind == REQUESTED else []
+        for scenario, line in zip(self._scenarios, course.lines, strict=True):
+            made += await self._ask(course.history, said, scenario, line)
+        return _Asked(said, made)
+
+    def _request(self, record: Record, answered: int | None) -> ResponseRequested | None:
+        """Return the request that an event is, or that the first of an answer without one stands for."""
+        if record.kind == REQUESTED:
+            said = body(record)
+            return said if isinstance(said, ResponseRequested) and said.purpose == "answer" else None
+        if self._answers and _is_of_a_response(record) and record.response != answered and _is_made(record):
+            counted = overhead({}, len)
+            manifest = Manifest(policy="recorded", renderer=RENDERER, as_of=record.seq - 1, overhead=counted)
+            target = Target(api="responses")
+            return ResponseRequested(adapter="", encoder=1, target=target, settings="", manifest=manifest, digest="")
+        return None
 
     async def _shared(self, name: str) -> int:
         """Return up to which seq the requests of a conversation were counted, as another's; all of them are now."""
@@ -243,24 +243,32 @@ class WhatIf:
             owner, top = (None, None) if parent is None else (parent[0], min(last, parent[1]))
         return found
 
-    def _answered(
-        self, record: Record, outputs: dict[int, tuple[ResponseRequested, list[tuple[Outcome, Manifest]]]]
-    ) -> None:
-        """Add what a request cost once its answer is there: the same answer under each scenario."""
-        if record.kind != "response.completed" or record.response not in outputs:
+    def _answer(self, record: Record, asked: dict[int, _Asked]) -> None:
+        """Take the answer of a request in; when it is there, add what that cost: the same answer in each scenario."""
+        one = asked.get(record.response) if record.response is not None else None
+        if one is None or record.response is None:
             return
-        told = body(record)
-        usage = told.usage if isinstance(told, ResponseCompleted) else None
-        said, made = outputs.pop(record.response)
-        for outcome, manifest in made:
-            outcome.cost(self._prices, said.target.model, manifest, usage.output_tokens if usage else 0)
+        if record.kind == ITEM and _is_made(record):
+            one.output += record.tokens
+        elif record.kind == "response.completed":
+            told = body(record)
+            usage = told.usage if isinstance(told, ResponseCompleted) else None
+            self._cost(asked.pop(record.response), one.output if usage is None else usage.output_tokens)
 
-    async def _as_of(self, name: str, said: ResponseRequested, times: int) -> History:
-        """Return the history as a request saw it, long enough for the largest window."""
-        contexts = [scenario.budget(said).context for scenario in self._scenarios]
-        tokens = max(contexts, default=1) * times
+    def _cost(self, asked: _Asked, output: int) -> None:
+        for outcome, manifest in asked.made:
+            usage = Usage(manifest.tokens, served(shared(manifest)), output)
+            outcome.cost(self._prices, asked.said.target.model, usage)
+
+    def _most(self, said: ResponseRequested) -> int:
+        """Return the tokens of the largest window."""
+        return max([scenario.budget(said).context for scenario in self._scenarios], default=1)
+
+    async def _as_of(self, history: History, said: ResponseRequested, tokens: int, base: Base | None = None) -> History:
+        """Return the history as a request saw it, long enough for so many tokens."""
         # Of no line in the log: what the recorded cut has dropped may be sent here.
-        return (await load(self._engine.store, name, line=None, tokens=tokens, at=said.manifest.as_of))[1]
+        name, at = history.conversation, said.manifest.as_of
+        return (await load(self._engine.store, name, line=None, tokens=tokens, at=at, base=base))[1]
 
     def _actual(self, history: History, said: ResponseRequested, lines: _Lines) -> tuple[Outcome, Manifest]:
         manifest = said.manifest
@@ -271,43 +279,81 @@ class WhatIf:
         self, history: History, said: ResponseRequested, scenario: Scenario, lines: _Lines
     ) -> list[tuple[Outcome, Manifest]]:
         """Choose a request's window under a scenario; return what it costs is to be added to."""
-        budget = scenario.budget(said)
         policy = scenario.policy or self._engine.policy
         target = msgspec.structs.replace(said.target, state="stateless", api=scenario.api or said.target.api)
-        place = line_of(policy, budget, target)
-        try:
-            manifest = await self._chosen(history, said, budget, policy, target, lines.last(place, history))
-        except BudgetExceeded:
-            lines.outcome.refuse(budget.context - budget.reserve)
+        aim = _Aim(said, scenario.budget(said), policy, target)
+        if lines.stale:
+            base = lines.base(history)
+            lines.go_on(None if base is None else await self._as_of(history, said, aim.budget.context, base))
+        manifest = await self._tried(lines.history or history, aim, lines)
+        if isinstance(policy, Compacting) and await self._compacts(history, aim, policy, manifest, lines):
+            manifest = await self._tried(lines.history or history, aim, lines)
+        if manifest is None:
+            lines.outcome.refuse(aim.room)
             return []
-        lines.count(place, history, manifest, budget.context - budget.reserve)
+        lines.count(aim.line, history, manifest, aim.room)
         return [(lines.outcome, manifest)]
 
-    async def _chosen(
-        self,
-        history: History,
-        said: ResponseRequested,
-        budget: Budget,
-        policy: Policy,
-        target: Target,
-        last: Manifest | None,
-    ) -> Manifest:
+    async def _compacts(
+        self, history: History, aim: _Aim, policy: Compacting, manifest: Manifest | None, lines: _Lines
+    ) -> bool:
+        """Suppose a compaction, if one is due before a window, and is of use; return whether there is one more now."""
+        base = lines.base(history)
+        tried = lines.tried > (base[0].seq if base else 0)
+        last = lines.last(aim.line, history)
+        due = policy.method != "server" and (manifest is None or policy.is_due(manifest, last, tried=tried))
+        if not due:
+            return False
+        name, at = history.conversation, aim.said.manifest.as_of
+        found = await gather(self._engine, name, at, aim.target, aim.room, least=aim.room // 4, base=base)
+        if found is None:
+            lines.tried = at
+            return False
+        tokens = min(aim.room // 4, found.replaced // 2)
+        text = StandIn(item={"role": "user", "content": " so" * tokens})
+        supposed = ContextCompacted(first=1, last=found.coverage.last, stand_in=[text], method="summary")
+        # At the seq of the last event before it: what comes next in the log is not behind it.
+        made = recorded(name, at, Position(""), 0, event(supposed, tokens=tokens), 0)
+        lines.bases.append((made, supposed))
+        lines.go_on(await self._as_of(history, aim.said, aim.budget.context, (made, supposed)))
+        if policy.method != "extract":
+            model = aim.said.target.model if policy.model is None else policy.model.name
+            lines.outcome.cost(self._prices, model, Usage(input_tokens=found.replaced, output_tokens=tokens))
+        return True
+
+    async def _tried(self, history: History, aim: _Aim, lines: _Lines) -> Manifest | None:
+        """Return a window, None where what must be sent does not fit."""
+        said, target, tokens = aim.said, aim.target, aim.budget.context
+        last = lines.last(aim.line, history)
         counter = await counter_of(target.model)
         forgets = target.api == said.target.api and await is_forgotten(self._engine.store, history.conversation, said)
         # What the API adds, and what it reported, is what it was.
         shown = Seen(said.manifest.factor, said.manifest.hidden, forgets=forgets)
-        times = 1
         while True:
-            place = line_of(policy, budget, target)
-            history.lines[place] = None if last is None else _request(said, target, place, last)
+            history.lines[aim.line] = None if last is None else _request(said, target, aim.line, last)
             weights = await weights_of(self._engine, history, counter, target)
             was = said.manifest
-            request = Request(target, budget, budget.reserve, was.overhead, weights, was.front, shown)
+            request = Request(target, aim.budget, aim.budget.reserve, was.overhead, weights, was.front, shown)
             try:
-                return choose(history, request, policy)
+                return choose(history, request, aim.policy)
             except Deeper:
-                times *= 4
-                history = await self._as_of(history.conversation, said, times)
+                tokens *= 4
+                history = await self._as_of(history, said, tokens, lines.base(history))
+            except BudgetExceeded:
+                return None
+
+
+def _is_of_a_response(record: Record) -> bool:
+    return record.kind == ITEM and record.response is not None and not record.flags & ASIDE
+
+
+def _response_of(record: Record) -> int:
+    return record.seq if record.response is None else record.response
+
+
+def _is_made(record: Record) -> bool:
+    """Return whether a model has made an item."""
+    return reading(record.shape or "unknown", record.link).maker == "model"
 
 
 def _request(said: ResponseRequested, target: Target, line: str, last: Manifest) -> Record:

@@ -63,25 +63,34 @@ class Material:
 
 
 async def gather(
-    engine: Engine, name: str, version: int, target: Target, room: int | None, *, least: int = 0
+    engine: Engine,
+    name: str,
+    version: int,
+    target: Target,
+    room: int | None,
+    *,
+    least: int = 0,
+    base: tuple[Record, ContextCompacted] | None = None,
 ) -> Material | None:
     """Return what a compaction of a conversation at a version is made of; None: there is nothing, or less than *least*.
 
     Where nothing new has come since the last compaction, it is made again, of the events that it stands for. So it is
-    where its stand-in alone takes half of the *room*. Without a *room* there is as much of it as is used.
+    where its stand-in alone takes half of the *room*. Without a *room* there is as much of it as is used. *base* is a
+    compaction that is not in the log; see `load`.
     """
     passed: set[int] = set()
     while True:
-        _, history = await load(engine.store, name, line=None, tokens=_ALL, at=version, without=passed)
+        _, history = await load(engine.store, name, line=None, tokens=_ALL, at=version, without=passed, base=base)
         units = units_of(history, Scene(history, target), INVARIANTS)
-        base = weight(*history.base, target) if history.base else 0
-        most = base + sum(unit.cost for unit in units) if room is None else room
+        stand_in = weight(*history.base, target) if history.base else 0
+        most = stand_in + sum(unit.cost for unit in units) if room is None else room
         coverage = cover(history, units, most)
         fresh = coverage if _is_new(history, units) else None
-        if history.base is None or (fresh is not None and base <= most // 2) or (fresh is None and least):
+        if history.base is None or (fresh is not None and stand_in <= most // 2) or (fresh is None and least):
             break
         passed.add(history.base[0].seq)
-    if fresh is None or base + fresh.tokens < least:
+        base = None if base is not None and base[0].seq in passed else base
+    if fresh is None or stand_in + fresh.tokens < least:
         return None
     return await _filled(engine, Material(history, fresh, target, most))
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from itertools import pairwise
 
 import anyio
 import pytest
@@ -10,12 +9,13 @@ import pytest
 from command_line import turnlog
 from small_logs import RESPONSES, call, output, said
 from turnlog import Budget, open_engine
-from turnlog.adapters.cli.options import policy_named, price_named
-from turnlog.adapters.cli.simulating import Asked, NewestTurns, Sums, served, simulate
+from turnlog.adapters.cli.options import policy_named
 from turnlog.engine.codec import event
 from turnlog.engine.errors import Invalid
 from turnlog.engine.events import ContextCompacted, StandIn
 from turnlog.engine.model import StreamEvent
+from turnlog.engine.replay.scenarios import NewestTurns, Scenario
+from turnlog.engine.replay.whatif import WhatIf
 from turnlog.engine.window.policies import OldestTurns
 
 BUDGET = Budget(600, 100)
@@ -45,11 +45,14 @@ async def held(conversation, first, last, policy=None):
         await conversation.respond(model, output(number, output="seventeen degrees " * 6), policy=policy)
 
 
-async def simulated(engine, name, policy, budget, **more):
-    return [one async for one in simulate(engine.store, name, policy, budget, **more)]
+async def came(engine, name, policy, budget):
+    """Return what comes of one scenario, and what was recorded."""
+    found = WhatIf(engine, [Scenario(context=budget.context, reserve=budget.reserve, policy=policy)], answers=True)
+    await found.run(name)
+    return found.outcomes[0], found.recorded
 
 
-# -- simulating
+# -- what is tried
 
 
 @pytest.mark.anyio
@@ -59,25 +62,9 @@ async def test_what_was_sent_is_what_is_simulated(db, policy):
         c = await engine.create()
         await c.append({"role": "system", "content": "Be brief."})
         await held(c, 0, 12, policy)
-        recorded = [one.manifest async for one in c.responses(limit=1000)]
-        found = await simulated(engine, c.id, policy, BUDGET)
-        assert [(one.tokens, one.shared) for one in found] == [(one.tokens, one.shared) for one in recorded]
-        cuts = [0, *(one.cut for one in recorded)]
-        assert [one.cut for one in found] == [after > before for before, after in pairwise(cuts)]
-        assert True in [one.cut for one in found]
-        assert 0 not in [one.answer for one in found]
-
-
-@pytest.mark.anyio
-async def test_it_makes_no_difference_how_much_of_the_log_is_loaded(db, monkeypatch):
-    from turnlog.adapters.cli import simulating
-
-    async with open_engine(db) as engine:
-        c = await engine.create()
-        await held(c, 0, 25)
-        whole = await simulated(engine, c.id, OldestTurns(), BUDGET)
-        monkeypatch.setattr(simulating, "_GROWTH", -10_000)
-        assert await simulated(engine, c.id, OldestTurns(), BUDGET) == whole
+        found, recorded = await came(engine, c.id, policy, BUDGET)
+        assert (found.series, found.shared, found.cuts) == (recorded.series, recorded.shared, recorded.cuts)
+        assert found.cuts > 0
 
 
 @pytest.mark.anyio
@@ -87,9 +74,13 @@ async def test_a_conversation_without_requests_is_asked_where_it_was_answered(db
         for number in range(5):
             items = [{"role": "user", "content": "?"}, call(number), output(number), said(number)]
             await c.append(*items)
-        found = await simulated(engine, c.id, OldestTurns(), BUDGET)
-        assert [one.at for one in found] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
-        assert all(later.shared >= earlier.shared for earlier, later in pairwise(found))
+        found, recorded = await came(engine, c.id, OldestTurns(), BUDGET)
+        assert (found.requests, recorded.requests) == (10, 0)
+        assert found.series == sorted(found.series)
+        # The first request has the question, the second the call and its output too.
+        window = [len((await c.window(BUDGET, at=at)).items) for at in (2, 4)]
+        assert window == [1, 3]
+        assert found.shared > 0
 
 
 @pytest.mark.anyio
@@ -107,44 +98,10 @@ async def test_rewinds_and_compactions_are_followed(db):
         await engine.writer.append(c.id, [compacted])
         engine.reader.forget(c.id)
         await held(c, 20, 22)
-        found = await simulated(engine, c.id, OldestTurns(), Budget(5_000))
-        recorded = [one.manifest async for one in c.responses(limit=1000)]
-        at = {one.as_of: one.items for one in recorded if one.context == BUDGET.context}
-        assert [one.base for one in found][-4:] == [last + 1] * 4
-        assert found[-1].tokens < found[-5].tokens
-        assert found[-1].tokens - 3 == at[max(at)]
-        sums = Sums()
-        for one in found:
-            sums.add(one)
-        assert sums.compactions == 1
-
-
-@pytest.mark.anyio
-async def test_a_request_that_does_not_fit_is_counted_and_the_next_goes_on(db):
-    async with open_engine(db) as engine:
-        c = await engine.create()
-        await held(c, 0, 2)
-        await c.respond(Script(said(7)), "far too long " * 400, budget=Budget(10_000))
-        await c.rewind(to=c.version - 5)
-        await held(c, 8, 9)
-        found = await simulated(engine, c.id, OldestTurns(), BUDGET)
-        assert [one.fits for one in found] == [True] * 4 + [False] + [True] * 2
-        assert found[4].tokens > 500
-
-
-def test_sums_are_of_what_could_have_been_sent():
-    sums = Sums()
-    for one in (
-        Asked(1, 2_000, 1_100, answer=10),
-        Asked(2, 9_999, fits=False, answer=10),
-        Asked(3, 1_000, 500, cut=True, base=2),
-        Asked(4, 1_000, 500, base=2),
-    ):
-        sums.add(one)
-    assert (sums.requests, sums.overflow, sums.tokens, sums.shared) == (4, 1, 4_000, 2_100)
-    assert (sums.cached, sums.cuts, sums.compactions, sums.answers) == (1_024, 1, 1, 10)
-    assert price_named("1,0.5,10").of(sums.usage) == pytest.approx((2_976 * 1 + 1_024 * 0.5 + 10 * 10) / 1e6)
-    assert served(1_023) == 0
+        found, recorded = await came(engine, c.id, OldestTurns(), Budget(5_000))
+        assert (found.compactions, recorded.compactions) == (1, 1)
+        assert found.series[-4:] == recorded.series[-4:]
+        assert found.series[-1] < found.series[-5]
 
 
 # -- the command
@@ -188,9 +145,20 @@ def test_it_is_told_in_tables(talk):
     assert "$2 for a million tokens" in " ".join(told.out.split())
 
 
+def test_a_policy_that_compacts_is_tried_as_one(talk):
+    kind = "turnlog.engine.window.policies:Compacting"
+    found = turnlog(
+        "bench", "--db", talk, "--context", 400, "--policy", kind, "--policy", "oldest-turns", "--json"
+    ).json
+    one, other = found["results"]
+    assert (one["policy"], one["overflow"], other["compactions"]) == ("compacting+oldest-turns@1", 0, 0)
+    assert one["compactions"] > 0
+
+
 def test_nothing_is_written(talk):
     before = talk.read_bytes()
     turnlog("bench", "--db", talk, "--context", 400)
+    turnlog("bench", "--db", talk, "--context", 400, "--policy", "turnlog.engine.window.policies:Compacting")
     assert talk.read_bytes() == before
 
 

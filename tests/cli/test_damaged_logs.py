@@ -99,7 +99,10 @@ def test_no_damage_is_a_traceback(forked, tmp_path, statement, arguments):
     [
         (f"DELETE FROM events WHERE seq > 12 AND {OWN}", r"c/13 the events? (from 13 to \d+ are|is) missing"),
         (f"DELETE FROM events WHERE seq = 2 AND {OWN}", "c/2 the event is missing"),
-        (f"UPDATE events SET kind = 'other' WHERE seq = 3 AND {OWN}", "c/3 6 ends the response of that seq"),
+        (
+            f"UPDATE events SET kind = 'other' WHERE seq = 3 AND {OWN}",
+            "c/3 its kind is other, where a response",
+        ),
         (f"UPDATE events SET data = x'7b22' WHERE seq = 6 AND {OWN}", "c/6 the stored event is not what was written"),
     ],
     ids=["end", "middle", "kind", "data"],

@@ -214,7 +214,14 @@ def test_usage_is_asked_for_by_day_and_shown_as_a_table(every, tmp_path):
     prices = tmp_path / "prices.json"
     prices.write_text('{"gpt-4o": {"input": 2, "output": 20}}')
     shown = turnlog("usage", "--price-file", prices, "--db", every).out
-    for word in ("gpt-4o", "gpt-4.1", "2026-01-02", "(1 without)", "all", "1 requests have no usage"):
+    for word in (
+        "gpt-4o",
+        "gpt-4.1",
+        "2026-01-02",
+        "(1 without)",
+        "all",
+        "without usage, because none was reported: 1 request",
+    ):
         assert word in shown
     for wrong in (["--by", "week"], ["--since", "yesterday"], ["nobody"]):
         assert turnlog("usage", *wrong, "--db", every).code == 2

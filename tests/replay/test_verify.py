@@ -11,7 +11,8 @@ from hypothesis import given
 from instant_model import Instant, call
 from turnlog import Budget, NotFound, ResponseFailed, open_engine
 from turnlog.engine.canonical import digest, encode
-from turnlog.engine.codec import REQUESTED, body
+from turnlog.engine.codec import REQUESTED, body, event
+from turnlog.engine.log import Query
 from turnlog.engine.manifest import SENT
 from turnlog.engine.model import ModelFailure
 from turnlog.engine.replay import Piecewise, Verifier, encoders, rebuild, verify
@@ -194,6 +195,22 @@ async def test_every_request_that_held_a_changed_item_diverges_and_no_other(db, 
         assert [one.response for one in report.diverged] == held
         assert report.verified == len(requests) - len(held)
         assert [one.seq for one in report.damaged] == [entry.seq]
+
+
+@pytest.mark.parametrize("kind", ["other", "response.started", "response.completed", "item.appended"])
+async def test_a_request_of_another_kind_is_named_though_nothing_has_answered_it(log, kind):
+    async with open_engine(log) as engine:
+        last = [call.seq async for call in (await engine.get("c")).responses()][-1]
+        (request,) = (await engine.store.read("c", Query(after=last - 1, before=last + 1))).records[0]
+        await engine.writer.append("c", [event(body(request))])
+        assert (await verify(engine.store, "c")).sound
+        seq = (await engine.store.read("c")).head.version
+    with closing(sqlite3.connect(log, isolation_level=None)) as db:
+        assert db.execute("UPDATE events SET kind = ? WHERE seq = ?", (kind, seq)).rowcount == 1
+    async with open_engine(log) as engine:
+        report = await verify(engine.store, "c")
+    assert [(one.conversation, one.seq) for one in report.damaged] == [("c", seq)]
+    assert f"its kind is {kind}, where a response.requested was written" in report.damaged[0].reason
 
 
 async def test_with_a_copy_at_hand_a_divergence_tells_the_first_differing_path_and_both_values(log, tmp_path):

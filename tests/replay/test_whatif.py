@@ -4,9 +4,11 @@ import pytest
 
 from instant_model import Instant
 from turnlog import Budget, Invalid, open_engine
+from turnlog.engine.log import Query
 from turnlog.engine.prices import Price, Prices
-from turnlog.engine.replay.whatif import Scenario, WhatIf
-from turnlog.engine.window.policies import OldestTurns
+from turnlog.engine.replay.scenarios import Scenario
+from turnlog.engine.replay.whatif import WhatIf
+from turnlog.engine.window.policies import Compacting, OldestTurns
 
 pytestmark = pytest.mark.anyio
 
@@ -91,15 +93,73 @@ async def test_rewinds_tools_and_long_logs_come_out_as_they_were(engine, monkeyp
 
 
 async def test_prices_are_of_what_is_sent_and_what_was_answered(engine):
-    await talked(engine, Instant(budget=Budget(1_200), usage={"input_tokens": 10, "output_tokens": 50}), 5)
+    await talked(engine, Instant(budget=Budget(5_000), usage={"input_tokens": 10, "output_tokens": 50}), 25)
     prices = Prices({"gpt-4o-mini": Price(1.0, 10.0, cached=0.5)})
     found = await came(engine, Scenario(context=600), prices=prices)
     for one in (found.recorded, *found.outcomes):
-        wanted = ((one.tokens - one.shared) * 1.0 + one.shared * 0.5 + 5 * 50 * 10.0) / 1e6
+        wanted = ((one.tokens - one.cached) * 1.0 + one.cached * 0.5 + 25 * 50 * 10.0) / 1e6
         assert one.price == pytest.approx(wanted)
         assert one.unpriced == 0
+    # A cache serves the beginning that requests share by the block, and nothing below 1,024 tokens.
+    assert 0 < found.recorded.cached < found.recorded.shared
+    assert (found.recorded.cached % 128, found.outcomes[0].cached) == (0, 0)
     other = await came(engine, prices=Prices({"gpt-9": Price(1.0, 1.0)}))
-    assert (other.recorded.price, other.recorded.unpriced) == (None, 5)
+    assert (other.recorded.price, other.recorded.unpriced) == (None, 25)
+    other = await came(engine, prices=Prices({}, Price(1.0, 10.0, cached=0.5)))
+    assert other.recorded.price == found.recorded.price
+
+
+async def test_an_answer_without_a_report_costs_what_was_counted(engine):
+    await talked(engine, Instant(usage="none", budget=Budget(5_000)), 3)
+    found = await came(engine, prices=Prices({"gpt-4o-mini": Price(0.0, 1e6)}))
+    made = [entry.seq async for entry in (await engine.get("c")).items() if entry.item.get("role") == "assistant"]
+    records = (await engine.store.read("c", Query())).records[0]
+    assert found.recorded.price == sum(one.tokens for one in records if one.seq in made) > 0
+
+
+@pytest.mark.parametrize("method", ["extract", "summary"])
+async def test_compactions_are_supposed_where_a_policy_makes_them(engine, method):
+    """The proof: the same questions, asked under that policy in fact; as often, and with windows as large."""
+    policy = Compacting(method, at=0.7)
+    await talked(engine, Instant(budget=Budget(50_000)), 40)
+    prices = Prices({"gpt-4o-mini": Price(1.0, 0.0)})
+    found = await came(engine, Scenario(context=1_500, policy=policy), Scenario(context=1_500), prices=prices)
+    one, cutting = found.outcomes
+    assert (one.requests, one.overflow, cutting.compactions) == (40, 0, 0)
+    assert max(one.series) <= 1_500
+    assert one.compactions > 3
+    paid = one.price * 1e6 - one.tokens
+    assert paid == pytest.approx(0, abs=0.01) if method == "extract" else paid > 0
+    if method == "extract":
+        async with open_engine(":memory:", policy=policy) as other:
+            await talked(other, Instant(budget=Budget(1_500)), 40)
+            recorded = (await came(other)).recorded
+        assert abs(one.compactions - recorded.compactions) <= 1
+        assert one.tokens == pytest.approx(recorded.tokens, rel=0.2)
+
+
+async def test_supposed_compactions_are_left_by_a_rewind_and_hold_in_forks(engine, monkeypatch):
+    policy = Compacting("extract", at=0.7)
+    model = Instant(budget=Budget(50_000))
+    c = await talked(engine, model, 20)
+    turns = [turn async for turn in c.turns()]
+    await c.rewind(to=turns[4].seq - 1)
+    for turn in range(12):
+        await c.run(model, f"Another {turn}: {LONG}", instructions="Answer.")
+    f = await c.fork(id="f")
+    await f.run(model, "And here?", instructions="Answer.")
+    series = []
+    for growth in (2_000, -50):
+        monkeypatch.setattr("turnlog.engine.replay.whatif._GROWTH", growth)
+        found = await came(engine, Scenario(context=1_500, policy=policy), name="f")
+        series.append(found.outcomes[0].series)
+        assert (found.outcomes[0].requests, found.outcomes[0].overflow) == (33, 0)
+        assert found.outcomes[0].compactions > 2
+    assert series[0] == series[1]
+    alone = await came(engine, Scenario(context=1_500, policy=policy))
+    assert alone.outcomes[0].series == series[0][:-1]
+    # Behind the rewind, windows are again as they were before the first compaction.
+    assert series[0][20] == series[0][4]
 
 
 async def test_models_with_a_tokenizer_of_their_own_are_counted_with_it(engine):

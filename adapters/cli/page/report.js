@@ -327,13 +327,15 @@
     if (step.error) rows.push(["error", step.error]);
     if (step.cut) rows.push(["cut", step.cut]);
     if (step.compacted) rows.push(["compaction", `windows start from the one at ${step.compacted} from here on`]);
-    const parts = [table(rows)];
+    const parts = [table(rows.filter(([, said]) => said))];
     if (step.moved.length) {
       parts.push(make("h3", {}, "What the request before had, and this one has not"));
       parts.push(table(step.moved.map((one) => [`${one.first}–${one.last}`, `${one.items} ${one.fate}: ${one.rule}`])));
     }
-    parts.push(make("h3", {}, "The fate of every event"));
-    parts.push(table(step.runs.map(([first, last, fate, rule]) => [first === last ? `${first}` : `${first}–${last}`, `${fate}: ${step.rules[rule]}`])));
+    if (step.runs.length) {
+      parts.push(make("h3", {}, "The fate of every event"));
+      parts.push(table(step.runs.map(([first, last, fate, rule]) => [first === last ? `${first}` : `${first}–${last}`, `${fate}: ${step.rules[rule]}`])));
+    }
     return parts;
   }
 
