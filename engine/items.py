@@ -19,6 +19,7 @@ from .errors import InvalidItem
 from .fields import wanting
 
 __all__ = (
+    "IN_ORDER",
     "KINDS",
     "ROLES",
     "Input",
@@ -124,8 +125,9 @@ def _kinds() -> dict[str, Kind]:
 KINDS: Final[Mapping[str, Kind]] = _kinds()
 ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
-_IN_ORDER: Final = ""
-"""The link of searches that the caller carries out and that have none: an output is for the last call before it."""
+IN_ORDER: Final = ""
+"""The link of searches that the caller carries out and that have none: outputs are for those of the last answer, in
+their order."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -202,7 +204,7 @@ def _link(item: Item, tag: str, kind: Kind | None) -> str | None:
         return None
     link = item.get(kind.link)
     if link is None and execution == "client":
-        return _IN_ORDER
+        return IN_ORDER
     return link if isinstance(link, str) else None
 
 

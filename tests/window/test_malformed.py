@@ -44,6 +44,13 @@ MAKE = {
     "note": note,
     "program": program,
     "program_output": program_output,
+    "finding": lambda number: {
+        "type": "tool_search_call",
+        "id": f"tsc_{number}",
+        "call_id": None,
+        "execution": "client",
+        "arguments": {"query": number},
+    },
     "called": lambda number: call(number, caller={"type": "program", "caller_id": f"prog_{number}"}),
     "approval": lambda number: {
         "type": "mcp_approval_request",
