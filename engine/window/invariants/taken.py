@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ...events import ERASED, ODD, SURPLUS, UNPLACED, WANTING
 from ...fields import surplus, wanting
-from ...forms import mended, unplaced
+from ...forms import mended, says_more, unplaced
 from ...history import Entry
 from ..kinds import refused
 from ..units import GONE, Fit, Scene
@@ -54,6 +54,8 @@ def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
         fit.trim(entry)
         notes.append(f"without {', '.join(surplus(put_right, shape))}, which this API does not take")
     if chat and entry.flags & UNPLACED:
+        if says_more(item, shape):
+            fit.trim(entry)
         notes.append(f"without {', '.join(unplaced(item, shape))}, which Chat Completions has no place for")
     if notes:
         fit.note(entry, ", ".join(notes))
