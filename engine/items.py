@@ -1,8 +1,8 @@
 """Reading one item: what kind it is, who makes it, what it pairs with, where its text is.
 
 Items have the shape of the OpenAI Responses API, for both APIs: raw JSON, value for value what its maker said. The
-table below is the only place that knows item kinds; every other module asks it. A kind that is not in it is kept and
-passed on as it came, with the group it stands in.
+table below is the only place that knows item kinds; every other module asks it (which fields they have, `fields` says).
+A kind that is not in it is kept and passed on as it came, with the group it stands in.
 
 Source of the kinds and their links: the Responses API reference (input and output items of `POST /responses`).
 """
