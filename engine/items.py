@@ -278,7 +278,10 @@ def _check_message(item: dict[str, Any], path: str) -> None:
     role = item.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidItem(f"{path}.role", f"{role!r:.100} is none of {', '.join(sorted(ROLES))}")
-    if not isinstance(item.get("content"), str | list):
+    content = item.get("content")
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
         raise InvalidItem(f"{path}.content", "a message's content is a string or a list of parts")
     _check_fields(item, role, path)
 
