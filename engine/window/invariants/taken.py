@@ -46,7 +46,7 @@ def _lack(entry: Entry) -> str:
 def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
     """Note what of an entry is not sent as it is."""
     shape, notes = entry.reading.shape, list[str]()
-    item: dict[str, Any] = entry.value()
+    item: dict[str, Any] = entry.value() if chat or entry.flags & (ODD | SURPLUS) else {}
     put_right = mended(item, shape, chat=chat) if entry.flags & ODD else item
     if put_right is not item:
         notes.append("put right where the API would refuse it")
