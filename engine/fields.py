@@ -116,12 +116,18 @@ FIELDS: Final[Mapping[str, Fields]] = {
 """By an item's shape. A kind that is not here is unknown: all that it has is its own."""
 
 _BREAK: Final[Mapping[str, _Form]] = {"prompt_cache_breakpoint": dict}
-_PICTURE: Final[Mapping[str, _Form]] = {"detail": str, "file_id": str, "image_url": str, **_BREAK}
+_DETAIL: Final = frozenset({"auto", "high", "low", "original"})
+_PICTURE: Final[Mapping[str, _Form]] = {"detail": _DETAIL, "file_id": str, "image_url": str, **_BREAK}
 _PARTS: Final[Mapping[str, Fields]] = {
     "input_text": Fields({"text": str}, _BREAK),
     "input_image": Fields({}, _PICTURE),
     "input_file": Fields(
-        {}, {**dict.fromkeys(("detail", "file_id", "file_data", "file_url", "filename"), str), **_BREAK}
+        {},
+        {
+            "detail": _DETAIL - {"original"},
+            **dict.fromkeys(("file_id", "file_data", "file_url", "filename"), str),
+            **_BREAK,
+        },
     ),
     "output_text": Fields({"text": str}, {"annotations": list, "logprobs": list}),
     "refusal": Fields({"refusal": str}, {}),

@@ -117,7 +117,8 @@ def told_message(message):
     """Return a message of a window in a few words."""
     calls = "".join(f" calls {made['id']}" for made in message.get("tool_calls", ()))
     answers = f" for {message['tool_call_id']}" if "tool_call_id" in message else ""
-    text = message.get("content")
+    content = message.get("content")
+    text = content if isinstance(content, str | None) else "".join(part.get("text", "") for part in content)
     return f"{message['role']}{calls}{answers}{f': {text}' if text else ''}"
 
 
