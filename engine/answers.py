@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from .errors import Invalid
 from .events import SEAL, NewEvent
-from .items import reading
+from .items import IN_ORDER, reading
 
 __all__ = ("Linked", "first_outputs", "standing")
 
@@ -23,8 +23,14 @@ def first_outputs(conversation: str, events: Iterable[NewEvent]) -> Sequence[str
     """
     wanted: list[str] = []
     answered: dict[str, bool] = {}
+    searches = 0
     for one in events:
         if one.link is None:
+            continue
+        if one.link == IN_ORDER:
+            searches += -1 if reading(one.shape or "", one.link).is_output else 1
+            if searches < 0 and IN_ORDER not in wanted:
+                wanted.append(IN_ORDER)
             continue
         if not reading(one.shape or "", one.link).is_output:
             answered[one.link] = False  # the call is made anew
@@ -40,9 +46,16 @@ def first_outputs(conversation: str, events: Iterable[NewEvent]) -> Sequence[str
 def standing(link: str, linked: Iterable[Linked]) -> int | None:
     """Return the seq of the output that the last call of a link has, None without one; a seal is none.
 
-    *linked* is what the log has of the link, in order.
+    *linked* is what the log has of the link, in order. Of calls that are answered in order, one without an output
+    leaves room for one.
     """
     answer: int | None = None
+    if link == IN_ORDER:
+        waiting = 0
+        for seq, shape, _ in linked:
+            is_output = reading(shape or "", link).is_output
+            waiting, answer = (max(0, waiting - 1), seq) if is_output else (waiting + 1, answer)
+        return None if waiting else answer
     for seq, shape, flags in linked:
         if not reading(shape or "", link).is_output:
             answer = None

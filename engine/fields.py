@@ -116,12 +116,18 @@ FIELDS: Final[Mapping[str, Fields]] = {
 """By an item's shape. A kind that is not here is unknown: all that it has is its own."""
 
 _BREAK: Final[Mapping[str, _Form]] = {"prompt_cache_breakpoint": dict}
-_PICTURE: Final[Mapping[str, _Form]] = {"detail": str, "file_id": str, "image_url": str, **_BREAK}
+_DETAIL: Final = frozenset({"auto", "high", "low", "original"})
+_PICTURE: Final[Mapping[str, _Form]] = {"detail": _DETAIL, "file_id": str, "image_url": str, **_BREAK}
 _PARTS: Final[Mapping[str, Fields]] = {
     "input_text": Fields({"text": str}, _BREAK),
     "input_image": Fields({}, _PICTURE),
     "input_file": Fields(
-        {}, {**dict.fromkeys(("detail", "file_id", "file_data", "file_url", "filename"), str), **_BREAK}
+        {},
+        {
+            "detail": _DETAIL - {"original"},
+            **dict.fromkeys(("file_id", "file_data", "file_url", "filename"), str),
+            **_BREAK,
+        },
     ),
     "output_text": Fields({"text": str}, {"annotations": list, "logprobs": list}),
     "refusal": Fields({"refusal": str}, {}),
@@ -139,6 +145,18 @@ _HOLDS: Final[Mapping[str, tuple[str, ...]]] = {
     "reasoning": ("summary", "content"),
 }
 """Where kinds have their parts."""
+_ONLY: Final[Mapping[tuple[str, str], str]] = {
+    ("computer_call_output", "output"): "computer_screenshot",
+    ("shell_call_output", "output"): "",
+    ("reasoning", "summary"): "summary_text",
+    ("reasoning", "content"): "reasoning_text",
+}
+"""Where no parts of another type can be; elsewhere these are named in their place."""
+_SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
+    "input_image": ("image_url", "file_id"),
+    "input_file": ("file_id", "file_data", "file_url"),
+}
+"""Where parts have what they show: in one of these."""
 
 
 def wanting(item: Mapping[str, Any], shape: str) -> Iterator[Wanting]:
@@ -156,19 +174,24 @@ def wanting(item: Mapping[str, Any], shape: str) -> Iterator[Wanting]:
             yield Wanting(name, f"{_a(shape)} needs {_a(name)}, {_told(form)}")
     for name in _HOLDS.get(shape, ()):
         for place, part in _parts(item, name):
-            yield from _wanting_part(part, place, name)
+            yield from _wanting_part(part, place, name, _ONLY.get((shape, name)))
 
 
-def _wanting_part(part: Any, place: str, field: str) -> Iterator[Wanting]:
+def _wanting_part(part: Any, place: str, field: str, only: str | None) -> Iterator[Wanting]:
     kind = _kind(part)
     if kind is None:
         yield Wanting(place, f"{_a(field)} part is an object with a type")
         return
+    if only is not None and kind != only:
+        what = f"of the type {only}" if only else "an object with stdout, stderr and outcome"
+        yield Wanting(place, f"{_a(field)} part here is {what}")
+        return
     for name, form in _PARTS[kind].needs.items() if kind in _PARTS else ():
         if not _fits(part.get(name), form):
             yield Wanting(f"{place}.{name}", f"{_a(kind or 'part')} needs {_a(name)}, {_told(form)}")
-    if kind == "input_image" and not any(isinstance(part.get(name), str) for name in ("image_url", "file_id")):
-        yield Wanting(f"{place}.image_url", "an input_image needs an image_url (a URL, or a data URL), or a file_id")
+    sources = _SOURCES.get(kind, ())
+    if sources and not any(isinstance(part.get(name), str) for name in sources):
+        yield Wanting(f"{place}.{sources[0]}", f"{_a(kind)} needs one of {', '.join(sources)}, a string")
 
 
 def surplus(item: Mapping[str, Any], shape: str) -> Iterator[str]:

@@ -17,7 +17,16 @@ from typing import Any, Final, NamedTuple
 from .canonical import encode
 from .items import ROLES, Item, content_of, parts
 
-__all__ = ("LONGEST_ID", "LONGEST_MESSAGE_ID", "mended", "short", "unplaced", "with_short_id")
+__all__ = (
+    "LONGEST_ID",
+    "LONGEST_MESSAGE_ID",
+    "mended",
+    "says_more",
+    "short",
+    "texts_only",
+    "unplaced",
+    "with_short_id",
+)
 
 LONGEST_ID: Final = 64
 """Characters that the Responses API takes of the id of a call."""
@@ -186,7 +195,28 @@ _SAID: Final[Mapping[str, tuple[str, ...]]] = {
     "custom_tool_call_output": (),
 }
 """Kinds that Chat Completions has, with their fields that it has not."""
+_TEXTS_ONLY: Final = ("system", "developer")
+"""Roles of which Chat Completions takes nothing but texts; of what others may not say, messages are made so."""
+_LEFT_OUT: Final = "[{} left out: this API takes none here]"
 _NAMES: Final = {"input_image": "an image", "input_file": "a file", "input_audio": "audio"}
+
+
+def says_more(item: Item, shape: str) -> bool:
+    """Return whether a message of a role that Chat Completions takes texts of holds something else."""
+    return shape in _TEXTS_ONLY and any(part.get("type") not in _TEXTS for part in parts(item))
+
+
+def texts_only(item: dict[str, Any]) -> dict[str, Any]:
+    """Return such a message with everything else named in its place.
+
+    >>> texts_only({"role": "system", "content": [{"type": "input_image", "file_id": "file_1"}]})["content"]
+    [{'type': 'input_text', 'text': '[input_image left out: this API takes none here]'}]
+    """
+    made = [
+        part if part.get("type") in _TEXTS else {"type": "input_text", "text": _LEFT_OUT.format(part.get("type"))}
+        for part in parts(item)
+    ]
+    return {**item, "content": made}
 
 
 def _of_part(part: Mapping[str, Any], shape: str) -> Iterator[str]:
@@ -196,7 +226,7 @@ def _of_part(part: Mapping[str, Any], shape: str) -> Iterator[str]:
     if kind in _TEXTS:
         if part.get("annotations"):
             yield "annotations"
-    elif shape.endswith("_output") or shape == "assistant":
+    elif shape.endswith("_output") or shape in ("assistant", *_TEXTS_ONLY):
         yield name
     elif kind == "input_image" and not isinstance(part.get("image_url"), str):
         yield f"{name} by file id"

@@ -35,7 +35,7 @@ from .events import (
     Target,
     Usage,
 )
-from .items import Reading, reading
+from .items import IN_ORDER, Reading, reading
 from .kept import Kept
 from .manifest import Manifest, Span
 
@@ -56,6 +56,9 @@ __all__ = (
 )
 
 Place: TypeAlias = tuple[int | None, str]
+
+_NAMELESS: Final = "\0"
+"""How the names of calls without a link begin, but for the first of an answer."""
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
@@ -500,13 +503,31 @@ class History:
         at = entry.seq if entry.response is None else entry.response
         self._add(at, entry)
         if form.is_call:
-            self.calls[form.shape, form.link or ""] = Call(entry, at)
+            self.calls[form.shape, self._name(entry, at)] = Call(entry, at)
         elif form.kind is not None and form.kind.positional:
             self.effects[form.shape] = at
+
+    def _name(self, entry: Entry, at: int) -> str:
+        """Return under which name a call waits for its output: its link, or how many of its answer have none."""
+        shape, link = entry.reading.shape, entry.reading.link or ""
+        if link != IN_ORDER:
+            return link
+        nameless = self._nameless(shape)
+        if nameless and self.calls[nameless[0]].at == at:
+            return f"{_NAMELESS}{len(nameless)}"
+        for key in nameless:
+            del self.calls[key]
+        return link
+
+    def _nameless(self, shape: str) -> list[tuple[str, str]]:
+        """Return the keys of the calls of a kind that are answered in their order."""
+        return [key for key in self.calls if key[0] == shape and (key[1] == IN_ORDER or key[1].startswith(_NAMELESS))]
 
     def _output(self, entry: Entry) -> None:
         form = entry.reading
         key = form.kind.answers if form.kind and form.kind.answers else "", form.link or ""
+        if key[1] == IN_ORDER:
+            key = next((one for one in self._nameless(key[0]) if self.calls[one].output is None), key)
         call = self.calls.get(key)
         if call is None:
             self._add(entry.seq, entry)

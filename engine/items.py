@@ -1,8 +1,8 @@
 """Reading one item: what kind it is, who makes it, what it pairs with, where its text is.
 
 Items have the shape of the OpenAI Responses API, for both APIs: raw JSON, value for value what its maker said. The
-table below is the only place that knows item kinds; every other module asks it. A kind that is not in it is kept and
-passed on as it came, with the group it stands in.
+table below is the only place that knows item kinds; every other module asks it (which fields they have, `fields` says).
+A kind that is not in it is kept and passed on as it came, with the group it stands in.
 
 Source of the kinds and their links: the Responses API reference (input and output items of `POST /responses`).
 """
@@ -19,6 +19,7 @@ from .errors import InvalidItem
 from .fields import wanting
 
 __all__ = (
+    "IN_ORDER",
     "KINDS",
     "ROLES",
     "Input",
@@ -125,8 +126,9 @@ def _kinds() -> dict[str, Kind]:
 KINDS: Final[Mapping[str, Kind]] = _kinds()
 ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
-_IN_ORDER: Final = ""
-"""The link of searches that the caller carries out and that have none: an output is for the last call before it."""
+IN_ORDER: Final = ""
+"""The link of searches that the caller carries out and that have none: outputs are for those of the last answer, in
+their order."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -203,7 +205,7 @@ def _link(item: Item, tag: str, kind: Kind | None) -> str | None:
         return None
     link = item.get(kind.link)
     if link is None and execution == "client":
-        return _IN_ORDER
+        return IN_ORDER
     return link if isinstance(link, str) else None
 
 
@@ -277,7 +279,10 @@ def _check_message(item: dict[str, Any], path: str) -> None:
     role = item.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidItem(f"{path}.role", f"{role!r:.100} is none of {', '.join(sorted(ROLES))}")
-    if not isinstance(item.get("content"), str | list):
+    content = item.get("content")
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list):
         raise InvalidItem(f"{path}.content", "a message's content is a string or a list of parts")
     _check_fields(item, role, path)
 

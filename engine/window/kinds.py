@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ..events import Target
-from ..items import ROLES, read
+from ..items import IN_ORDER, ROLES, read
 
 __all__ = ("CHAT", "paired", "refused")
 
@@ -37,14 +37,16 @@ def refused(shape: str, target: Target) -> str | None:
 def paired(items: Sequence[dict[str, Any]], target: Target) -> Iterator[dict[str, Any]]:
     """Yield those of a stand-in's items that a target takes, calls only with their outputs and outputs with calls."""
     taken = [(item, form) for item in items if refused((form := read(item)).shape, target) is None]
-    calls: dict[tuple[str, str | None], int] = {}
+    calls: dict[tuple[str, str | None], list[int]] = {}
     pairs: set[int] = set()
     for index, (_, form) in enumerate(taken):
         if form.is_call:
-            calls.setdefault((form.shape, form.link), index)
+            waiting = calls.setdefault((form.shape, form.link), [])
+            if not waiting or form.link == IN_ORDER:
+                waiting.append(index)
         elif form.is_output and form.kind is not None:
-            call = calls.pop((form.kind.answers or "", form.link), None)
-            pairs |= set() if call is None else {call, index}
+            waiting = calls.get((form.kind.answers or "", form.link), [])
+            pairs |= {waiting.pop(0), index} if waiting else set()
     for index, (item, form) in enumerate(taken):
         if index in pairs or not (form.is_call or form.is_output):
             yield item

@@ -17,7 +17,7 @@ import msgspec
 from ..canonical import encode, loads
 from ..events import CALLED, ODD, SURPLUS, Target
 from ..fields import OUTPUT_ONLY, trimmed
-from ..forms import mended
+from ..forms import mended, says_more, texts_only
 from ..history import Entry, Group
 from ..items import ROLES, read
 from ..manifest import SENT, Fates, Manifest
@@ -180,6 +180,8 @@ class Pen:
             item = mended(item, shape, chat=self.target.api == "chat")
         if entry.seq in self.trimmed:
             item = trimmed(item, shape)
+            if self.target.api == "chat" and says_more(item, shape):
+                item = texts_only(item)
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:

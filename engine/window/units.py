@@ -132,7 +132,7 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     bare: frozenset[int] = frozenset()
     """What goes without its id, by seq."""
     trimmed: frozenset[int] = frozenset()
-    """What goes without the fields that its kind has not, by seq."""
+    """What goes without the fields that its kind has not, or what its role may not say, by seq."""
     sealed: tuple[Entry, ...] = ()
     """Calls that are followed by a stand-in for their output."""
     notes: Mapping[int, str] = _NONE
@@ -190,7 +190,7 @@ class Fit(msgspec.Struct, eq=False, gc=False):
         self._ids = None
 
     def trim(self, entry: Entry) -> None:
-        """Send an entry without the fields that its kind has not."""
+        """Send an entry without the fields that its kind has not, or what its role may not say."""
         self.trimmed = self.trimmed | {entry.seq}
 
     def seal(self, call: Entry) -> None:

@@ -250,6 +250,25 @@ async def test_a_part_that_chat_completions_cannot_carry_is_in_the_manifest(stag
         assert window.manifest.why(2).rule == "it fits"
 
 
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_of_those_who_may_only_write_a_picture_is_named(stage, role):
+    picture = {"type": "input_image", "image_url": "https://x.org/y.png"}
+    said = {"role": role, "content": [{"type": "input_text", "text": "See"}, picture]}
+    async with stage("one", "two") as s:
+        c = await s.engine.create()
+        await c.append(said)
+        await c.respond(s.model("chat"), "Hi")
+        named = "[input_image left out: this API takes none here]"
+        shown = [{"type": "text", "text": text} for text in ("See", named)]
+        assert s.bodies[0]["messages"][0] == {"role": role, "content": shown}
+        assert (
+            (await last(c)).manifest.why(2).rule.endswith("without an image, which Chat Completions has no place for")
+        )
+        await c.respond(s.model("responses"), "Hi")
+        assert s.bodies[1]["input"][0] == said
+        assert (await verify(s.engine.store, c.id)).verified == 2
+
+
 async def test_what_chat_completions_can_carry_is_kept(stage):
     async with stage("one") as s:
         c = await s.engine.create()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everything_log import everything, held
+from everything_log import everything, held, marked
 from turnlog import open_engine
 from turnlog.engine.portable import Package, restore
 from turnlog.engine.replay import encoders, verify
@@ -55,7 +55,7 @@ def test_a_golden_log_has_everything_in_it():
     assert {said["target"]["api"] for said in SAID} == {"responses", "chat"}
 
 
-@pytest.mark.parametrize("column", ["bare", "base", "early", "follows", "remote"])
+@pytest.mark.parametrize("column", ["bare", "trimmed", "base", "early", "follows", "remote"])
 def test_every_column_of_a_manifest_is_used_by_some_request(column):
     assert any(said["manifest"].get(column) for said in SAID)
 
@@ -66,7 +66,7 @@ def test_requests_of_every_state_and_purpose_are_there():
     assert {said.get("purpose", "answer") for said in SAID} == {"answer", "aside", "compaction"}
 
 
-@pytest.mark.parametrize("write", [everything, held])
+@pytest.mark.parametrize("write", [everything, held, marked])
 async def test_what_is_written_today_can_be_verified_today(write):
     async with open_engine(":memory:") as engine:
         c = await write(engine)

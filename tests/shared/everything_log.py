@@ -2,6 +2,7 @@
 
     python tests/shared/everything_log.py everything tests/golden/requests-N.jsonl.gz
     python tests/shared/everything_log.py held tests/golden/requests-M.jsonl.gz
+    python tests/shared/everything_log.py marked tests/golden/requests-L.jsonl.gz
 
 A golden log is written once, when a renderer or an encoder gets a new version, and kept for ever.
 """
@@ -30,8 +31,8 @@ class Today(Instant):
 
     takes_cache_key = True
 
-    def __init__(self, api, answer="Fine {}.", *, name="gpt-4o", **options):
-        super().__init__(api, answer, budget=BUDGET, name=name, encoder=3, **options)
+    def __init__(self, api, answer="Fine {}.", *, name="gpt-4o", budget=BUDGET, **options):
+        super().__init__(api, answer, budget=budget, name=name, encoder=3, **options)
 
 
 async def look_up(word: str) -> str:
@@ -115,6 +116,81 @@ async def held(engine, name="held"):
     return c
 
 
+MARKS = {"timestamp": 7, "mood": {"of": "a later day"}}
+PARTS = [
+    {"type": "input_text", "text": "Look", "prompt_cache_breakpoint": {"mode": "explicit"}, **MARKS},
+    {"type": "input_image", "image_url": PNG, "detail": "low", "file_id": None, **MARKS},
+    {"type": "input_file", "file_id": "file_1", "filename": "a.pdf", "detail": "high", **MARKS},
+]
+CALLER = {"type": "program", "caller_id": "prog_1"}
+BESIDE = {"id": "x_1", "status": "completed", "caller": CALLER, "namespace": "n", "async": True, "name": "look"}
+SAID = [
+    {"role": "user", "content": PARTS, "name": "ada", "status": "completed"},
+    {"role": "system", "content": PARTS, "name": "ada", "status": "completed"},
+    {"role": "developer", "content": PARTS, "name": "ada", "status": "completed"},
+    {"type": "function_call", "call_id": "a", "arguments": "{}", **BESIDE},
+    {"type": "function_call_output", "call_id": "a", "output": PARTS, **BESIDE},
+    {"type": "custom_tool_call", "call_id": "b", "input": "ls", **BESIDE},
+    {"type": "custom_tool_call_output", "call_id": "b", "output": PARTS, **BESIDE},
+    {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}, "environment": {"type": "local"}, **BESIDE},
+    {
+        "type": "shell_call_output",
+        "call_id": "c",
+        "output": [{"stdout": "", "stderr": "", "outcome": {"type": "timeout"}, **MARKS}],
+        "max_output_length": 10,
+        **BESIDE,
+    },
+    {
+        "type": "apply_patch_call",
+        "call_id": "d",
+        "operation": {"type": "delete_file", "path": "x"},
+        "status": "completed",
+        "caller": CALLER,
+    },
+    {"type": "apply_patch_call_output", "call_id": "d", "status": "failed", "output": "no", "caller": CALLER},
+    {"type": "tool_search_call", "call_id": "e", "arguments": {}, "execution": "client", "status": "completed"},
+    {"type": "tool_search_output", "call_id": "e", "tools": [], "execution": "client", "status": "completed"},
+    {"type": "additional_tools", "role": "developer", "tools": []},
+    {"type": "configuration_update", "reasoning": {"effort": "low"}, "text": {"format": {"type": "text"}}},
+    {"role": "assistant", "content": "I see.", "phase": "final_answer"},
+    {"role": "user", "content": "Well?", "status": 7},
+]
+"""Of every kind that a caller's items can be sent as, with all the fields that it has."""
+MADE = [
+    {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA" * 60, "status": "completed"},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}},
+    {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["x"], "results": []},
+    {"type": "code_interpreter_call", "id": "ci_1", "container_id": "c", "status": "completed", "code": "1"},
+    {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBO", "quality": "high"},
+    {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": []},
+    {"type": "mcp_call", "id": "mcp_1", "name": "f", "arguments": "{}", "server_label": "s", "output": "x"},
+    {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "phase": "final_answer",
+        "content": [{"type": "output_text", "text": "So.", "annotations": [], "logprobs": [], **MARKS}],
+    },
+]
+
+
+async def marked(engine, name="marked"):
+    """Write a conversation whose items have fields that their kinds have not; return it."""
+    c = await engine.create(id=name)
+    await c.append(*({**item, **MARKS} for item in SAID))
+    room = {"budget": Budget(100_000)}
+    first = [{**item, **MARKS} for item in MADE]
+    home = Today("responses", lambda number: first if number == 1 else "Fine.", **room)
+    await c.run(home, {"role": "user", "content": "What of it?", **MARKS})
+    await c.run(home, "And?")
+    await c.run(Today("responses", backend="elsewhere", **room), "And you?")
+    await c.run(Today("chat", "So be it, {}.", backend="there", **room), "And through the other door?")
+    await c.compact(method="extract", budget=BUDGET)
+    await c.run(home, "What was said?")
+    return c
+
+
 def clock():
     """Return a clock that goes on by a second whenever it is asked."""
     now = datetime(2026, 1, 2, tzinfo=UTC)
@@ -136,4 +212,4 @@ async def _write(write, path):
 
 
 if __name__ == "__main__":
-    anyio.run(_write, {"everything": everything, "held": held}[sys.argv[1]], Path(sys.argv[2]))
+    anyio.run(_write, {"everything": everything, "held": held, "marked": marked}[sys.argv[1]], Path(sys.argv[2]))

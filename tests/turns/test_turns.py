@@ -454,6 +454,32 @@ async def test_the_handle_learns_of_its_own_writes(stage, api):
                 await c.update_metadata(patch)
 
 
+async def test_searches_of_one_answer_that_have_no_id_get_their_outputs_in_order(stage):
+    search = {"type": "tool_search_call", "call_id": None, "execution": "client", "status": "completed"}
+    both = [{**search, "id": f"tsc_{number}", "arguments": {"query": number}} for number in (1, 2)]
+    found = {"type": "tool_search_output", "call_id": None, "execution": "client", "tools": []}
+    async with stage(Reply(*map(Item, both)), "Found.", Reply(*map(Item, both)), "Found.") as s:
+        c = await s.engine.create()
+        model = s.model("responses")
+        result = await c.respond(model, "Look")
+        assert result.status == "waiting"
+        assert len(await c.open_calls()) == 2
+        await c.append(found)
+        with pytest.raises(CallsOpen):
+            await c.respond(model, "And?")
+        await c.append(found)
+        assert await c.open_calls() == []
+        with pytest.raises(AlreadyAnswered):
+            await c.append(found)
+        assert (await c.respond(model)).output_text == "Found."
+        calls, outputs = ["tool_search_call"] * 2, ["tool_search_output"] * 2
+        assert given(s.bodies[-1]) == ["user", *calls, *outputs]
+        # Or both at once.
+        assert (await c.respond(model, "Again")).status == "waiting"
+        assert (await c.respond(model, [found, found])).output_text == "Found."
+        assert given(s.bodies[-1])[-4:] == [*calls, *outputs]
+
+
 async def test_searches_that_have_no_id_wait_for_their_outputs_and_get_them_in_order(stage):
     search = {
         "type": "tool_search_call",

@@ -44,6 +44,13 @@ MAKE = {
     "note": note,
     "program": program,
     "program_output": program_output,
+    "finding": lambda number: {
+        "type": "tool_search_call",
+        "id": f"tsc_{number}",
+        "call_id": None,
+        "execution": "client",
+        "arguments": {"query": number},
+    },
     "called": lambda number: call(number, caller={"type": "program", "caller_id": f"prog_{number}"}),
     "approval": lambda number: {
         "type": "mcp_approval_request",
@@ -110,7 +117,8 @@ def told_message(message):
     """Return a message of a window in a few words."""
     calls = "".join(f" calls {made['id']}" for made in message.get("tool_calls", ()))
     answers = f" for {message['tool_call_id']}" if "tool_call_id" in message else ""
-    text = message.get("content")
+    content = message.get("content")
+    text = content if isinstance(content, str | None) else "".join(part.get("text", "") for part in content)
     return f"{message['role']}{calls}{answers}{f': {text}' if text else ''}"
 
 

@@ -5,28 +5,31 @@ An unpaired one is refused: "No tool output found for function call …", "No to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from ...events import SEAL
 from ...history import Entry
+from ...items import IN_ORDER
 from ..units import Fit, Scene
 
 __all__ = ("calls_with_their_outputs", "outputs_with_their_calls")
 
 _OPTIONAL: Final = frozenset({"mcp_approval_request"})
 """Calls that may stand without an answer."""
-_Pair: TypeAlias = tuple[str, str | None]
+_Pair: TypeAlias = tuple[str, str | int]
 
 
 def calls_with_their_outputs(fit: Fit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
     """Follow calls that have no output with a stand-in; leave out those that can have none, or another call's id."""
-    answered = {_answers(entry) for entry in fit.entries if entry.reading.is_output and entry.seq not in fit.out}
+    pairs = _pairs(fit.entries)
+    answered = {pairs[one.seq] for one in fit.entries if one.reading.is_output and one.seq not in fit.out}
     seen: set[_Pair] = set()
     for entry in fit.made:
         reading = entry.reading
         if not reading.is_call or entry.seq in fit.out:
             continue
-        pair = reading.shape, reading.link
+        pair = pairs[entry.seq]
         if pair in seen:
             fit.leave_out(entry, "another call of its response has the same id")
         elif pair not in answered:
@@ -44,16 +47,13 @@ def _complete(fit: Fit, call: Entry) -> None:
 
 def outputs_with_their_calls(fit: Fit, scene: Scene) -> None:  # noqa: ARG001 - one signature for all
     """Let each call that is sent have one output, the first that is no seal, and leave all others out."""
-    calls = {
-        (entry.reading.shape, entry.reading.link)
-        for entry in fit.made
-        if entry.reading.is_call and entry.seq not in fit.out
-    }
+    pairs = _pairs(fit.entries)
+    calls = {pairs[one.seq] for one in fit.made if one.reading.is_call and one.seq not in fit.out}
     chosen: dict[_Pair, Entry] = {}
     for entry in fit.entries:
         if not entry.reading.is_output or entry.seq in fit.out:
             continue
-        pair = _answers(entry)
+        pair = pairs[entry.seq]
         first = chosen.get(pair)
         if pair not in calls:
             fit.leave_out(entry, "its call is not sent")
@@ -66,7 +66,19 @@ def outputs_with_their_calls(fit: Fit, scene: Scene) -> None:  # noqa: ARG001 - 
             fit.leave_out(entry, f"superseded by the first output, at {first.seq}")
 
 
-def _answers(output: Entry) -> _Pair:
-    """Return the kind and link of the call that an output is for."""
-    kind = output.reading.kind
-    return (kind.answers if kind and kind.answers else ""), output.reading.link
+def _pairs(entries: Iterable[Entry]) -> dict[int, _Pair]:
+    """Return the kind and link of each call, and of the call that each output is for, by seq.
+
+    Those without a link are numbered, calls and outputs each in their order.
+    """
+    pairs: dict[int, _Pair] = {}
+    calls = outputs = 0
+    for entry in entries:
+        form = entry.reading
+        if form.is_call:
+            nth, calls = calls, calls + (form.link == IN_ORDER)
+            pairs[entry.seq] = form.shape, form.link or nth
+        elif form.is_output:
+            nth, outputs = outputs, outputs + (form.link == IN_ORDER)
+            pairs[entry.seq] = (form.kind.answers if form.kind and form.kind.answers else ""), form.link or nth
+    return pairs

@@ -19,6 +19,14 @@ __all__ = ("programs_with_their_outputs",)
 
 def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
     """Leave out programs without output and outputs without program; *units* are what is sent, in order."""
+    # What goes may take others of its answer along, programs too, whose outputs are left alone then.
+    while _leave_out_the_lone(units, scene):
+        pass
+
+
+def _leave_out_the_lone(units: Sequence[Unit], scene: Scene) -> bool:
+    """Leave out what has no other half; return whether there was any."""
+    lone: list[tuple[Unit, Entry, str]] = []
     programs: dict[str, tuple[Unit, Entry]] = {}
     latest: Unit | None = None
     for unit in units:
@@ -31,10 +39,11 @@ def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
             if entry.reading.shape == "program":
                 programs[link] = unit, entry
             elif programs.pop(link, None) is None:
-                _leave_out(unit, entry, "its program is not sent", scene)
-    for unit, entry in programs.values():
-        if unit is not latest:
-            _leave_out(unit, entry, "it has no output", scene)
+                lone.append((unit, entry, "its program is not sent"))
+    lone += [(unit, entry, "it has no output") for unit, entry in programs.values() if unit is not latest]
+    for unit, entry, rule in lone:
+        _leave_out(unit, entry, rule, scene)
+    return bool(lone)
 
 
 def _leave_out(unit: Unit, entry: Entry, rule: str, scene: Scene) -> None:

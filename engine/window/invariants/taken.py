@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ...events import ERASED, ODD, SURPLUS, UNPLACED, WANTING
 from ...fields import surplus, wanting
-from ...forms import mended, unplaced
+from ...forms import mended, says_more, unplaced
 from ...history import Entry
 from ..kinds import refused
 from ..units import GONE, Fit, Scene
@@ -46,7 +46,7 @@ def _lack(entry: Entry) -> str:
 def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
     """Note what of an entry is not sent as it is."""
     shape, notes = entry.reading.shape, list[str]()
-    item: dict[str, Any] = entry.value()
+    item: dict[str, Any] = entry.value() if chat or entry.flags & (ODD | SURPLUS) else {}
     put_right = mended(item, shape, chat=chat) if entry.flags & ODD else item
     if put_right is not item:
         notes.append("put right where the API would refuse it")
@@ -54,6 +54,8 @@ def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
         fit.trim(entry)
         notes.append(f"without {', '.join(surplus(put_right, shape))}, which this API does not take")
     if chat and entry.flags & UNPLACED:
+        if says_more(item, shape):
+            fit.trim(entry)
         notes.append(f"without {', '.join(unplaced(item, shape))}, which Chat Completions has no place for")
     if notes:
         fit.note(entry, ", ".join(notes))

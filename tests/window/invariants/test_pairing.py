@@ -282,6 +282,46 @@ def test_searches_without_ids_are_paired_in_their_order():
     assert log.refusals(window) == []
 
 
+def test_searches_without_ids_of_one_answer_are_paired_in_their_order():
+    log = SmallLog()
+    log.say("Look")
+    log.answer(client_search(1), client_search(2), client_search(3))
+    found = [{**FOUND, "tools": [{"type": "function", "name": f"found_{number}"}]} for number in (1, 2, 3)]
+    log.say(found[0])
+    assert [one.entry.seq for one in log.history().unanswered()] == [5, 6]
+    log.say(*found[1:])
+    assert log.history().unanswered() == []
+    log.answer(said(4))
+    window = log.window(RESPONSES)
+    assert kinds(window) == ["user", *["tool_search_call"] * 3, *["tool_search_output*"] * 3, "assistant"]
+    assert [item["tools"][0]["name"] for item in window.items[4:7]] == ["found_1", "found_2", "found_3"]
+    assert log.refusals(window) == []
+
+
+def test_of_searches_without_ids_those_without_an_output_are_left_out():
+    log = SmallLog()
+    log.say("Look")
+    log.answer(client_search(1), client_search(2))
+    log.say(FOUND)
+    log.answer(said(4))
+    window = log.window(RESPONSES)
+    assert kinds(window) == ["user", "tool_search_call*", "tool_search_output*", "assistant"]
+    assert window.items[1]["arguments"] == {"query": "1"}
+    assert log.refusals(window) == []
+
+
+def test_a_search_of_a_later_answer_is_the_one_that_an_output_is_for():
+    log = SmallLog()
+    log.say("Look")
+    log.answer(client_search(1), client_search(2))
+    log.say("Never mind")
+    log.answer(client_search(3))
+    log.say(FOUND)
+    window = log.window(RESPONSES)
+    assert [item["arguments"] for item in window.items if item.get("type") == "tool_search_call"] == [{"query": "3"}]
+    assert log.refusals(window) == []
+
+
 def test_a_search_without_an_id_or_an_output_is_left_out():
     log = SmallLog()
     log.say("Look")

@@ -38,6 +38,20 @@ def test_a_program_stands_with_its_output_in_another_answer():
     assert log.refusals(window) == []
 
 
+def test_a_program_that_never_ended_takes_the_other_of_its_answer_along_and_that_its_output():
+    """The answer goes without its ids then, and the API takes no program without one."""
+    log = SmallLog()
+    hello = log.say("Hello")
+    first = log.answer(program(1), program(2))
+    second = log.answer(program_output(1), said(1))
+    window = log.window(RESPONSES)
+    assert sent(window) == [hello, second[1]]
+    assert fate(window, first[1]) == "dropped: it has no output"
+    assert fate(window, first[0]) == "dropped: its response is not sent whole"
+    assert fate(window, second[0]) == "dropped: its program is not sent"
+    assert log.refusals(window) == []
+
+
 def test_an_output_goes_when_a_cut_has_taken_its_program():
     log, _, first, _, second = looked()
     window = log.window(RESPONSES, Budget(35))
