@@ -495,10 +495,12 @@ def decide(
         seq = standing(link, linked.get(link, ()))
         if seq is not None:
             raise AlreadyAnswered(name, link, seq)
-    head = _leased(append, head)
+    if append.lease is not None:
+        head = _leased(append, head, append.lease)
     first = head.version + 1
     head = _advanced(head, append.events, now)
-    _check_uses(append, used, head)
+    if append.uses:
+        _check_uses(append, used, head)
     return head, Appended(
         first=first,
         last=head.version,
@@ -541,8 +543,8 @@ def _version(expected: Expected) -> int | None:
 
 def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) -> Head:
     """Return the head to append behind: the one that is there, or that of a conversation that begins here."""
-    kinds = [event.kind for event in append.events]
-    creates = kinds[:1] == [_CREATED]
+    events = append.events
+    creates = len(events) > 0 and events[0].kind == _CREATED
     if head is None:
         if not creates:
             raise NotFound(f"conversation {append.conversation}")
@@ -554,7 +556,7 @@ def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) 
         raise VersionConflict(append.conversation, 0, head.version, created=created)
     elif head.deleted:
         raise NotFound(f"conversation {append.conversation}", deleted=True)
-    if _CREATED in kinds[1:]:
+    if len(events) > 1 and any(event.kind == _CREATED for event in events[1:]):
         raise Invalid(f"{append.conversation}: a {_CREATED} can only be the first event of a conversation")
     return head
 
@@ -573,10 +575,7 @@ def _forked(head: Head, fork: Fork, trunk: Trunk | None) -> Head:
     )
 
 
-def _leased(append: Append, head: Head) -> Head:
-    change = append.lease
-    if change is None:
-        return head
+def _leased(append: Append, head: Head, change: LeaseChange) -> Head:
     held = head.lease
     forced = isinstance(change, Release) or (isinstance(change, Break) and change.force)
     if held is not None and held.remaining > 0 and not forced:

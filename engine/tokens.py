@@ -21,7 +21,7 @@ from .events import SECRET, NewEvent, Usage
 from .families import ANY_FAMILY, Pictures, family_of
 from .items import Item, Reading, content_of, parts, read
 from .schemas import declarations, response_format
-from .window.excerpts import excerpt
+from .window.excerpts import HEAD, TAIL, excerpt
 
 __all__ = (
     "SEAL_TOKENS",
@@ -126,12 +126,24 @@ def _pieces(text: str) -> Iterator[str]:
     start = 0
     while len(text) - start > _CHUNK:
         end = start + _CHUNK
-        cut = next(
-            (at for at in range(end, start + _CHUNK // 2, -1) if text[at].isspace() and text[at - 1].isalnum()), end
-        )
+        cut = _seam(text, range(end, start + _CHUNK // 2, -1)) or end
         yield text[start:cut]
         start = cut
     yield text[start:]
+
+
+def _seam(text: str, places: Iterable[int]) -> int | None:
+    """Return the first of some places in a text that no token crosses: between a letter or digit and white space."""
+    return next((at for at in places if text[at].isspace() and text[at - 1].isalnum()), None)
+
+
+def _ends(text: str) -> Sequence[str]:
+    """Return a text's beginning, what is between, and its end: the first and the last as the text's excerpt has them."""
+    if len(text) <= HEAD + TAIL:
+        return (text,)
+    first = _seam(text, range(HEAD - 1, HEAD // 2, -1)) or 0
+    last = _seam(text, range(len(text) - TAIL + 1, len(text) - TAIL // 2)) or len(text)
+    return text[:first], text[first:last], text[last:]
 
 
 def count_json(text: str, counter: Counter) -> int:
@@ -151,21 +163,25 @@ def measure(item: Item, counter: Counter, form: Reading | None = None) -> Count:
     Pictures weigh what they do for the family of the counter, if it is a `Scale`, else for the latest models.
     """
     form = form or read(item)
-    tokens, estimated, pictured = _Weighing(counter).weigh(item, form)
     short = excerpt(item)
-    if short is not None:
-        lean = _Weighing(counter).weigh(short, form)[0]
-        return Count(tokens, lean if lean < tokens else None, estimated, pictured)
-    return Count(tokens, None, estimated, pictured)
+    if short is None:
+        tokens, estimated, pictured = _Weighing(counter).weigh(item, form)
+        return Count(tokens, None, estimated, pictured)
+    shared: dict[str, int] = {}
+    tokens, estimated, pictured = _Weighing(counter, shared).weigh(item, form)
+    lean = _Weighing(counter, shared).weigh(short, form)[0]
+    return Count(tokens, lean if lean < tokens else None, estimated, pictured)
 
 
 class _Weighing:
     """The weighing of one item."""
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter, shared: dict[str, int] | None = None) -> None:
         self.counter = counter
         self.estimated = False
         self.pictured = False
+        self._shared = shared
+        """What pieces of the item and of its excerpt weigh, each counted once; None: there is no excerpt."""
 
     def weigh(self, item: Item, form: Reading) -> tuple[int, bool, bool]:
         """Return what an item weighs, whether that is an estimate, and whether pictures are in it."""
@@ -195,20 +211,28 @@ class _Weighing:
                 return MESSAGE + count_json(text, self.counter)
 
     def _text(self, text: str) -> int:
-        return count_text(text, self.counter)
+        if self._shared is None:
+            return count_text(text, self.counter)
+        total = 0
+        for piece in _ends(text):
+            tokens = self._shared.get(piece)
+            if tokens is None:
+                tokens = self._shared[piece] = count_text(piece, self.counter)
+            total += tokens
+        return total
 
     def _texts(self, item: Item, *fields: str) -> int:
         total = 0
         for field in fields:
             text = item.get(field)
             if isinstance(text, str) and text:
-                total += count_text(text, self.counter)
+                total += self._text(text)
         return total
 
     def _parts(self, item: Item) -> int:
         content = content_of(item)
         if isinstance(content, str):
-            return count_text(content, self.counter)
+            return self._text(content)
         total = 0
         for piece in parts(item):
             text = piece.get("text", piece.get("refusal"))

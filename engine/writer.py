@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 
-from .blobs import bodies_of
 from .events import NewEvent
 from .ids import ANY, Expected, Position
 from .log import Appended, Fork, Key, LeaseChange, Store, record
@@ -50,8 +49,9 @@ class Writer:
         """Append, with the bodies that come with the events; see `turnlog.engine.log.Store.append`."""
         while name in self._quiet and not quiet:
             await self._quiet[name].wait()
-        if any([one.blobs for one in events]):
-            bodies = {**(bodies or {}), **bodies_of(events)}
+        for one in events:
+            if one.blobs:
+                bodies = {**(bodies or {}), **one.blobs}
         appended = await self._store.append(
             name,
             events,

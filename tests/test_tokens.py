@@ -20,6 +20,7 @@ from turnlog.engine.testing.server import Call, Reason, Reply, Text
 from turnlog.engine.testing.strategies import texts
 from turnlog.engine.tokens import CALL, MESSAGE, OUTPUT, count_text, factor_of, measure, overhead, scaled
 from turnlog.engine.vocabulary import DEFAULT, Vocabulary, estimate
+from turnlog.engine.window.excerpts import excerpt
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +181,20 @@ def test_a_seam_between_a_word_and_a_blank_changes_nothing(counters, odd):
         assert count_text(text, counters[DEFAULT]) == counters[DEFAULT](text)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    st.lists(st.sampled_from([*KINDS.values(), " 7", "\n", "naïve's "]), min_size=1, max_size=4), st.integers(0, 500)
+)
+def test_a_large_output_and_its_excerpt_weigh_what_their_texts_do(encodings, counters, name, texts, start):
+    text = ("".join(texts) * 20)[start:6000]
+    item = {"type": "function_call_output", "call_id": "c", "output": text}
+    count = measure(item, counters[name])
+    assert count.tokens == OUTPUT + as_text(encodings[name], text)
+    short = excerpt(item)
+    lean = None if short is None else OUTPUT + as_text(encodings[name], short["output"])
+    assert count.excerpt == (lean if lean is not None and lean < count.tokens else None)
+
+
 # -- once, at append, off the event loop
 
 
@@ -229,7 +244,7 @@ async def test_each_item_is_counted_once_when_it_is_appended(watched, stage_for,
     assert watched.counted["And now?"] == 2
 
 
-async def test_an_excerpt_is_counted_once_too(watched, engine):
+async def test_what_an_item_shares_with_its_excerpt_is_counted_once(watched, engine):
     long = "\n".join(f"line {number} of what came in" for number in range(2000))
     c = await engine.create()
     call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
@@ -239,7 +254,10 @@ async def test_an_excerpt_is_counted_once_too(watched, engine):
     window = await c.window(Budget(kept.excerpt + 200))
     assert window.manifest.why(kept.seq).fate == "excerpted"
     assert watched.counted == before
-    assert before[long] == 1
+    assert set(before.values()) == {1}
+    # Between the two ends are the words that say how much is left out, and what is left of words cut in two.
+    assert sum(map(len, before)) < len(long) + len("Look") + len("look{}") + 150
+    assert kept.tokens == OUTPUT + watched.counter(long)
 
 
 @pytest.mark.parametrize("kind", ["a letter", "spaces", "emoji"])

@@ -249,7 +249,7 @@ class Writing:
             if event.link is not None:
                 self._links.setdefault((key, event.link), []).append((seq, event.shape, event.flags))
             if event.marks:
-                self._marks.extend((key, mark, seq) for mark in dict.fromkeys(event.marks))
+                self._marks.extend([(key, mark, seq) for mark in dict.fromkeys(event.marks)])
             if event.refs:
                 self._refs.extend((key, seq, bytes.fromhex(digest)) for digest in event.refs)
         if append.bodies:

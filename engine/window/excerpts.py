@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from ..items import Item, parts
 
-__all__ = ("excerpt",)
+__all__ = ("HEAD", "TAIL", "excerpt")
 
 # Changing these numbers changes what old requests render to: that needs a new renderer version.
 _LARGE: Final = 2400
-_HEAD: Final = 800
-_TAIL: Final = 400
+HEAD: Final = 800
+TAIL: Final = 400
+"""Characters that are shown of its beginning, and of its end."""
 _KINDS: Final = ("function_call_output", "custom_tool_call_output")
 """Outputs that the API takes as plain text, whatever they were."""
 
@@ -30,8 +31,8 @@ def excerpt(item: Item) -> dict[str, Any] | None:
         return None
     said = [text]
     if len(text) > _LARGE:
-        left = len(text) - _HEAD - _TAIL
+        left = len(text) - HEAD - TAIL
         gap = f"[… {left:,} of {len(text):,} characters left out to fit the context window …]"
-        said = [text[:_HEAD], gap, text[-_TAIL:]]
+        said = [text[:HEAD], gap, text[-TAIL:]]
     said += [f"[{kind} left out to fit the context window]" for kind in others]
     return {**item, "output": "\n".join(filter(None, said))}
