@@ -162,9 +162,7 @@ def _event(
         flags |= ESTIMATED
     if count.pictured:
         flags |= PICTURED
-    made = event(
-        said, item=data, form=form, response=response, tokens=count.tokens, excerpt=count.excerpt, flags=flags
-    )
+    made = event(said, item=data, form=form, response=response, tokens=count.tokens, excerpt=count.excerpt, flags=flags)
     return msgspec.structs.replace(made, blobs=bodies) if bodies else made
 
 
