@@ -35,16 +35,21 @@ def read_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> list[An
 
 
 def _parts(name: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
-    most = 1 << (_PARAMETERS // len(rows[0])).bit_length() - 1
+    most = _PARAMETERS // len(rows[0])
     start = 0
     while start < len(rows):
-        while most > len(rows) - start:
-            most >>= 1
-        yield _text(name, most), [*chain.from_iterable(rows[start : start + most])]
-        start += most
+        number = _round(min(most, len(rows) - start))
+        yield _text(name, number), [*chain.from_iterable(rows[start : start + number])]
+        start += number
+
+
+def _round(number: int) -> int:
+    """Return a number without all but its three highest bits, so that few statements are there to be prepared."""
+    least = max(number.bit_length() - 3, 0)
+    return number >> least << least
 
 
 @cache
 def _text(name: str, rows: int) -> str:
-    """Return a statement for so many rows: powers of two, so that few are there to be prepared."""
+    """Return a statement for so many rows."""
     return _ROW.sub(lambda row: ", ".join([row[0]] * rows), SQL[name])
