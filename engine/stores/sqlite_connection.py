@@ -143,7 +143,7 @@ def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
         if checked:
             check_schema(db)
         yield
-        db.execute("COMMIT")
+        db.commit()
     except BaseException:
         # The keys that were given in it will be given to others.
         db.lineages.clear()
