@@ -150,7 +150,7 @@ def _text(part: dict[str, Any], field: str, *, spoken: bool) -> dict[str, Any] |
         part = {**part, field: encode(text).decode()}
     if spoken and part["type"] not in _SPOKEN:
         part = {**part, "type": "output_text"}
-    odd = [name for name in _LISTS if part.get(name) is not None and not isinstance(part[name], list)]
+    odd = [name for name in _LISTS if (found := part.get(name)) is not None and not isinstance(found, list)]
     return {key: value for key, value in part.items() if key not in odd} if odd else part
 
 
@@ -182,7 +182,11 @@ def unplaced(item: Item, shape: str) -> Iterator[str]:
     if (shape in ROLES or shape.endswith("_output")) and not isinstance(content_of(item), str):
         seen: set[str] = set()
         for part in parts(item):
-            seen.update(_of_part(part, shape))
+            said = part.get("type")
+            if not isinstance(said, str) or said not in _TEXTS:
+                seen.update(_of_part(part, said, shape))
+            elif part.get("annotations"):
+                seen.add("annotations")
         yield from sorted(seen)
 
 
@@ -219,14 +223,11 @@ def texts_only(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "content": made}
 
 
-def _of_part(part: Mapping[str, Any], shape: str) -> Iterator[str]:
-    said = part.get("type")
+def _of_part(part: Mapping[str, Any], said: Any, shape: str) -> Iterator[str]:
+    """Name what of a part that is no text has no place."""
     kind = said if isinstance(said, str) else ""
     name = _NAMES.get(kind, f"a part of the type {said!s:.60}")
-    if kind in _TEXTS:
-        if part.get("annotations"):
-            yield "annotations"
-    elif shape.endswith("_output") or shape in ("assistant", *_TEXTS_ONLY):
+    if shape.endswith("_output") or shape in ("assistant", *_TEXTS_ONLY):
         yield name
     elif kind == "input_image" and not isinstance(part.get("image_url"), str):
         yield f"{name} by file id"

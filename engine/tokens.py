@@ -138,7 +138,7 @@ def _seam(text: str, places: Iterable[int]) -> int | None:
 
 
 def _ends(text: str) -> Sequence[str]:
-    """Return a text as its beginning, what is between, and its end: the outer two as its excerpt has them."""
+    """Return a text in three: its beginning and its end as they are in its excerpt, and what is between."""
     if len(text) <= HEAD + TAIL:
         return (text,)
     first = _seam(text, range(HEAD - 1, HEAD // 2, -1)) or 0

@@ -1,29 +1,34 @@
 """Group commit: appends that wait for the same writer are written together.
 
-The first append that finds nothing being written starts a task; it writes what waits, batch after batch, until nothing
-does, and ends. So nothing is left running when nobody appends, and an idle store costs nothing.
+An append that finds no commit asked for asks for one, and a commit takes what waits when it begins. So the next one can
+be asked for while the last is under way, and begin right behind it, whatever the event loop is busy with. Nothing is
+left running when nobody appends, and an idle store costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from ..errors import StoreError, TurnlogError
 from ..log import Append, Appended
 from ..shield import finish
 
-__all__ = ("Batcher", "Outcome")
+__all__ = ("Batcher", "Outcome", "Take")
 
 Outcome: TypeAlias = Appended | Exception
+Take: TypeAlias = Callable[[], Sequence[Append]]
+"""Takes what is to be written now, from whatever thread."""
 
 _MOST: Final = 1000
 """Appends in one batch: more would make the first of them wait for the last."""
-_MANY: Final = 32
-"""Appends from which on a batch may be halved."""
+_FEW: Final = 16
+"""Who are woken at once where others are written meanwhile."""
 _PREPARED: Final = 50e-6
 """Seconds, about, in which an append is prepared: checked, encoded, counted."""
 _STOPPED: Final = "the writer was stopped: read the log to see whether this is in it"
@@ -54,17 +59,32 @@ class _Place:
 
 
 class Batcher:
-    """The queue in front of one writer."""
+    """The queue in front of one writer.
+
+    Args:
+        commit: writes what it takes, and returns the outcomes in that order.
+        ahead: whether it may be called again as soon as it has taken; it must then itself write one batch after the
+            other.
+        clock: seconds.
+    """
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Append]], Awaitable[Sequence[Outcome]]],
+        commit: Callable[[Take], Awaitable[Sequence[Outcome]]],
+        *,
+        ahead: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._commit = commit
+        self._ahead = ahead
         self._clock = clock
-        self._waiting: list[_Place] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._waiting: deque[_Place] = deque()
+        self._taking = threading.Lock()
+        self._asked = False
+        """Whether there is a commit that will take what waits."""
+        self._commits: set[asyncio.Task[None]] = set()
+        self._written: deque[tuple[_Place, Outcome]] = deque()
+        """Who is to be woken, with what."""
         self._took = 0.0
         """Seconds that the last commit took."""
 
@@ -73,17 +93,15 @@ class Batcher:
 
         Cancelled before its batch begins, nothing is written; after that, the call waits for the batch first.
         """
-        if self._writing is None:
-            self._writing = asyncio.ensure_future(self._write())
-        place = _Place(append, self._writing.get_loop().create_future())
+        place = _Place(append, asyncio.get_running_loop().create_future())
         self._waiting.append(place)
+        if not self._asked:
+            self._ask()
         try:
             await place.woken
         except BaseException:
-            if place.taken:
+            if not self._withdrawn(place):
                 await finish(place.settled())
-            else:
-                self._waiting.remove(place)
             raise
         if isinstance(place.outcome, Exception):
             raise place.outcome
@@ -92,43 +110,83 @@ class Batcher:
 
     async def drained(self) -> None:
         """Wait until nothing is being written."""
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
+        while self._commits:
+            await asyncio.wait(self._commits)
+
+    def _ask(self) -> None:
+        self._asked = True
+        self._commits.add(asyncio.ensure_future(self._write()))
+
+    def _withdrawn(self, place: _Place) -> bool:
+        """Take a place out of the queue, if it is still there; return whether it was."""
+        with self._taking:
+            if not place.taken:
+                self._waiting.remove(place)
+            return not place.taken
 
     async def _write(self) -> None:
-        batch: Sequence[_Place] = ()
+        batch: list[_Place] = []
+        begun: float | None = None
+
+        def take() -> Sequence[Append]:
+            nonlocal begun
+            begun = self._clock()
+            self._take(batch)
+            return [place.append for place in batch]
+
         try:
-            while batch := self._batch():
-                for place, outcome in zip(batch, await self._written(batch), strict=True):
-                    place.settle(outcome)
-        finally:
-            self._writing = None
-            # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
-            for place in (*batch, *self._waiting):
-                place.settle(StoreError(_STOPPED))
-
-    def _batch(self) -> Sequence[_Place]:
-        """Take what is to be written next.
-
-        While a commit is under way, the loop prepares the next appends of those who do not wait for it. If a commit is
-        quicker than that, it takes half of what waits, so that the two go on beside each other.
-        """
-        waiting = len(self._waiting)
-        quick = waiting >= _MANY and self._took < waiting * _PREPARED
-        most = min(_MOST, -(-waiting // 2) if quick else waiting)
-        batch, self._waiting = self._waiting[:most], self._waiting[most:]
-        for place in batch:
-            place.taken = True
-        return batch
-
-    async def _written(self, batch: Sequence[_Place]) -> Sequence[Outcome]:
-        begun = self._clock()
-        try:
-            return await self._commit([place.append for place in batch])
+            outcomes = await self._commit(take)
+            if begun is not None and batch:
+                self._took = self._clock() - begun
         except Exception as error:  # noqa: BLE001 - everyone in the batch is told
-            return [_twin(error) for _ in batch]
+            if begun is None:
+                take()
+            outcomes = [_twin(error) for _ in batch]
+        except BaseException:
+            # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
+            self._take(batch)
+            for place in batch:
+                place.settle(StoreError(_STOPPED))
+            raise
         finally:
-            self._took = self._clock() - begun
+            task = asyncio.current_task()
+            assert task is not None
+            self._commits.remove(task)
+            self._asked = self._asked and self._ahead
+        self._wake(zip(batch, outcomes, strict=True))
+        if self._waiting and not self._asked:
+            self._ask()
+
+    def _take(self, batch: list[_Place]) -> None:
+        """Take what is to be written; whoever comes meanwhile asks for another commit, if perhaps in vain."""
+        if self._ahead:
+            self._asked = False
+        with self._taking:
+            for _ in range(min(len(self._waiting), _MOST)):
+                place = self._waiting.popleft()
+                place.taken = True
+                batch.append(place)
+
+    def _wake(self, written: Iterable[tuple[_Place, Outcome]]) -> None:
+        """Wake those who were written.
+
+        They prepare their next appends. If a commit is quicker than that, they are woken a few at a time, so that what
+        the first of them have prepared is written meanwhile.
+        """
+        waking = bool(self._written)
+        self._written.extend(written)
+        if not waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        number = len(self._written)
+        if self._took < (number + len(self._waiting)) * _PREPARED:
+            number = min(number, _FEW)
+        for _ in range(number):
+            place, outcome = self._written.popleft()
+            place.settle(outcome)
+        if self._written:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
 
 def _twin(error: Exception) -> Exception:

@@ -36,7 +36,7 @@ from ..log import (
     Standing,
 )
 from ..shield import finish
-from .batching import Batcher, Outcome
+from .batching import Batcher, Outcome, Take
 from .postgres_erasing import Erasing
 from .postgres_errors import translated
 from .postgres_link import Connection, Link, Pool, connect, place_of, plain_url
@@ -162,8 +162,8 @@ class PostgresStore:
     def _lane(self, conversation: str) -> Batcher:
         return self._lanes[zlib.crc32(conversation.encode("utf-8", "replace")) % _LANES]
 
-    async def _commit(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        outcomes = await commit(self._link, self._settings, batch, micros(self._clock()))
+    async def _commit(self, take: Take) -> Sequence[Outcome]:
+        outcomes = await commit(self._link, self._settings, take(), micros(self._clock()))
         if any(isinstance(outcome, Appended) and not outcome.replayed for outcome in outcomes):
             self._news.say()
         return outcomes

@@ -43,7 +43,7 @@ from ..shield import finish
 from . import sqlite_erasing as erasing
 from . import sqlite_reading as reading
 from . import sqlite_writing as writing
-from .batching import Batcher, Outcome
+from .batching import Batcher, Outcome, Take
 from .sqlite_connection import SCHEMA_VERSION, Database, connect, make_file, prepare_writer, translated
 from .sqlite_copying import copy
 from .sqlite_schema import migrate as migrated
@@ -92,7 +92,7 @@ class SqliteStore:
         self._patience = patience
         self._writer: _Connection | None = None
         self._opening = anyio.Lock()
-        self._batcher = Batcher(self._commit)
+        self._batcher = Batcher(self._commit, ahead=True)
         self._free: list[_Connection] = []
         self._readers = anyio.Semaphore(_READERS, fast_acquire=True)
         self._closed = False
@@ -216,9 +216,12 @@ class SqliteStore:
             )
         )
 
-    async def _commit(self, batch: Sequence[Append]) -> Sequence[Outcome]:
-        now = micros(self._clock())
-        return await self._write(lambda db: writing.commit(db, batch, now))
+    async def _commit(self, take: Take) -> Sequence[Outcome]:
+        def committed(db: Database) -> Sequence[Outcome]:
+            batch = take()
+            return writing.commit(db, batch, micros(self._clock())) if batch else []
+
+        return await self._write(committed)
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
         """See `turnlog.engine.log.Store.renew`."""

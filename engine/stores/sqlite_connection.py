@@ -19,6 +19,7 @@ __all__ = (
     "SQL",
     "Database",
     "Span",
+    "check_schema",
     "connect",
     "file_of",
     "make_file",
@@ -140,9 +141,9 @@ def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
     db.heads = {}
     try:
         if checked:
-            _check_schema(db)
+            check_schema(db)
         yield
-        db.execute("COMMIT")
+        db.commit()
     except BaseException:
         # The keys that were given in it will be given to others.
         db.lineages.clear()
@@ -161,14 +162,14 @@ def moment(db: Database, *, checked: bool = True) -> Iterator[None]:
     db.execute("BEGIN")
     try:
         if checked:
-            _check_schema(db)
+            check_schema(db)
         yield
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
 
 
-def _check_schema(db: Database) -> None:
+def check_schema(db: Database) -> None:
     """See to it that no other release has migrated the database, or put an older one in its place, meanwhile."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:

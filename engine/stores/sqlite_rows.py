@@ -1,7 +1,8 @@
 """Many rows in one statement.
 
 At each step of a statement SQLite's module lets other threads run, and then waits until they let go again. A batch that
-took a step for each of its rows would wait as often for an event loop that has work.
+took a step for each of its rows would wait as often for an event loop that has work. It does the same once more after
+`execute`, which looks up the last row's id, but not after `executemany`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PARAMETERS: Final = 999
 def write_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> None:
     """Run a statement that takes one row of values with all of *rows*, in as few steps as may be."""
     for text, values in _parts(name, rows):
-        db.execute(text, values)
+        db.executemany(text, (values,))
 
 
 def read_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
@@ -35,16 +36,21 @@ def read_rows(db: Database, name: str, rows: Sequence[Sequence[Any]]) -> list[An
 
 
 def _parts(name: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
-    most = 1 << (_PARAMETERS // len(rows[0])).bit_length() - 1
+    most = _PARAMETERS // len(rows[0])
     start = 0
     while start < len(rows):
-        while most > len(rows) - start:
-            most >>= 1
-        yield _text(name, most), [*chain.from_iterable(rows[start : start + most])]
-        start += most
+        number = _round(min(most, len(rows) - start))
+        yield _text(name, number), [*chain.from_iterable(rows[start : start + number])]
+        start += number
+
+
+def _round(number: int) -> int:
+    """Return a number without all but its three highest bits, so that few statements are there to be prepared."""
+    least = max(number.bit_length() - 3, 0)
+    return number >> least << least
 
 
 @cache
 def _text(name: str, rows: int) -> str:
-    """Return a statement for so many rows: powers of two, so that few are there to be prepared."""
+    """Return a statement for so many rows."""
     return _ROW.sub(lambda row: ", ".join([row[0]] * rows), SQL[name])

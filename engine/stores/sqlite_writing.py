@@ -13,7 +13,7 @@ from ..errors import Invalid, StoreError, TurnlogError
 from ..ids import Position
 from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
-from .sqlite_connection import SQL, Database, file_of, transaction, translated
+from .sqlite_connection import SQL, Database, check_schema, file_of, transaction, translated
 from .sqlite_facets import facets
 from .sqlite_reading import ITEM, Known, known, lineage, owner_of
 from .sqlite_rows import read_rows, write_rows
@@ -66,8 +66,10 @@ def _alone(db: Database, append: Append, now: int) -> Outcome:
 
 def _written(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
     heads = db.heads
-    with transaction(db):
+    with transaction(db, checked=False):
         seen = db.execute("PRAGMA data_version").fetchone()[0]
+        if seen != db.seen:
+            check_schema(db)  # a migration by another connection has changed that, too
         if seen != db.seen or len(heads) > _REMEMBERED:
             heads = {}
         writing = Writing(db, now, heads)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from turnlog.engine.errors import StoreError, VersionConflict
 from turnlog.engine.log import Append, Appended
+from turnlog.engine.stores import batching
 from turnlog.engine.stores.batching import Batcher
 
 
@@ -27,7 +28,8 @@ class Writer:
         if free:
             self.free.set()
 
-    async def commit(self, batch):
+    async def commit(self, take):
+        batch = take()
         self.batches.append([append.conversation for append in batch])
         await self.free.wait()
         await anyio.lowlevel.checkpoint()
@@ -95,23 +97,61 @@ async def test_who_comes_meanwhile_is_written_together_in_the_order_of_coming():
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("seconds", "sizes"),
-    [(0.01, [1, 100]), (0.001, [1, 50, 25, 25])],
+    [(0.01, [100, 100]), (0.001, [100, batching._FEW])],
     ids=["a slow one is worth filling up", "beside a quick one others are prepared"],
 )
-async def test_how_much_is_written_together_depends_on_how_long_the_last_commit_took(seconds, sizes):
-    writer = Writer(free=False, takes=seconds)
-    batcher = Batcher(writer.commit, writer.clock)
-    tasks = await start(batcher, writer, map(str, range(100)))
+async def test_how_many_go_on_at_once_depends_on_how_long_the_last_commit_took(seconds, sizes):
+    writer = Writer(takes=seconds)
+    batcher = Batcher(writer.commit, clock=writer.clock)
+
+    async def call(name):
+        await batcher.add(append(name))
+        await batcher.add(append(f"{name} again"))
+
+    names = [str(number) for number in range(100)]
+    await asyncio.gather(*map(call, names))
+    assert [len(batch) for batch in writer.batches][:2] == sizes
+    assert [name for batch in writer.batches for name in batch] == names + [f"{name} again" for name in names]
+
+
+@pytest.mark.anyio
+async def test_the_next_commit_is_asked_for_while_one_is_under_way_and_takes_what_has_come_by_then():
+    writer = Writer(free=False)
+    asked, one_by_one = [], asyncio.Lock()
+
+    async def commit(take):
+        asked.append(take)
+        async with one_by_one:
+            return await writer.commit(take)
+
+    batcher = Batcher(commit, ahead=True)
+    tasks = await start(batcher, writer, "ab")
+    assert len(asked) == 2
+    tasks += [asyncio.ensure_future(batcher.add(append("c")))]
+    await ticks(3)
+    assert len(asked) == 2
     writer.free.set()
     await asyncio.gather(*tasks)
-    assert [len(batch) for batch in writer.batches][: len(sizes)] == sizes
-    assert [name for batch in writer.batches for name in batch] == ["first", *map(str, range(100))]
+    assert writer.batches == [["first"], ["a", "b", "c"]]
+
+
+@pytest.mark.anyio
+async def test_a_commit_that_fails_before_it_takes_anything_fails_for_those_who_wait():
+    error = StoreError("the database cannot be opened")
+
+    async def commit(take):
+        raise error
+
+    batcher = Batcher(commit)
+    for told in await asyncio.gather(*[batcher.add(append(name)) for name in "ab"], return_exceptions=True):
+        assert str(told) == str(error)
+    await batcher.drained()
 
 
 @pytest.mark.anyio
 async def test_a_batch_is_bounded():
     writer = Writer(free=False, takes=1.0)
-    batcher = Batcher(writer.commit, writer.clock)
+    batcher = Batcher(writer.commit, clock=writer.clock)
     names = [str(number) for number in range(2500)]
     tasks = await start(batcher, writer, names)
     writer.free.set()
@@ -208,13 +248,19 @@ async def test_drained_waits_for_what_is_being_written():
 callers = st.tuples(st.integers(0, 6), st.none() | st.integers(0, 12), st.booleans())
 
 
-@given(st.lists(callers, min_size=1, max_size=12), st.integers(0, 4))
+@given(st.lists(callers, min_size=1, max_size=12), st.integers(0, 3), st.integers(0, 4), st.booleans())
 @settings(max_examples=300)
-def test_whoever_is_cancelled_whenever_everyone_else_is_written_once(plan, slowness):
+def test_whoever_is_cancelled_whenever_everyone_else_is_written_once(plan, waits, slowness, ahead):
     written = []
     returned = []
+    one_by_one = asyncio.Lock()
 
-    async def commit(batch):
+    async def commit(take):
+        await ticks(waits)
+        async with one_by_one:
+            return await write(take())
+
+    async def write(batch):
         await ticks(slowness)
         written.extend(append.conversation for append in batch)
         return [Appended(first=1, last=1, version=1) for _ in batch]
@@ -229,7 +275,7 @@ def test_whoever_is_cancelled_whenever_everyone_else_is_written_once(plan, slown
             await call(batcher, name, start)
 
     async def main():
-        batcher = Batcher(commit)
+        batcher = Batcher(commit, ahead=ahead)
         scopes = [anyio.CancelScope() for _ in plan]
         tasks = [
             asyncio.ensure_future(scoped(batcher, str(number), start, scope))
