@@ -266,17 +266,20 @@ def deep(tokens: int) -> int:
 def turn_starts(groups: Iterable[Group]) -> list[int]:
     """Return where turns start among groups in order: at each run of input with a user's message in it.
 
-    A system or developer message alone starts none; pinned ones belong to no turn.
+    A system or developer message alone starts none; pinned ones belong to no turn. An answer ends the run, and so does
+    that of a pinned example.
     """
     starts: list[int] = []
     run: int | None = None
     for group in groups:
         form = group.entries[0].reading
-        if group.stray or (group.flags & PINNED and form.shape != "user"):
+        if group.stray:
             continue
         if form.maker != "input":
             if not group.attached:
                 run = None
+            continue
+        if group.flags & PINNED and form.shape != "user":
             continue
         if run is None:
             run = group.at

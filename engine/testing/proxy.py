@@ -80,8 +80,10 @@ class _Proxy:
         self.tasks.add(task)
         fault = next(self._faults, None) or Fault()
         try:
-            with suppress(OSError, asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):
                 await self._carry(reader, writer, fault)
+        except* OSError:  # on either side, and so in a group or alone
+            pass
         finally:
             writer.transport.abort()
             self.tasks.discard(task)

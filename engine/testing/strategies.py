@@ -9,13 +9,17 @@
 The steps are of every kind that a log can show: answers of both APIs with reasoning, parallel calls, hosted and
 unknown items; outputs in order, late, interleaved, doubled, missing, and seals that real outputs replace; failed and
 interrupted responses; requests of several lines; compactions, undone ones, rewinds, forks and erasures.
+
+To draw takes longer than what is done with the steps, so little is drawn: one thing of a list that shows how likely
+each is, rather than one of several strategies and then of what that gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable, Mapping
+from itertools import chain, product
+from math import lcm
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -32,6 +36,7 @@ from .steps import (
     Note,
     Output,
     Part,
+    PartKind,
     Respond,
     Rewind,
     Say,
@@ -72,10 +77,20 @@ __all__ = (
 )
 
 
+T = TypeVar("T")
+
+
+def _evenly(*groups: Iterable[T]) -> list[T]:
+    """Return what is in all groups, in a list in which each of these has as many places as the others."""
+    listed = [list(group) for group in groups]
+    places = lcm(*map(len, listed))
+    return [one for group in listed for one in group * (places // len(group))]
+
+
 def texts(longest: int = 60) -> st.SearchStrategy[str]:
     """Texts of words, code, emoji and other scripts, mostly short."""
-    sizes = st.one_of(st.integers(0, 8), st.integers(0, longest))
-    return st.builds(words, sizes, st.integers(0, 40))
+    sizes = _evenly(range(9), range(longest + 1))
+    return st.integers(0, 40 * len(sizes) - 1).map(lambda drawn: words(sizes[drawn // 40], drawn % 40))
 
 
 _OWN: Mapping[str, Any] = {"timestamp": 1_700_000_000, "metadata": {"of": "the caller"}, "model": None}
@@ -125,30 +140,42 @@ def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
 
 def parts() -> st.SearchStrategy[tuple[Part, ...]]:
     """What a model answers: reasoning, messages, parallel calls, hosted and unknown items, in any order."""
-    spoken = st.sampled_from(["thought", "secret", "message", "refusal", "call", "call", "custom"])
-    hosted = st.sampled_from(["web_search", "image", "mcp", "mcp_list", "file_search", "code", "note", "compaction"])
-    owed = st.sampled_from(["computer", "local_shell", "shell", "patch", "tool_search", "found", "approval"])
-    programs = st.sampled_from(["program", "program_output", "called"])
-    kinds = st.one_of(spoken, spoken, hosted, owed, programs)
-    part = st.builds(Part, kinds, st.integers(0, 40), st.sampled_from([False, False, True]))
-    usual = st.sampled_from(
-        [
-            (Part("message", 12),),
-            (Part("secret"), Part("message", 12)),
-            (Part("message", 6, repeated=True),),
-            (Part("thought"), Part("call")),
-            (Part("secret"), Part("call"), Part("call")),
-            (Part("call"), Part("custom")),
-            (Part("thought"), Part("message")),
-            (Part("program"), Part("called")),
-            (Part("program_output"), Part("message")),
-        ]
+    spoken: tuple[PartKind, ...] = ("thought", "secret", "message", "refusal", "call", "call", "custom")
+    hosted: tuple[PartKind, ...] = (
+        "web_search",
+        "image",
+        "mcp",
+        "mcp_list",
+        "file_search",
+        "code",
+        "note",
+        "compaction",
     )
-    return st.one_of(usual, st.lists(part, max_size=6).map(tuple))
+    owed: tuple[PartKind, ...] = ("computer", "local_shell", "shell", "patch", "tool_search", "found", "approval")
+    programs: tuple[PartKind, ...] = ("program", "program_output", "called")
+    kinds = st.sampled_from(_evenly(spoken, spoken, hosted, owed, programs))
+    part = st.builds(Part, kinds, st.integers(0, 40), st.sampled_from([False, False, True]))
+    usual = [
+        (Part("message", 12),),
+        (Part("secret"), Part("message", 12)),
+        (Part("message", 6, repeated=True),),
+        (Part("thought"), Part("call")),
+        (Part("secret"), Part("call"), Part("call")),
+        (Part("call"), Part("custom")),
+        (Part("thought"), Part("message")),
+        (Part("program"), Part("called")),
+        (Part("program_output"), Part("message")),
+    ]
+    return st.one_of(st.sampled_from(usual), st.lists(part, max_size=6).map(tuple))
 
 
 def _few(most: int) -> st.SearchStrategy[int]:
-    return st.one_of(st.just(0), st.integers(0, most))
+    return st.sampled_from(_evenly([0], range(most + 1)))
+
+
+def _places() -> st.SearchStrategy[tuple[int, ...]]:
+    """Up to two places in an answer."""
+    return st.sampled_from(_evenly(*(product(range(5), repeat=number) for number in range(3))))
 
 
 def responses() -> st.SearchStrategy[Respond]:
@@ -159,8 +186,8 @@ def responses() -> st.SearchStrategy[Respond]:
         budget=st.integers(0, len(BUDGETS) - 1),
         parts=parts(),
         end=st.sampled_from(["completed", "completed", "completed", "incomplete", "failed", "interrupted", "crashed"]),
-        meanwhile=st.lists(st.integers(0, 4), max_size=2).map(tuple),
-        early=st.lists(st.integers(0, 4), max_size=2).map(tuple),
+        meanwhile=_places(),
+        early=_places(),
         partial=_few(20),
         ratio=st.sampled_from([1.0, 1.0, 0.5, 1.3, 2.5]),
     )
@@ -168,9 +195,13 @@ def responses() -> st.SearchStrategy[Respond]:
 
 def outputs() -> st.SearchStrategy[Output]:
     """Outputs of calls: short, or long enough for an excerpt, with images, and seals."""
-    sizes = st.one_of(st.integers(0, 10), st.sampled_from([100, 700]))
+    sizes = st.sampled_from(_evenly(range(11), [100, 700]))
     shapes = st.sampled_from(["text", "text", "parts", "image"])
     return st.builds(Output, _few(8), sizes, st.booleans(), shapes)
+
+
+def _alone(step: Step) -> list[Step]:
+    return [step]
 
 
 def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
@@ -190,10 +221,10 @@ def turns(*, settled: bool = False) -> st.SearchStrategy[list[Step]]:
             st.builds(Erase, st.integers(0, 12)),
         ]
     made: list[st.SearchStrategy[list[Step]]] = [
-        st.lists(says, min_size=1, max_size=1),
-        st.lists(responses(), min_size=1, max_size=1),
+        says.map(_alone),
+        responses().map(_alone),
         st.lists(outputs(), max_size=3),
-        st.lists(responses(), max_size=1),
+        st.one_of(st.just([]), responses().map(_alone)),
         st.one_of(st.just([]), st.just([]), st.lists(st.one_of(*rare), max_size=2)),
     ]
     return st.tuples(*made).map(lambda lists: list(chain(*lists)))

@@ -61,10 +61,10 @@ class Groups:
     def _what(self, place: int) -> _What:
         record = self._first[place]
         form = reading(record.shape or "unknown", record.link)
-        if place in self._pinned and form.shape != "user":
-            return "nothing"
+        if form.shape == "user":
+            return "user"
         if form.maker == "input":
-            return "user" if form.shape == "user" else "input"
+            return "nothing" if place in self._pinned else "input"
         return "nothing" if form.maker is None and record.response is None else "other"
 
     def starts(self, bottom: int) -> tuple[list[int], int | None]:

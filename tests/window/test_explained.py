@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from small_logs import CHAT, RESPONSES, SmallLog, call, output, said, thought
 from turnlog import Invalid
@@ -12,6 +12,7 @@ from turnlog.engine.events import ASIDE, ERASED, PINNED, SEAL, ResponseRequested
 from turnlog.engine.manifest import Manifest, Run, stored
 from turnlog.engine.paths import paths_of
 from turnlog.engine.stores.memory import MemoryStore
+from turnlog.engine.testing.steps import Compact, Part, Respond, Rewind, Say
 from turnlog.engine.testing.strategies import Scribe, conversations
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.cutting import Cut
@@ -199,7 +200,15 @@ def test_a_manifest_of_many_scattered_fates_is_small_beside_what_it_sends():
     assert size < 50 * len(window.items)
 
 
+A_COMPACTION_OVER_A_REWIND = [
+    *(Say(({"role": "user", "content": text},)) for text in ("Hello", "Hello?")),
+    *(Respond(parts=()), Respond(parts=()), Rewind(8), Compact(0, "remote", readable=True)),
+    *(Respond(parts=(Part("custom"),)), Say(({"role": "user", "content": "And now?"},)), Respond(budget=0, parts=())),
+]
+
+
 @given(conversations())
+@example(A_COMPACTION_OVER_A_REWIND)
 async def test_a_logged_manifest_tells_what_it_told_before_it_was_logged(steps):
     """Also of what was rewound below its cut, of which there may be much, and which it does not store."""
     scribe = Scribe(MemoryStore())

@@ -107,6 +107,14 @@ def test_what_is_pinned_belongs_to_no_turn_unless_a_user_said_it():
     assert starts(log) == [first]
 
 
+def test_a_turn_starts_behind_an_example_that_is_pinned():
+    log = SmallLog()
+    example = log.say("Who are you?", flags=PINNED)
+    log.say({"role": "assistant", "content": "Ada."}, flags=PINNED)
+    first = log.say("And now?")
+    assert starts(log) == [example, first]
+
+
 def test_an_item_of_an_unknown_kind_parts_no_input():
     log = SmallLog()
     first = log.say(BRIEF)
