@@ -79,6 +79,10 @@ class _Connection(aiosqlite.Connection):
             return await execute(work, self._conn)
 
 
+class _FailedBefore(Exception):
+    """The writer's connection met an error; it is about to be closed."""
+
+
 class SqliteStore:
     """A log in one SQLite file; made by `SqliteStore.open`."""
 
@@ -93,6 +97,7 @@ class SqliteStore:
         self._writer: _Connection | None = None
         self._opening = anyio.Lock()
         self._batcher = Batcher(self._commit, ahead=True)
+        self._committing = 0
         self._free: list[_Connection] = []
         self._readers = anyio.Semaphore(_READERS, fast_acquire=True)
         self._closed = False
@@ -217,11 +222,28 @@ class SqliteStore:
         )
 
     async def _commit(self, take: Take) -> Sequence[Outcome]:
-        def committed(db: Database) -> Sequence[Outcome]:
-            batch = take()
-            return writing.commit(db, batch, micros(self._clock())) if batch else []
+        # Where nothing is being written, nobody else is waited for.
+        taken = None if self._committing else take()
 
-        return await self._write(committed)
+        def committed(db: Database) -> Sequence[Outcome]:
+            if db.failed:
+                raise _FailedBefore
+            batch = take() if taken is None else taken
+            try:
+                return writing.commit(db, batch, micros(self._clock())) if batch else []
+            except BaseException:
+                db.failed = True
+                raise
+
+        self._committing += 1
+        try:
+            while True:
+                try:
+                    return await self._write(committed)
+                except _FailedBefore:
+                    pass  # it was queued behind the one that failed, and begins anew with another connection
+        finally:
+            self._committing -= 1
 
     async def renew(self, conversation: str, generation: int, seconds: float) -> bool:
         """See `turnlog.engine.log.Store.renew`."""
@@ -231,7 +253,7 @@ class SqliteStore:
         writer = self._writer or await self._open_writer()
         try:
             return await writer.run(work)
-        except StoreError:
+        except (StoreError, _FailedBefore):
             # Opened while the file was read-only, say, it would refuse to write for ever.
             if self._writer is writer:
                 self._writer = None

@@ -43,6 +43,8 @@ class Database(sqlite3.Connection):
     file: tuple[int, int]
     """Which file it was, whatever has its name now."""
     patience: float
+    failed: bool
+    """Whether it met an error while it wrote a batch; what was queued behind it goes to another connection."""
     lineages: dict[int, tuple[Span, ...]]
     """What forks share, newest first, by their keys. It never changes."""
     heads: dict[str, Any]
@@ -86,6 +88,7 @@ def connect(path: Path, patience: float) -> Database:
     db = sqlite3.connect(url, uri=True, timeout=patience, isolation_level=None, cached_statements=256, factory=Database)
     db.execute("PRAGMA temp_store = MEMORY")
     db.path, db.file, db.patience = path, file_of(path), patience
+    db.failed = False
     db.lineages, db.heads, db.seen = {}, {}, -1
     return db
 
