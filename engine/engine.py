@@ -22,7 +22,7 @@ from .erasing import Receipt, delete, expire
 from .errors import Conflict, Invalid, KeyReused, StoreError, VersionConflict
 from .events import ConversationCreated
 from .followers import Follower, News, follow
-from .history import Call as Waiting
+from .groups import Call as Waiting
 from .history import History
 from .ids import NO_STREAM, Clock, Ids, Position, check_id, check_key, micros, moment, system_clock, ulid
 from .intake import Intake

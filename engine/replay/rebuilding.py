@@ -14,7 +14,8 @@ from ..codec import ITEM, RESTORE, body, damage, item_of
 from ..compaction import quotable, references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
 from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
-from ..history import Group, History
+from ..groups import Group
+from ..history import History
 from ..items import Item
 from ..log import Query
 from ..manifest import Manifest, Span

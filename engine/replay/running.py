@@ -23,7 +23,7 @@ from ..canonical import encode, loads
 from ..codec import REQUESTED
 from ..errors import CorruptLog, StoreError
 from ..events import ASIDE, Record, ResponseRequested
-from ..history import Group
+from ..groups import Group
 from ..manifest import SENT, Fate, Manifest, Run, Span, form_of
 from ..model import keyed
 from ..window.remote import addressed

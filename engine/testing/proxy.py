@@ -93,18 +93,16 @@ class _Proxy:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_forward, reader, asks)
-                with suppress(OSError):  # who asked has left
-                    await _answer(answers, writer, fault)
+                await _answer(answers, writer, fault)
                 group.cancel_scope.cancel()
         finally:
             asks.transport.abort()
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(_READ):
-            writer.write(data)
-            await writer.drain()
+    while data := await reader.read(_READ):
+        writer.write(data)
+        await writer.drain()
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:

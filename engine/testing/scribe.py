@@ -38,7 +38,8 @@ from ..events import (
     Target,
     Usage,
 )
-from ..history import Entry, History, alive
+from ..groups import Entry
+from ..history import History, alive
 from ..intake import Intake, as_responses
 from ..items import KINDS, Item, read
 from ..log import Appended, Query, Store

@@ -15,7 +15,8 @@ from ..codec import event, item_of
 from ..compaction import Compacted, covered_digest, stand_in_of, weight
 from ..errors import BudgetExceeded
 from ..events import ContextCompacted, NewEvent, Origin, StandIn
-from ..history import Entry, History
+from ..groups import Entry
+from ..history import History
 from ..items import Item, read
 from ..log import LeaseChange
 from ..manifest import Manifest, Span, spans

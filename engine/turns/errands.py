@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ..errors import VersionConflict
 from ..events import NewEvent, Usage
-from ..history import Entry, History
+from ..groups import Entry
+from ..history import History
 from ..ids import Position, ulid
 from ..log import Appended, Break, LeaseChange, Query, Release, Take, record
 from ..manifest import Manifest

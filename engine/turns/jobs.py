@@ -10,7 +10,8 @@ import anyio
 from ..canonical import digest, encode
 from ..codec import event
 from ..events import CallStarted, NewEvent
-from ..history import Call, History, OpenCall
+from ..groups import Call
+from ..history import History, OpenCall
 from ..log import Appended, Release
 from ..model import StreamEvent
 from ..shield import finish

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ..codec import ITEM, item_of
 from ..compaction import references, weight
 from ..events import ERASED, PINNED, ContextCompacted, Record, Target
-from ..history import Entry, History
+from ..groups import Entry
+from ..history import History
 from ..items import read, reading
 from ..loading import load
 from ..log import Query

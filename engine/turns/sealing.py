@@ -9,7 +9,8 @@ import msgspec
 
 from ..codec import event
 from ..events import NewEvent, ResponseInterrupted
-from ..history import Call, History
+from ..groups import Call
+from ..history import History
 from ..items import read
 from .outcome import NEVER_RAN, UNKNOWN
 

@@ -20,7 +20,8 @@ from ..canonical import canonical
 from ..compaction import weight
 from ..errors import BudgetExceeded
 from ..events import Target
-from ..history import Group, History, deep
+from ..groups import Group
+from ..history import History, deep
 from ..kept import stateless
 from ..manifest import Fates, Manifest
 from ..tokens import factor_of, scaled

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from ..errors import BudgetExceeded
 from ..events import ESTIMATED
-from ..history import Entry, Group, History
+from ..groups import Entry, Group
+from ..history import History
 from ..manifest import Manifest, Run, Span, spans
 from ..tokens import scaled
 from .invariants import BETWEEN

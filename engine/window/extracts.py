@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..events import ERASED, StandIn
-from ..history import Entry
+from ..groups import Entry
 from ..items import parts, read
 from ..tokens import Counter, measure
 

@@ -18,7 +18,7 @@ from ..canonical import encode, loads
 from ..events import CALLED, ODD, SURPLUS, Target
 from ..fields import OUTPUT_ONLY, trimmed
 from ..forms import mended, says_more, texts_only
-from ..history import Entry, Group
+from ..groups import Entry, Group
 from ..items import ROLES, read
 from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt

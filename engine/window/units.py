@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, SURPLUS, UNPLACED, WANTING, Target
-from ..history import Entry, Group, History, turn_starts
+from ..groups import Entry, Group, turn_starts
+from ..history import History
 from ..items import ROLES
 from ..tokens import SEAL_TOKENS
 

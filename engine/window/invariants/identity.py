@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from ...events import MISNAMED, NAMED
-from ...history import Entry
+from ...groups import Entry
 from ..units import Fit, Scene, of_ids
 
 __all__ = ("ids_only_where_accepted", "without_ids")

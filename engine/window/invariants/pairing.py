@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from ...events import SEAL
-from ...history import Entry
+from ...groups import Entry
 from ...items import IN_ORDER
 from ..units import Fit, Scene
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
-from ...history import Entry
+from ...groups import Entry
 from ..units import Scene, Unit
 from .identity import without_ids
 from .pairing import outputs_with_their_calls

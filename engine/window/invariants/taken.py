@@ -7,7 +7,7 @@ from typing import Any, Final
 from ...events import ERASED, ODD, SURPLUS, UNPLACED, WANTING
 from ...fields import surplus, wanting
 from ...forms import mended, says_more, unplaced
-from ...history import Entry
+from ...groups import Entry
 from ..kinds import refused
 from ..units import GONE, Fit, Scene
 
