@@ -194,7 +194,7 @@ async def logged(system: Turnlog, *, conversation: str, count: int, budget: int)
 async def verified(system: Turnlog, *, conversation: str, times: int) -> Mapping[str, Any]:
     """Read and decode every event of a conversation, and beside it verify every request; return what each took.
 
-    Both take turns, and what counts is the processor's time, of all threads: what else the machine does is no part of it.
+    Both take turns, and the processor's time counts, of all threads: what else the machine does is no part of it.
     """
     store = system.engine.store
     decoding: list[float] = []
