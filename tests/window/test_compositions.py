@@ -347,6 +347,11 @@ async def chosen(history, sight):
         return error.needed, error.available
 
 
+def passed_over(history, line):
+    last = history.previous(line)
+    return history.base is not None and last is not None and last[1].base < history.base[0].seq < last[0]
+
+
 # -- whatever it is composed of
 
 compositions = st.lists(
@@ -381,6 +386,8 @@ async def test_a_window_is_valid_and_fits_and_what_is_loaded_makes_no_difference
     for sight in [Sight(target, Budget(context), policy), *lines.values()]:
         if not await look_up(scribe.store, whole, sight.line):
             _, whole = await load(scribe.store, scribe.name, line=sight.line, tokens=10**9)
+        if passed_over(whole, sight.line):
+            continue  # windows go on without that compaction, and load what is there without it
         made = await chosen(whole, sight)
         assert await in_pages(scribe, sight, tokens, chosen) == made
         if isinstance(made, tuple):
