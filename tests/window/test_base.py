@@ -17,6 +17,7 @@ from small_logs import (
     sent,
     thought,
 )
+from turnlog import open_engine
 from turnlog.engine.events import PINNED, StandIn
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.units import Weights
@@ -26,6 +27,7 @@ BOTH = pytest.mark.parametrize("target", [RESPONSES, CHAT], ids=["responses", "c
 BRIEF = {"role": "system", "content": "Be brief."}
 LOW = {"type": "configuration_update", "reasoning": {"effort": "low"}}
 HIGH = {"type": "configuration_update", "reasoning": {"effort": "high"}}
+JSON = {"type": "configuration_update", "text": {"format": {"type": "text"}}}
 OPAQUE = {"type": "compaction", "id": "cmp_9", "encrypted_content": "secret"}
 
 
@@ -131,6 +133,26 @@ async def test_of_settings_within_a_conversation_the_latest_of_each_kind_stays()
     assert [fate(window, seq) for seq in (tools, high)] == ["pinned: in effect"] * 2
     assert fate(window, low).startswith("dropped: ")
     assert log.refusals(window) == []
+
+
+async def test_each_setting_stays_until_a_later_one_replaces_it():
+    """An update of one setting says nothing of the others."""
+    log = SmallLog()
+    low = log.say(LOW)
+    log.say("Hello")
+    log.answer(said(1))
+    form = log.say(JSON)
+    log.say("Go on")
+    log.answer(said(2))
+    last = log.say("Thanks")
+    for window in (log.window(RESPONSES, Budget(30)), await log.stored_window(RESPONSES, Budget(30), tokens=1)):
+        assert sent(window) == [low, form, last]
+        assert [fate(window, seq) for seq in (low, form)] == ["pinned: in effect"] * 2
+    log.answer(said(3))
+    high, last = log.say(HIGH, "Bye")
+    for window in (log.window(RESPONSES, Budget(30)), await log.stored_window(RESPONSES, Budget(30), tokens=1)):
+        assert sent(window) == [form, high, last]
+        assert fate(window, low).startswith("dropped: ")
 
 
 @BOTH
@@ -315,3 +337,20 @@ async def test_what_was_pinned_or_compacted_on_a_branch_that_was_left_counts_no_
     assert sent(window) == [hello, last]
     assert window.manifest.base == 0
     assert fate(window, pin) == "rewound: rewound"
+
+
+async def test_a_setting_that_was_erased_gives_way_to_the_one_before(tmp_path):
+    said = [f"word {number} of many" for number in range(40)]
+    async with open_engine(tmp_path / "a.db") as engine:
+        chat = await engine.create(id="c")
+        await chat.append(LOW, *said)
+        high = (await chat.append(HIGH)).last
+        await chat.append({"role": "assistant", "content": "Yes."}, "And?")
+        assert HIGH in (await chat.window(Budget(60))).items
+        await chat.erase(high, reason="asked to")
+        warm = (await chat.window(Budget(60))).items
+    async with open_engine(tmp_path / "a.db") as engine:
+        cold = (await (await engine.get("c")).window(Budget(60))).items
+    assert warm == cold
+    assert LOW in cold
+    assert len(cold) < 10
