@@ -107,6 +107,8 @@ _BASE64: Final = re.compile(
     r"|(?<![A-Za-z0-9+/_-])(?P<bare>[A-Za-z0-9+/_-]{1000,}={0,2})"
 )
 """A data URL, or a run of digits that no text has."""
+_NEVER_BASE64: Final = re.compile(r"[^A-Za-z0-9.+/_=;,:-]")
+"""What stands in no data URL and in no run of digits; texts are full of it."""
 _TEXTUAL: Final = re.compile(r"text/|application/(json|xml|yaml|toml|javascript|.*\+(json|xml)$)")
 
 
@@ -150,7 +152,7 @@ def count_json(text: str, counter: Counter) -> int:
     """Return the tokens of a value as JSON; what is in it as base64 is estimated by what it is, not counted as text."""
     left: list[str] = []
     tokens = 0
-    for piece in _between_strings(text):
+    for piece in _between_runs(text):
         start = 0
         for found in _BASE64.finditer(piece):
             left.append(piece[start : found.start()])
@@ -160,12 +162,12 @@ def count_json(text: str, counter: Counter) -> int:
     return tokens + count_text("".join(left), counter)
 
 
-def _between_strings(text: str) -> Iterator[str]:
-    """Yield JSON in pieces that end with a string, so that no search takes long enough to hold other threads up."""
+def _between_runs(text: str) -> Iterator[str]:
+    """Yield JSON in pieces that end where no base64 goes on, so that no search holds other threads up for long."""
     start = 0
-    while len(text) - start > _CHUNK and (end := text.find('"', start + _CHUNK)) >= 0:
-        yield text[start : end + 1]
-        start = end + 1
+    while len(text) - start > _CHUNK and (found := _NEVER_BASE64.search(text, start + _CHUNK)):
+        yield text[start : found.end()]
+        start = found.end()
     yield text[start:]
 
 
