@@ -101,7 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bare: tuple[Span, ...] = ()
     """Where items go without the ids that their maker gave them."""
     trimmed: tuple[Span, ...] = ()
-    """Where they go without the fields that their kinds have not, and without what only other roles may say."""
+    """Where they go without the fields that their kinds have not, without what only other roles may say, and without
+    phases that a backend may not know."""
     sealed: tuple[int, ...] = ()
     """Calls without an output in the log, which this window follows with one that says so."""
     factor: int = 1000
