@@ -47,7 +47,7 @@ Fate: TypeAlias = Literal[
 SENT: Final = frozenset({"kept", "pinned", "excerpted"})
 """The fates of what the model saw."""
 REWOUND: Final = "rewound"
-"""The rule by which what lies beside the path has the fate of that name."""
+"""The rule by which what lies beside the path is logged; which rewind left it there, its place says."""
 
 Span: TypeAlias = tuple[int, int]
 """From seq to seq, both included."""
@@ -177,7 +177,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 rule += f", in a fork made at {self.forked}"
             return Verdict(seq, "later", rule, 0)
         tokens = self.weights.get(seq, 0) if run.fate in SENT else 0
-        return Verdict(seq, run.fate, self.rules[run.rule] if self.rules else "", tokens)
+        return Verdict(seq, run.fate, self.rule(run), tokens)
+
+    def rule(self, run: Run) -> str:
+        """Return the rule of a run; of what lies beside the path, which rewind has left it there."""
+        # The path goes on with the rewind itself, so that it stands right behind what it left.
+        if run.fate == "rewound":
+            return f"the rewind at {run.last + 1}"
+        return self.rules[run.rule] if self.rules else ""
 
     def sent(self) -> Iterator[Span]:
         """Yield the spans of seqs whose items the model saw, in seq order, neighbours joined."""

@@ -289,11 +289,11 @@ async def test_after_a_rewind_the_path_goes_on_from_where_it_was(target):
     kept = [log.say("Hello"), log.answer(said(1))]
     place = head(log)
     left = [log.say("No"), log.answer(call(2)), log.say(output(2))]
-    log.rewind(place)
+    rewind = log.rewind(place)
     kept += [log.say("Yes"), log.answer(said(3))]
     window = await log.stored_window(target)
     assert sent(window) == kept
-    assert {fate(window, seq) for seq in left} == {"rewound: rewound"}
+    assert {fate(window, seq) for seq in left} == {f"rewound: the rewind at {rewind}"}
     assert log.refusals(window) == []
 
 
@@ -302,11 +302,11 @@ async def test_a_rewind_may_go_back_to_what_another_had_left():
     first = log.say("Hello")
     log.rewind(1)
     second = log.say("Hi")
-    log.rewind(first)
+    rewind = log.rewind(first)
     third = log.say("Ahoy")
     window = await log.stored_window()
     assert sent(window) == [first, third]
-    assert fate(window, second) == "rewound: rewound"
+    assert fate(window, second) == f"rewound: the rewind at {rewind}"
 
 
 async def test_an_output_on_a_branch_that_was_left_answers_nothing():
@@ -315,10 +315,10 @@ async def test_an_output_on_a_branch_that_was_left_answers_nothing():
     asked = log.answer(call(1))
     place = head(log)
     left = log.say(output(1))
-    log.rewind(place)
+    rewind = log.rewind(place)
     window = await log.stored_window()
     assert window.manifest.sealed == (asked,)
-    assert fate(window, left) == "rewound: rewound"
+    assert fate(window, left) == f"rewound: the rewind at {rewind}"
     answered = log.say(output(1, "rain"))
     window = await log.stored_window()
     assert sent(window)[1:] == [asked, answered]
@@ -331,12 +331,12 @@ async def test_what_was_pinned_or_compacted_on_a_branch_that_was_left_counts_no_
     pin = log.say("My name is Bob.", flags=PINNED)
     log.say(LOW)
     log.compact(head(log), StandIn(item={"role": "user", "content": "in short"}))
-    log.rewind(hello)
+    rewind = log.rewind(hello)
     last = log.say("My name is Ada.")
     window = await log.stored_window()
     assert sent(window) == [hello, last]
     assert window.manifest.base == 0
-    assert fate(window, pin) == "rewound: rewound"
+    assert fate(window, pin) == f"rewound: the rewind at {rewind}"
 
 
 async def test_a_setting_that_was_erased_gives_way_to_the_one_before(tmp_path):

@@ -62,7 +62,7 @@ async def test_everything_that_ever_was_has_a_fate_and_a_rule():
         12: "kept: it fits",
         14: "kept: it fits",
         16: f"excerpted: {cut}",
-        17: "rewound: rewound",
+        17: "rewound: the rewind at 18",
         19: "aside: aside",
         20: "erased: erased",
         22: "superseded: its response failed",
