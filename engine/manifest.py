@@ -190,7 +190,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Yield the spans of seqs whose items the model saw, in seq order, neighbours joined."""
         first = last = 0
         for run in self.runs:
-            if run.fate not in SENT:
+            if run.fate not in SENT or self._is_base(run):
                 continue
             if last and run.first == last + 1:
                 last = run.last
@@ -201,6 +201,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if last:
             yield first, last
 
+    def _is_base(self, run: Run) -> bool:
+        """Return whether a run is of the compaction that the window starts from, which is no item of its own."""
+        return run.first == run.last == self.base
+
     def is_bare(self, seq: int) -> bool:
         """Return whether *seq* goes without its maker's ids."""
         return any(first <= seq <= last for first, last in self.bare)
@@ -210,6 +214,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for run in self.runs:
             if run.first >= self.cut:
                 return
+            if self._is_base(run):
+                continue
             if run.fate not in ("compacted", "rewound") and (run.fate != "dropped" or run.rule != self.cut_by):
                 yield run.first, min(run.last, self.cut - 1)
 
