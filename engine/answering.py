@@ -11,7 +11,7 @@ from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, 
 from .events import CallDecided, HistoryRewound, NewEvent, Record
 from .history import alive, segments
 from .intake import content_digest
-from .items import read, reading
+from .items import KINDS, read, reading
 from .log import Appended, Head, Query, Store
 from .paths import Along, paths_of
 from .writer import HASTY
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ("answered", "check_answers", "decide", "output_for")
 
 _ATTEMPTS: Final = 8
+_OUTPUTS: Final = {kind.answers: kind.tag for kind in KINDS.values() if kind.answers}
+"""The kinds of outputs by the kinds of their calls."""
 _TOLD: Final = ("function_call", "custom_tool_call")
 """Calls whose output is a text or a list of parts."""
 _APPROVAL: Final = "mcp_approval_request"
@@ -52,7 +54,10 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
         NotFound: there is no call of that id on the path.
     """
     if not isinstance(call_id, str) or not call_id:
-        raise Invalid(f"call_id={call_id!r:.100}: the id of a call is needed, as open_calls() gives it")
+        raise Invalid(
+            f"call_id={call_id!r:.100}: the id of a call is needed, as open_calls() gives it; "
+            f"for a search that has none, append its {_OUTPUTS['tool_search_call']} as an item"
+        )
     paths = await paths_of(engine.store, name)
     along = Along(engine.store, paths.alive)
     snapshot = await along.read(name, Query(link=call_id), Query(mark=f"decided:{call_id}"))
@@ -108,7 +113,7 @@ async def output_for(engine: Engine, name: str, call_id: str, output: object) ->
     if kind == _APPROVAL:
         raise Invalid(f"{name}: call {call_id} asks for approval: decide({call_id!r}, approve=…, by=…) answers it")
     if kind not in _TOLD:
-        raise Invalid(f"{name}: call {call_id} is a {kind}; append its {kind}_output as an item")
+        raise Invalid(f"{name}: call {call_id} is not a function's ({kind}); append its {_OUTPUTS[kind]} as an item")
     lease = call.head.lease
     if call.started and lease is not None and lease.remaining > 0:
         raise ConversationBusy(name, lease.turn, lease.remaining)

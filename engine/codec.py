@@ -17,7 +17,7 @@ from .canonical import AROUND, canonical, encode, loads
 from .errors import CorruptLog
 from .events import EventBody, NewEvent, Record, checksum
 from .ids import moment
-from .items import Reading, reading
+from .items import Reading, effects, reading
 
 __all__ = (
     "BARE",
@@ -92,7 +92,7 @@ def event(
         item=item,
         data=written,
         sum=checksum(item, written),
-        marks=tuple(_marks(said, flags, form)) if marked else (),
+        marks=tuple(_marks(said, flags, form, item)) if marked else (),
         refs=_refs(said),
     )
 
@@ -116,15 +116,15 @@ def _refs(said: EventBody) -> tuple[str, ...]:
     return tuple(dict.fromkeys(blob.digest for blob in said.blobs)) if isinstance(said, events.ItemAppended) else ()
 
 
-def _marks(said: EventBody, flags: int, form: Reading | None) -> Iterator[str]:
+def _marks(said: EventBody, flags: int, form: Reading | None, item: bytes | None) -> Iterator[str]:
     """Name the events that must be found without a scan."""
     match said:
         case events.ItemAppended() if not flags & events.ASIDE:
             if flags & events.PINNED:
                 yield "pin"
             kind = form.kind if form else None
-            if kind is not None and kind.positional:
-                yield f"effect:{kind.tag}"
+            if kind is not None and kind.positional and item is not None:
+                yield from (f"effect:{name}" for name in effects(loads(item), kind))
         case events.ResponseRequested():
             yield from _request_marks(said)
         case events.ContextCompacted() | events.CompactionUndone():
@@ -166,7 +166,7 @@ def renewed(record: Record) -> NewEvent:
         item=record.item,
         data=record.data,
         sum=record.sum,
-        marks=tuple(_marks(said, record.flags, form)),
+        marks=tuple(_marks(said, record.flags, form, record.item)),
         refs=_refs(said),
         time=record.time,
     )

@@ -177,7 +177,8 @@ class AlreadyAnswered(Conflict):
     """A call has its output; the first one stands."""
 
     def __init__(self, conversation: str, call_id: str, seq: int) -> None:
-        super().__init__(f"{conversation}: call {call_id} was answered at {seq}; the first output stands.")
+        call = f"call {call_id}" if call_id else "the search without an id"
+        super().__init__(f"{conversation}: {call} was answered at {seq}; the first output stands.")
         self.conversation = conversation
         self.call_id = call_id
         self.seq = seq

@@ -96,6 +96,8 @@ class Family(NamedTuple):
     pictures: Pictures = Patches(1200, Within(0, 2500), Within(0, 10_000))
     forgets: bool = False
     """Whether they are not shown their reasoning again once the user has spoken, although they are sent it."""
+    free: bool = False
+    """Whether their weights are free, so that anybody may serve them."""
 
 
 ANY_FAMILY: Final = Family(0)
@@ -167,8 +169,8 @@ _FAMILIES: Final[Mapping[str, Family]] = {
     "o4-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
     "codex-mini": _OLDER._replace(pictures=Patches(1720, Within(0, 1536))),
     "computer-use-preview": Family(8_192, pictures=Tiles(65, 129)),
-    "gpt-oss": Family(131_072, 0, _OPEN),
-    "gpt-oss-safeguard": Family(131_072, 0, _OPEN),
+    "gpt-oss": Family(131_072, 0, _OPEN, free=True),
+    "gpt-oss-safeguard": Family(131_072, 0, _OPEN, free=True),
 }
 _SUFFIXES: Final = (
     *("latest", "preview", "pro", "sol", "terra", "luna", "astra", "codex", "codex-max", "codex-mini"),

@@ -34,7 +34,7 @@ from .events import (
     Usage,
 )
 from .groups import Call, Entry, Group, Place, turn_starts
-from .items import IN_ORDER
+from .items import IN_ORDER, effects
 from .kept import Kept
 from .manifest import Manifest, Span
 
@@ -182,7 +182,7 @@ class History:
         """The places of all groups but the early ones, ascending."""
         self.calls: dict[tuple[str, str], Call] = {}
         self.effects: dict[str, int] = {}
-        """The place of the latest item of each positional kind: it is in effect."""
+        """The place of the latest item of each of `EFFECTS`: it is in effect."""
         self.requests: dict[int, Asked] = {}
         self.lines: dict[str, Record | None] = {}
         """The last request of each line; None: the store was asked and has none."""
@@ -366,7 +366,9 @@ class History:
         if form.is_call:
             self.calls[form.shape, self._name(entry, at)] = Call(entry, at)
         elif form.kind is not None and form.kind.positional:
-            self.effects[form.shape] = at
+            # What was erased is in effect no more: what it replaced is.
+            names = () if entry.flags & ERASED else effects(entry.value(), form.kind)
+            self.effects.update(dict.fromkeys(names, at))
 
     def _name(self, entry: Entry, at: int) -> str:
         """Return under which name a call waits for its output: its link, or how many of its answer have none."""

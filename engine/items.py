@@ -19,6 +19,7 @@ from .errors import InvalidItem
 from .fields import wanting
 
 __all__ = (
+    "EFFECTS",
     "IN_ORDER",
     "KINDS",
     "ROLES",
@@ -31,6 +32,7 @@ __all__ = (
     "SupportsModelDump",
     "accept",
     "content_of",
+    "effects",
     "parts",
     "read",
     "reading",
@@ -74,6 +76,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the API takes such an item only with its id."""
     positional: bool = False
     """Whether it takes effect from its place on until a later one replaces it."""
+    settings: tuple[str, ...] = ()
+    """The fields of a positional kind that take effect each for itself; none: the item does as a whole."""
     sealed_by: str | None = None
     """The kind of output that can say in words that a call was not carried out; None: there is no such output."""
 
@@ -116,7 +120,7 @@ def _kinds() -> dict[str, Kind]:
         Kind(tag="program", maker=hosted, link="call_id", owed=False, needs_id=True),
         Kind(tag="program_output", maker=hosted, link="call_id", answers="program", owed=False, needs_id=True),
         Kind(tag="additional_tools", maker="input", positional=True),
-        Kind(tag="configuration_update", maker="input", positional=True),
+        Kind(tag="configuration_update", maker="input", positional=True, settings=("reasoning", "text")),
         Kind(tag="item_reference", maker="input", needs_id=True),
         Kind(tag="compaction_trigger", maker="input"),
     )
@@ -129,6 +133,15 @@ _SERVER: Final = frozenset({"tool_search_call", "tool_search_output"})
 IN_ORDER: Final = ""
 """The link of searches that the caller carries out and that have none: outputs are for those of the last answer, in
 their order."""
+
+
+EFFECTS: Final = tuple(
+    f"{kind.tag}.{name}" if name else kind.tag
+    for kind in KINDS.values()
+    if kind.positional
+    for name in kind.settings or ("",)
+)
+"""What positional items put in effect, by name: the latest of each stays, wherever a window begins."""
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -207,6 +220,17 @@ def _link(item: Item, tag: str, kind: Kind | None) -> str | None:
     if link is None and execution == "client":
         return IN_ORDER
     return link if isinstance(link, str) else None
+
+
+def effects(item: Item, kind: Kind) -> tuple[str, ...]:
+    """Return what an item of a positional kind puts in effect, by the names of `EFFECTS`.
+
+    >>> effects({"type": "configuration_update", "reasoning": {"effort": "low"}}, KINDS["configuration_update"])
+    ('configuration_update.reasoning',)
+    """
+    if not kind.settings:
+        return (kind.tag,)
+    return tuple(f"{kind.tag}.{name}" for name in kind.settings if item.get(name) is not None)
 
 
 def accept(value: InputItem, path: str) -> tuple[Any, bytes]:

@@ -17,14 +17,11 @@ from .compaction import references
 from .errors import NotFound
 from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
 from .history import ENDS, History, alive, deep, segments
-from .items import reading
+from .items import EFFECTS, reading
 from .log import Head, Query, Snapshot, Store, weight
 from .manifest import Manifest, Span
 
-__all__ = ("EFFECTS", "load", "look_up")
-
-EFFECTS: Final = ("additional_tools", "configuration_update")
-"""Positional kinds: the latest of each is in effect wherever the window begins."""
+__all__ = ("load", "look_up")
 
 _PAGE: Final = 256
 _BASES: Final = 4
@@ -56,7 +53,7 @@ class _Outline:
         """Find what the first hop did not show, because what it showed lies on a branch that was left."""
         self.base = await self._based(store, without, base)
         found = [
-            record if record is None or alive(self.path, record.seq) else await _last(store, self.name, mark, self.path)
+            record if record is None or self.tells(record) else await _last(store, self.name, mark, self.path)
             for mark, record in zip(marks, (records[0] if records else None for records in self.latest), strict=True)
         ]
         self.request, self.line, *effects = found
@@ -90,16 +87,24 @@ class _Outline:
     def alive(self, record: Record) -> bool:
         return alive(self.path, record.seq)
 
+    def tells(self, record: Record) -> bool:
+        return self.alive(record) and not record.flags & ERASED
+
 
 def _seq(record: Record) -> int:
     return record.seq
 
 
 async def _last(store: Store, name: str, mark: str, path: Sequence[Span]) -> Record | None:
-    """Return the latest event with a mark on a path."""
-    queries = [Query(mark=mark, after=first - 1, before=last + 1, reverse=True, limit=1) for first, last in path]
-    snapshot = await store.read(name, *queries)
-    return next((records[0] for records in (snapshot.records if snapshot else ()) if records), None)
+    """Return the latest event with a mark on a path, of those that were not erased."""
+    while path:
+        queries = [Query(mark=mark, after=first - 1, before=last + 1, reverse=True, limit=1) for first, last in path]
+        snapshot = await store.read(name, *queries)
+        found = next((records[0] for records in (snapshot.records if snapshot else ()) if records), None)
+        if found is None or not found.flags & ERASED:
+            return found
+        path = [(first, min(last, found.seq - 1)) for first, last in path if first < found.seq]
+    return None
 
 
 async def load(
@@ -122,7 +127,7 @@ async def load(
         NotFound: there is no such conversation.
     """
     before = None if at is None else at + 1
-    marks = ["request", f"line:{line}", *(f"effect:{kind}" for kind in EFFECTS)]
+    marks = ["request", f"line:{line}", *(f"effect:{name}" for name in EFFECTS)]
     snapshot = await store.read(
         name,
         Query(mark="rewind", before=before),

@@ -47,7 +47,7 @@ Fate: TypeAlias = Literal[
 SENT: Final = frozenset({"kept", "pinned", "excerpted"})
 """The fates of what the model saw."""
 REWOUND: Final = "rewound"
-"""The rule by which what lies beside the path has the fate of that name."""
+"""The rule by which what lies beside the path is logged; which rewind left it there, its place says."""
 
 Span: TypeAlias = tuple[int, int]
 """From seq to seq, both included."""
@@ -101,7 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bare: tuple[Span, ...] = ()
     """Where items go without the ids that their maker gave them."""
     trimmed: tuple[Span, ...] = ()
-    """Where they go without the fields that their kinds have not, and without what only other roles may say."""
+    """Where they go without the fields that their kinds have not, without what only other roles may say, and without
+    phases that a backend may not know."""
     sealed: tuple[int, ...] = ()
     """Calls without an output in the log, which this window follows with one that says so."""
     factor: int = 1000
@@ -176,13 +177,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 rule += f", in a fork made at {self.forked}"
             return Verdict(seq, "later", rule, 0)
         tokens = self.weights.get(seq, 0) if run.fate in SENT else 0
-        return Verdict(seq, run.fate, self.rules[run.rule] if self.rules else "", tokens)
+        return Verdict(seq, run.fate, self.rule(run), tokens)
+
+    def rule(self, run: Run) -> str:
+        """Return the rule of a run; of what lies beside the path, which rewind has left it there."""
+        # The path goes on with the rewind itself, so that it stands right behind what it left.
+        if run.fate == "rewound":
+            return f"the rewind at {run.last + 1}"
+        return self.rules[run.rule] if self.rules else ""
 
     def sent(self) -> Iterator[Span]:
         """Yield the spans of seqs whose items the model saw, in seq order, neighbours joined."""
         first = last = 0
         for run in self.runs:
-            if run.fate not in SENT:
+            if run.fate not in SENT or self._is_base(run):
                 continue
             if last and run.first == last + 1:
                 last = run.last
@@ -193,6 +201,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if last:
             yield first, last
 
+    def _is_base(self, run: Run) -> bool:
+        """Return whether a run is of the compaction that the window starts from, which is no item of its own."""
+        return run.first == run.last == self.base
+
     def is_bare(self, seq: int) -> bool:
         """Return whether *seq* goes without its maker's ids."""
         return any(first <= seq <= last for first, last in self.bare)
@@ -202,6 +214,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for run in self.runs:
             if run.first >= self.cut:
                 return
+            if self._is_base(run):
+                continue
             if run.fate not in ("compacted", "rewound") and (run.fate != "dropped" or run.rule != self.cut_by):
                 yield run.first, min(run.last, self.cut - 1)
 

@@ -17,6 +17,8 @@ import msgspec
 
 from . import media
 from .canonical import encode
+from .checks import whole
+from .errors import Invalid
 from .events import SECRET, NewEvent, Usage
 from .families import ANY_FAMILY, Pictures, family_of
 from .items import Item, Reading, content_of, parts, read
@@ -25,6 +27,7 @@ from .window.excerpts import HEAD, TAIL, excerpt
 
 __all__ = (
     "SEAL_TOKENS",
+    "Callers",
     "Count",
     "Counter",
     "Scale",
@@ -70,6 +73,36 @@ class Scale:
         return self.count(text)
 
 
+class Callers:
+    """A caller's own counter, whose mistakes are named; two are the same whose functions are.
+
+    Raises:
+        Invalid: called with a text, the function fails, or returns no number of tokens.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: Counter) -> None:
+        self.count = count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Callers) and self.count == other.count
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.count)
+        except TypeError:
+            return hash(type(self.count))
+
+    def __call__(self, text: str) -> int:
+        """Return the tokens of a text."""
+        try:
+            tokens = self.count(text)
+        except Exception as error:
+            raise Invalid(f"count={self.count!r:.100}: it failed: {type(error).__name__}: {error}") from error
+        return whole("count(text)", tokens, 0, of="tokens")
+
+
 @lru_cache(256)
 def scale_of(model: str, count: Counter, *, alike: bool) -> Scale | None:
     """Return the scale of a model whose text is counted by *count*, None where the log's figures are its own.
@@ -107,6 +140,8 @@ _BASE64: Final = re.compile(
     r"|(?<![A-Za-z0-9+/_-])(?P<bare>[A-Za-z0-9+/_-]{1000,}={0,2})"
 )
 """A data URL, or a run of digits that no text has."""
+_NEVER_BASE64: Final = re.compile(r"[^A-Za-z0-9.+/_=;,:-]")
+"""What stands in no data URL and in no run of digits; texts are full of it."""
 _TEXTUAL: Final = re.compile(r"text/|application/(json|xml|yaml|toml|javascript|.*\+(json|xml)$)")
 
 
@@ -150,7 +185,7 @@ def count_json(text: str, counter: Counter) -> int:
     """Return the tokens of a value as JSON; what is in it as base64 is estimated by what it is, not counted as text."""
     left: list[str] = []
     tokens = 0
-    for piece in _between_strings(text):
+    for piece in _between_runs(text):
         start = 0
         for found in _BASE64.finditer(piece):
             left.append(piece[start : found.start()])
@@ -160,12 +195,12 @@ def count_json(text: str, counter: Counter) -> int:
     return tokens + count_text("".join(left), counter)
 
 
-def _between_strings(text: str) -> Iterator[str]:
-    """Yield JSON in pieces that end with a string, so that no search takes long enough to hold other threads up."""
+def _between_runs(text: str) -> Iterator[str]:
+    """Yield JSON in pieces that end where no base64 goes on, so that no search holds other threads up for long."""
     start = 0
-    while len(text) - start > _CHUNK and (end := text.find('"', start + _CHUNK)) >= 0:
-        yield text[start : end + 1]
-        start = end + 1
+    while len(text) - start > _CHUNK and (found := _NEVER_BASE64.search(text, start + _CHUNK)):
+        yield text[start : found.end()]
+        start = found.end()
     yield text[start:]
 
 

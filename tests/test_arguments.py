@@ -120,6 +120,41 @@ def test_what_an_adapter_is_given(adapter, options, says):
         adapter(CLIENT, **{"model": "gpt-4o", **options})
 
 
+def fails(text):
+    return 1 // 0
+
+
+class Alike:
+    """A counter that cannot be hashed."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return isinstance(other, Alike)
+
+    def __call__(self, text):
+        return -1
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [
+        (fails, "^count=<function fails at .*>: it failed: ZeroDivisionError: "),
+        (lambda text: None, r"^count\(text\)=None: a whole number of tokens is needed, at least 0$"),
+        (lambda text: 1.5, r"^count\(text\)=1.5: a whole number of tokens"),
+        (Alike(), r"^count\(text\)=-1: a whole number of tokens"),
+    ],
+)
+async def test_a_counter_that_counts_nothing_is_named(engine, count, says):
+    c = await engine.create()
+    await c.append("Hello")
+    model = ChatCompletions(CLIENT, "acme-7b", budget=Budget(1000), count=count)
+    for asked in (c.window(model=model), c.respond(model)):
+        with pytest.raises(Invalid, match=says):
+            await asked
+    assert (await c.refresh()).version == 2
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

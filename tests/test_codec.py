@@ -195,11 +195,15 @@ def test_what_a_newer_version_added_to_is_read():
         (ConversationCreated(), {}, ()),
         (ItemAppended(), {"form": reading("user", None)}, ()),
         (ItemAppended(), {"form": reading("user", None), "flags": PINNED}, ("pin",)),
-        (ItemAppended(), {"form": reading("additional_tools", None)}, ("effect:additional_tools",)),
+        (ItemAppended(), {"form": reading("additional_tools", None), "item": b"{}"}, ("effect:additional_tools",)),
         (
             ItemAppended(),
-            {"form": reading("configuration_update", None), "flags": PINNED | ESTIMATED},
-            ("pin", "effect:configuration_update"),
+            {
+                "form": reading("configuration_update", None),
+                "item": b'{"reasoning":{"effort":"low"},"text":null}',
+                "flags": PINNED | ESTIMATED,
+            },
+            ("pin", "effect:configuration_update.reasoning"),
         ),
         (ItemAppended(), {"form": reading("configuration_update", None), "flags": PINNED | ASIDE}, ()),
         (CallDecided(call_id="c1", approve=True, by="ada"), {}, ("decided:c1",)),

@@ -63,6 +63,7 @@ EVERY = {
         'open_calls="seal".'
     ),
     AlreadyAnswered("c", "call_1", 9): "c: call call_1 was answered at 9; the first output stands.",
+    AlreadyAnswered("c", "", 9): "c: the search without an id was answered at 9; the first output stands.",
     AlreadyDecided("c", "call_1", 9, "was refused"): "c: call call_1 was refused at 9; that stands.",
     Fenced("c", 1, 2): "c: this worker's lease (generation 1) was taken over (now 2); the turn goes on elsewhere.",
     StoreError("log.db: the disk is full", retryable=True): "log.db: the disk is full",

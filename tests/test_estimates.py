@@ -5,6 +5,7 @@ from struct import pack
 
 import pytest
 
+from turnlog.engine import tokens
 from turnlog.engine.codec import event
 from turnlog.engine.events import ESTIMATED, PICTURED, SECRET, ItemAppended, ResponseCompleted, Usage
 from turnlog.engine.families import ANY_FAMILY, Patches, family_of
@@ -136,6 +137,24 @@ def test_a_recording_weighs_by_its_length():
 def test_what_is_in_the_json_of_hosted_tools_weighs_by_what_it_is():
     text = f'{{"a":"{url(64, 64)}","b":"{data("text/plain", b"abc" * 9)}"}}'
     assert count_json(text, one) == 5 + 27 + len('{"a":"","b":""}')
+
+
+@pytest.mark.parametrize("word", ["alpha ", "天气很好。"])
+def test_no_search_of_a_long_text_takes_long(word, monkeypatch):
+    """Who searches holds all other threads up until it is done."""
+    sought, search = [], tokens._BASE64
+
+    class Watched:
+        @staticmethod
+        def finditer(text):
+            sought.append(len(text))
+            return search.finditer(text)
+
+    text = f'{{"a":"{word * 100_000}{url(64, 64, 300_000)} and {word * 100_000}"}}'
+    weight = count_json(text, one)
+    monkeypatch.setattr(tokens, "_BASE64", Watched)
+    assert count_json(text, one) == weight == 5 + len('{"a":" and "}') + 2 * len(word) * 100_000
+    assert max(sought) < 550_000
 
 
 async def held(item):

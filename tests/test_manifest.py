@@ -32,7 +32,8 @@ def test_every_seq_has_one_fate(fates):
     for seq, fate in enumerate(fates, 1):
         assert manifest.fate(seq) == fate
         tokens = seq * 10 if fate in SENT else 0
-        assert manifest.why(seq) == Verdict(seq, fate, fate, tokens)
+        rule = fate if fate != "rewound" else f"the rewind at {manifest.run(seq).last + 1}"
+        assert manifest.why(seq) == Verdict(seq, fate, rule, tokens)
     beyond = len(fates) + 1
     assert manifest.run(beyond) is None
     assert manifest.why(beyond) == Verdict(beyond, "later", f"the window is as of {len(fates)}", 0)

@@ -75,7 +75,7 @@ def _stretches(manifest: Manifest) -> Iterator[_Stretch]:
         while at < len(weights) and weights[at][0] <= run.last:
             tokens += weights[at][1]
             at += 1
-        yield _Stretch(run.first, run.last, run.fate, manifest.rules[run.rule], tokens)
+        yield _Stretch(run.first, run.last, run.fate, manifest.rule(run), tokens)
 
 
 def _fates(stretches: Sequence[_Stretch]) -> Mapping[str, Mapping[str, int]]:

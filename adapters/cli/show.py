@@ -342,7 +342,7 @@ def manifest_rows(manifest: Manifest) -> Table:
     rows = table("seqs", "fate", "why", title=f"{plain(manifest.policy)}, as of {manifest.as_of}")
     for run in manifest.runs:
         style = STYLES.get(run.fate, "dim")
-        rows.add_row(span(run.first, run.last), f"[{style}]{run.fate}[/]", plain(manifest.rules[run.rule]))
+        rows.add_row(span(run.first, run.last), f"[{style}]{run.fate}[/]", plain(manifest.rule(run)))
     if manifest.sealed:
         rows.add_row(", ".join(map(str, manifest.sealed)), "sealed", "no output in the log: the window says so")
     return rows

@@ -191,7 +191,7 @@ class Ledger:
             was, run = old.fate(first), new.run(first)
             if was not in SENT or run is None or (run.fate in SENT and (run.fate == was or run.fate != "excerpted")):
                 continue
-            items, rule = self.items(first, after - 1), new.rules[run.rule]
+            items, rule = self.items(first, after - 1), new.rule(run)
             if made and (made[-1].last, made[-1].fate, made[-1].rule) == (first - 1, run.fate, rule):
                 last = made.pop()
                 made.append(Moved(last.first, after - 1, last.items + items, run.fate, rule))

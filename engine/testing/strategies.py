@@ -124,6 +124,7 @@ def inputs() -> st.SearchStrategy[tuple[Mapping[str, Any], ...]]:
     settings: st.SearchStrategy[Mapping[str, Any]] = st.sampled_from(
         [
             {"type": "configuration_update", "reasoning": {"effort": "low"}},
+            {"type": "configuration_update", "text": {"format": {"type": "text"}}},
             {"type": "additional_tools", "role": "developer", "tools": [], **_OWN},
             {"type": "acme:note", "text": "of a kind that nobody knows"},
         ]

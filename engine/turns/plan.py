@@ -20,7 +20,7 @@ from ..items import Input, Item
 from ..kept import stateless
 from ..log import Key
 from ..model import Model, Shape, StreamEvent, front_of, merged, settings_of, shape_of, target_of
-from ..tokens import Counter, scale_of
+from ..tokens import Callers, Counter, scale_of
 from ..tools import Runs, Toolbox, Tools
 from ..vocabulary import DEFAULT, load, vocabulary_of
 from ..window.budget import Budget, accepted, known, reserve_of
@@ -239,7 +239,7 @@ def budget_for(engine: Engine, model: Model, budget: Budget | None) -> Budget:
 async def counter_for(model: Model, shape: Shape) -> Counter | None:
     """Return a counter where the model's differs from the one that items are counted with when appended."""
     if shape.count is not None:
-        return scale_of(model.name, shape.count, alike=False)
+        return scale_of(model.name, Callers(shape.count), alike=False)
     name = vocabulary_of(model.name)
     return scale_of(model.name, (await load(name)).count, alike=name == DEFAULT)
 

@@ -21,6 +21,7 @@ _Decision: TypeAlias = tuple[Fate, str]
 _KEPT: Final[_Decision] = ("kept", "it fits")
 _PINNED: Final[_Decision] = ("pinned", "pinned")
 _IN_EFFECT: Final[_Decision] = ("pinned", "in effect")
+_BASE: Final[_Decision] = ("kept", "it stands for what it covers")
 _STRAY: Final[_Decision] = ("dropped", "its call is not in the window")
 _REWOUND: Final[_Decision] = ("rewound", REWOUND)
 _ASIDE: Final[_Decision] = ("aside", "aside")
@@ -51,6 +52,8 @@ class Account:
         base = self.history.base
         if base is not None:
             self.estimated += guessed(*base, scene.target)
+            if base[0].seq <= self.history.version:  # else it is only supposed
+                self._decisions.setdefault(base[0].seq, _BASE)
 
     def _enter(self, units: Sequence[Unit]) -> None:
         """Take the decisions on units in."""

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ..events import Target
+from ..families import family_of
 from ..items import IN_ORDER, ROLES, read
 
-__all__ = ("CHAT", "paired", "refused")
+__all__ = ("CHAT", "knows_phases", "paired", "refused")
 
 CHAT: Final = ROLES | {
     "function_call",
@@ -32,6 +33,15 @@ def refused(shape: str, target: Target) -> str | None:
     if target.api != "chat" and shape in _NOT_STATELESS:
         return f"a stateless request takes no {shape}"
     return None
+
+
+def knows_phases(target: Target) -> bool:
+    """Return whether a target surely takes the phase of a message, from wherever that comes: others may refuse it.
+
+    Servers of OpenAI's own models do.
+    """
+    family = family_of(target.model)
+    return target.api != "chat" and family is not None and not family.free
 
 
 def paired(items: Sequence[dict[str, Any]], target: Target) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from ..groups import Entry, Group
 from ..items import ROLES, read
 from ..manifest import SENT, Fates, Manifest
 from .excerpts import excerpt
-from .kinds import paired
+from .kinds import knows_phases, paired
 
 __all__ = ("RENDERER", "SEALED", "Pen", "Rendered", "Written", "function_name", "render", "seal")
 
@@ -132,6 +132,7 @@ class Pen:
         self.trimmed = {seq for first, last in manifest.trimmed for seq in range(first, last + 1)}
         self.sealed = frozenset(manifest.sealed)
         self.target = target
+        self._phases = knows_phases(target)
 
     def groups(self, groups: Iterable[Group]) -> list[Rendered]:
         """Return what is sent of groups; stand-ins for missing outputs come last, where real ones would be added."""
@@ -182,6 +183,8 @@ class Pen:
             item = trimmed(item, shape)
             if self.target.api == "chat" and says_more(item, shape):
                 item = texts_only(item)
+            if not self._phases:
+                item.pop("phase", None)
         if excerpted:
             item = excerpt(item) or item
         if entry.seq in self.bare:

@@ -410,6 +410,19 @@ async def test_calls_of_other_kinds_are_answered_with_items(stage):
             await c.decide("call_cu", approve=False, by="ada")
 
 
+@pytest.mark.parametrize("link", ["call_s", None])
+async def test_a_search_is_answered_with_what_it_found(stage, link):
+    search = {"type": "tool_search_call", "call_id": link, "execution": "client", "arguments": {}}
+    async with stage(Reply(Item(search))) as s:
+        c = await s.engine.create()
+        await c.respond(s.model("responses"), "Look")
+        [call] = await c.open_calls()
+        with pytest.raises(Invalid, match="append its tool_search_output as an item"):
+            await c.answer(call.call_id, "found")
+        await c.append({"type": "tool_search_output", "call_id": link, "execution": "client", "tools": []})
+        assert await c.open_calls() == []
+
+
 async def test_an_approved_call_whose_tool_is_not_given(stage, api):
     """It is told from one that the client executes; either is answered, or sealed."""
     shop = Shop()

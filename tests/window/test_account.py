@@ -122,7 +122,7 @@ async def test_what_is_compacted_has_its_rule_whatever_is_cut_behind_it():
     log.answer(said(2))  # 8, 9, 10
     log.say("last")  # 11
     window = await log.stored_window(RESPONSES, Budget(30))
-    assert fates(window) == [(5, "compacted"), (10, "dropped"), (11, "kept")]
+    assert fates(window) == [(5, "compacted"), (6, "kept"), (10, "dropped"), (11, "kept")]
     assert fate(window, 4) == "compacted: the compaction at 6"
     assert window.manifest.rules[window.manifest.cut_by] == "oldest-turns@1: over 20 counted tokens, cut to 10"
 

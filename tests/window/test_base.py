@@ -17,6 +17,7 @@ from small_logs import (
     sent,
     thought,
 )
+from turnlog import open_engine
 from turnlog.engine.events import PINNED, StandIn
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.units import Weights
@@ -26,6 +27,7 @@ BOTH = pytest.mark.parametrize("target", [RESPONSES, CHAT], ids=["responses", "c
 BRIEF = {"role": "system", "content": "Be brief."}
 LOW = {"type": "configuration_update", "reasoning": {"effort": "low"}}
 HIGH = {"type": "configuration_update", "reasoning": {"effort": "high"}}
+JSON = {"type": "configuration_update", "text": {"format": {"type": "text"}}}
 OPAQUE = {"type": "compaction", "id": "cmp_9", "encrypted_content": "secret"}
 
 
@@ -131,6 +133,26 @@ async def test_of_settings_within_a_conversation_the_latest_of_each_kind_stays()
     assert [fate(window, seq) for seq in (tools, high)] == ["pinned: in effect"] * 2
     assert fate(window, low).startswith("dropped: ")
     assert log.refusals(window) == []
+
+
+async def test_each_setting_stays_until_a_later_one_replaces_it():
+    """An update of one setting says nothing of the others."""
+    log = SmallLog()
+    low = log.say(LOW)
+    log.say("Hello")
+    log.answer(said(1))
+    form = log.say(JSON)
+    log.say("Go on")
+    log.answer(said(2))
+    last = log.say("Thanks")
+    for window in (log.window(RESPONSES, Budget(30)), await log.stored_window(RESPONSES, Budget(30), tokens=1)):
+        assert sent(window) == [low, form, last]
+        assert [fate(window, seq) for seq in (low, form)] == ["pinned: in effect"] * 2
+    log.answer(said(3))
+    high, last = log.say(HIGH, "Bye")
+    for window in (log.window(RESPONSES, Budget(30)), await log.stored_window(RESPONSES, Budget(30), tokens=1)):
+        assert sent(window) == [form, high, last]
+        assert fate(window, low).startswith("dropped: ")
 
 
 @BOTH
@@ -267,11 +289,11 @@ async def test_after_a_rewind_the_path_goes_on_from_where_it_was(target):
     kept = [log.say("Hello"), log.answer(said(1))]
     place = head(log)
     left = [log.say("No"), log.answer(call(2)), log.say(output(2))]
-    log.rewind(place)
+    rewind = log.rewind(place)
     kept += [log.say("Yes"), log.answer(said(3))]
     window = await log.stored_window(target)
     assert sent(window) == kept
-    assert {fate(window, seq) for seq in left} == {"rewound: rewound"}
+    assert {fate(window, seq) for seq in left} == {f"rewound: the rewind at {rewind}"}
     assert log.refusals(window) == []
 
 
@@ -280,11 +302,11 @@ async def test_a_rewind_may_go_back_to_what_another_had_left():
     first = log.say("Hello")
     log.rewind(1)
     second = log.say("Hi")
-    log.rewind(first)
+    rewind = log.rewind(first)
     third = log.say("Ahoy")
     window = await log.stored_window()
     assert sent(window) == [first, third]
-    assert fate(window, second) == "rewound: rewound"
+    assert fate(window, second) == f"rewound: the rewind at {rewind}"
 
 
 async def test_an_output_on_a_branch_that_was_left_answers_nothing():
@@ -293,10 +315,10 @@ async def test_an_output_on_a_branch_that_was_left_answers_nothing():
     asked = log.answer(call(1))
     place = head(log)
     left = log.say(output(1))
-    log.rewind(place)
+    rewind = log.rewind(place)
     window = await log.stored_window()
     assert window.manifest.sealed == (asked,)
-    assert fate(window, left) == "rewound: rewound"
+    assert fate(window, left) == f"rewound: the rewind at {rewind}"
     answered = log.say(output(1, "rain"))
     window = await log.stored_window()
     assert sent(window)[1:] == [asked, answered]
@@ -309,9 +331,26 @@ async def test_what_was_pinned_or_compacted_on_a_branch_that_was_left_counts_no_
     pin = log.say("My name is Bob.", flags=PINNED)
     log.say(LOW)
     log.compact(head(log), StandIn(item={"role": "user", "content": "in short"}))
-    log.rewind(hello)
+    rewind = log.rewind(hello)
     last = log.say("My name is Ada.")
     window = await log.stored_window()
     assert sent(window) == [hello, last]
     assert window.manifest.base == 0
-    assert fate(window, pin) == "rewound: rewound"
+    assert fate(window, pin) == f"rewound: the rewind at {rewind}"
+
+
+async def test_a_setting_that_was_erased_gives_way_to_the_one_before(tmp_path):
+    said = [f"word {number} of many" for number in range(40)]
+    async with open_engine(tmp_path / "a.db") as engine:
+        chat = await engine.create(id="c")
+        await chat.append(LOW, *said)
+        high = (await chat.append(HIGH)).last
+        await chat.append({"role": "assistant", "content": "Yes."}, "And?")
+        assert HIGH in (await chat.window(Budget(60))).items
+        await chat.erase(high, reason="asked to")
+        warm = (await chat.window(Budget(60))).items
+    async with open_engine(tmp_path / "a.db") as engine:
+        cold = (await (await engine.get("c")).window(Budget(60))).items
+    assert warm == cold
+    assert LOW in cold
+    assert len(cold) < 10

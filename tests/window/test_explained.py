@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 
-from small_logs import CHAT, RESPONSES, SmallLog, call, output, said, thought
+from small_logs import CHAT, RESPONSES, SmallLog, call, fate, output, said, thought
 from turnlog import Invalid
 from turnlog.engine.canonical import encode
 from turnlog.engine.codec import body
@@ -63,7 +63,7 @@ async def test_everything_that_ever_was_has_a_fate_and_a_rule():
         12: "kept: it fits",
         14: "kept: it fits",
         16: f"excerpted: {cut}",
-        17: "rewound: rewound",
+        17: "rewound: the rewind at 18",
         19: "aside: aside",
         20: "erased: erased",
         22: "superseded: its response failed",
@@ -169,6 +169,22 @@ def test_only_windows_are_compared():
     window = SmallLog().window()
     with pytest.raises(Invalid, match="another window of the same conversation is needed"):
         window.diff(window.manifest)
+
+
+async def test_the_compaction_that_a_window_starts_from_is_kept_whatever_is_cut_behind_it():
+    log = SmallLog()
+    covered = log.say("Hello")
+    log.answer(said(1))
+    base = log.compact(len(log.records), StandIn(item={"role": "user", "content": "in short"}), tokens=30)
+    for number in range(2, 9):
+        last = log.say("And?")
+        log.answer(said(number))
+    window = await log.stored_window(RESPONSES, Budget(90))
+    assert window.manifest.cut > base
+    assert fate(window, base) == "kept: it stands for what it covers"
+    assert fate(window, base + 1).startswith("dropped: ")
+    assert fate(window, covered) == f"compacted: the compaction at {base}"
+    assert fate(window, last) == "kept: it fits"
 
 
 # -- manifests are small

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 from scribed import in_pages, needed_for
 
-from turnlog.engine.canonical import encode
+from turnlog.engine.canonical import encode, loads
 from turnlog.engine.compaction import weight
 from turnlog.engine.errors import BudgetExceeded
 from turnlog.engine.events import ASIDE, ERASED, PINNED, Origin
@@ -131,6 +131,8 @@ async def it_holds(scribe, target, context, policy=None):
     alive = alive_in(history, records)
     the_frontier_is_there(manifest, alive)
     what_is_pinned_is_there(manifest, alive)
+    if target.api != "chat":
+        what_is_in_effect_is_there(manifest, history, records)
 
 
 def it_is_taken(scribe, rendered, target, context, count):
@@ -224,6 +226,16 @@ def what_is_pinned_is_there(manifest, alive):
     for one in alive:
         if one.flags & PINNED and not one.flags & ERASED and one.shape in ("user", "system", "developer"):
             assert manifest.fate(one.seq) == "pinned"
+
+
+def what_is_in_effect_is_there(manifest, history, records):
+    """Each setting says what it was last set to, wherever the window begins."""
+    latest = {}
+    for one in records:
+        if one.shape == "configuration_update" and history.is_alive(one.seq) and not one.flags & (ERASED | ASIDE):
+            latest.update(dict.fromkeys(loads(one.item).keys() & {"reasoning", "text"}, one.seq))
+    for seq in latest.values():
+        assert manifest.fate(seq) == "pinned"
 
 
 def alive_in(history, records):

@@ -294,7 +294,7 @@ def test_an_answer_with_its_id_goes_as_it_came():
 
 def test_an_answer_without_its_id_goes_as_one_text_with_its_phase():
     item = said(1, phase="commentary", content=[*said(1)["content"], {"type": "refusal", "refusal": " No more."}])
-    assert one(item, OTHER_BACKEND) == {
+    assert one(item, Target(api="responses", backend="b", model="gpt-5.5")) == {
         "type": "message",
         "role": "assistant",
         "content": "It rains. No more.",

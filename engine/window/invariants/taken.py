@@ -8,7 +8,7 @@ from ...events import ERASED, ODD, SURPLUS, UNPLACED, WANTING
 from ...fields import surplus, wanting
 from ...forms import mended, says_more, unplaced
 from ...groups import Entry
-from ..kinds import refused
+from ..kinds import knows_phases, refused
 from ..units import GONE, Fit, Scene
 
 __all__ = ("only_what_the_api_takes",)
@@ -53,12 +53,21 @@ def _note(fit: Fit, entry: Entry, scene: Scene, *, chat: bool) -> None:
     if entry.flags & SURPLUS and not scene.at_home(entry):
         fit.trim(entry)
         notes.append(f"without {', '.join(surplus(put_right, shape))}, which this API does not take")
+    if not chat and shape == "assistant" and _is_phase_unknown(entry, scene):
+        fit.trim(entry)
+        notes.append("without its phase, which another backend may not know")
     if chat and entry.flags & UNPLACED:
         if says_more(item, shape):
             fit.trim(entry)
         notes.append(f"without {', '.join(unplaced(item, shape))}, which Chat Completions has no place for")
     if notes:
         fit.note(entry, ", ".join(notes))
+
+
+def _is_phase_unknown(entry: Entry, scene: Scene) -> bool:
+    if not entry.flags & UNPLACED or scene.at_home(entry) or knows_phases(scene.target):
+        return False
+    return entry.value().get("phase") is not None
 
 
 def _needs_link(entry: Entry, *, chat: bool) -> bool:

@@ -4,6 +4,8 @@ import pytest
 
 from small_logs import (
     CHAT,
+    OTHER_BACKEND,
+    OTHER_MODEL,
     RESPONSES,
     SmallLog,
     call,
@@ -20,6 +22,7 @@ from small_logs import (
     sent,
     thought,
 )
+from turnlog.engine.events import Target
 
 HOSTED = {
     "web_search_call": search(1),
@@ -159,3 +162,33 @@ def test_a_search_for_tools_that_the_caller_owes_needs_a_link_or_none():
     assert fate(window, asked) == "dropped: nothing says which call it is, or is for"
     assert fate(window, found).startswith("dropped: ")
     assert log.refusals(window) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "phase"),
+    [
+        (RESPONSES, "commentary"),
+        (OTHER_MODEL, "commentary"),
+        (OTHER_BACKEND, None),
+        (Target(api="responses", backend="b", model="gpt-5.5"), "commentary"),
+        (Target(api="responses", backend="b", model="gpt-oss-120b"), None),
+    ],
+)
+def test_a_phase_goes_where_it_is_understood(target, phase):
+    """A backend that does not know it refuses the whole request."""
+    log = SmallLog()
+    log.say("Will it rain?")
+    answer = log.answer(said(1, phase="commentary"))
+    log.say("And?")
+    window = log.window(target)
+    assert window.items[1].get("phase") == phase
+    why = "kept: it fits" + ("" if phase else ", without its phase, which another backend may not know")
+    assert fate(window, answer) == why
+
+
+def test_a_phase_that_a_caller_says_goes_with_openai_s_models_only():
+    log = SmallLog()
+    log.say("Will it rain?", said(1, phase="final_answer"), "And?")
+    ours = log.window(Target(api="responses", backend="b", model="gpt-5.5"))
+    assert ours.items[1]["phase"] == "final_answer"
+    assert "phase" not in log.window(RESPONSES).items[1]
