@@ -11,10 +11,12 @@ from typing import Final, NamedTuple
 from benchmarks.fleet import Failed, Fleet
 from benchmarks.results import Results
 
-__all__ = ("FULL", "OVER", "QUICK", "SMALL", "Job", "Plan", "Run")
+__all__ = ("FEWER", "FULL", "OVER", "QUICK", "SMALL", "Job", "Plan", "Run")
 
 OVER: Final = "the time for this measure was over"
 """Why something was not measured that could have been."""
+FEWER: Final = "it used its time up"
+"""Why something was measured less often than others were."""
 
 
 class Plan(NamedTuple):
@@ -172,6 +174,8 @@ class Job(NamedTuple):
     work: Callable[[int], None]
     ready: Callable[[], None] = lambda: None
     """Done before its first turn, off its clock: what it needs is made, and compared with what it should be."""
+    least: int = 1
+    """Rounds that are measured once it is ready, even if the time is over; for what is short, and no use as a part."""
 
 
 class Run:
@@ -239,14 +243,15 @@ class Run:
     def interleaved(self, jobs: Sequence[Job], rounds: int | None = None) -> None:
         """Let systems take turns, round after round, each until its allowance is used up or it fails."""
         spent = [0.0] * len(jobs)
+        done = [0] * len(jobs)
         given_up: set[int] = set()
         wanted = rounds or self.plan.rounds
         for number in range(wanted):
             for index, job in enumerate(jobs):
                 late = self.over or (number >= self.plan.least and spent[index] > self.plan.allowance)
-                if index in given_up or (late and number > 0):
+                if index in given_up or (late and number >= max(1, job.least)):
                     continue
-                if late:
+                if late and number == 0:
                     self._give_up(job, OVER, index, given_up)
                     continue
                 begun = time.perf_counter()
@@ -255,9 +260,13 @@ class Run:
                         job.ready()
                         begun = time.perf_counter()
                     job.work(number)
+                    done[index] += 1
                 except Failed as reason:
                     self._give_up(job, str(reason), index, given_up)
                 spent[index] += time.perf_counter() - begun
+        for index, job in enumerate(jobs):
+            if index not in given_up and done[index] < wanted:
+                self.results.note(job.measure, job.system, f"measured in {done[index]} of {wanted} rounds: {FEWER}")
 
     def _give_up(self, job: Job, reason: str, index: int, given_up: set[int]) -> None:
         given_up.add(index)
