@@ -195,7 +195,11 @@ def _exponent(measure: str) -> Ratio:
         if value is not None:
             return value
         sizes = f"{measure.removesuffix('_exponent')}@"
-        told = [note for note in results.notes if note.startswith(sizes) and f", {OURS}: " in note]
+        told = [
+            note
+            for note in results.notes
+            if note.startswith(sizes) and f", {OURS}: " in note and results.value(note.partition(",")[0], OURS) is None
+        ]
         return "; ".join([_missing(results, measure, OURS), *told])
 
     return ratio

@@ -30,9 +30,12 @@ class Plan(NamedTuple):
     rounds: int
     """How often everyone's turn comes."""
     allowance: float
-    """Seconds that one system may take for one measure; its first rounds are measured in any case."""
+    """Seconds that one system may take for one measure."""
+    grace: float
+    """Seconds that a system has for its rounds once it has begun, though the time of the measure is over: what is short
+    does not depend on what is slow."""
     least: int
-    """Rounds that are measured in any case."""
+    """Rounds that are measured however long they take, while there is time."""
     appending: float
     """Seconds of a round of appends."""
     crowds: Sequence[int]
@@ -85,6 +88,7 @@ QUICK: Final = Plan(
     },
     rounds=9,
     allowance=1.5,
+    grace=0.4,
     least=1,
     appending=0.2,
     crowds=(1, 100),
@@ -123,6 +127,7 @@ FULL: Final = Plan(
     },
     rounds=9,
     allowance=15.0,
+    grace=2.0,
     least=3,
     appending=1.0,
     crowds=(1, 100, 1_000),
@@ -146,6 +151,7 @@ SMALL: Final = Plan(
     shares={},
     rounds=3,
     allowance=1.0,
+    grace=0.0,
     least=1,
     appending=0.02,
     crowds=(1, 5),
@@ -248,10 +254,9 @@ class Run:
         wanted = rounds or self.plan.rounds
         for number in range(wanted):
             for index, job in enumerate(jobs):
-                late = self.over or (number >= self.plan.least and spent[index] > self.plan.allowance)
-                if index in given_up or (late and number >= max(1, job.least)):
+                if index in given_up or (number >= max(1, job.least) and self._late(number, spent[index])):
                     continue
-                if late and number == 0:
+                if number == 0 and self.over:
                     self._give_up(job, OVER, index, given_up)
                     continue
                 begun = time.perf_counter()
@@ -267,6 +272,12 @@ class Run:
         for index, job in enumerate(jobs):
             if index not in given_up and done[index] < wanted:
                 self.results.note(job.measure, job.system, f"measured in {done[index]} of {wanted} rounds: {FEWER}")
+
+    def _late(self, number: int, spent: float) -> bool:
+        """Return whether a system that has taken so many rounds and seconds has had its time."""
+        if self.over:
+            return spent >= self.plan.grace
+        return number >= self.plan.least and spent > self.plan.allowance
 
     def _give_up(self, job: Job, reason: str, index: int, given_up: set[int]) -> None:
         given_up.add(index)

@@ -98,6 +98,8 @@ def test_an_exponent_that_there_is_not_is_told_with_the_sizes_that_were_not_meas
     for size in ("100000", "1000000"):
         results.note(f"window_8k@{size}", "turnlog", "the time for this measure was over")
     results.note("window_100k@100000", "turnlog", "another measure")
+    results.note("window_8k@10000", "turnlog", "another matter: there is a figure")
+    results.add("window_8k@10000", "turnlog", [1.0], "ms")
     told = document(results, 1.0)["reasons"]["window_exponent"]
     assert told.startswith("window_8k_exponent, turnlog: it was not measured over three decades; window_8k@100000, tu")
     assert told.endswith("window_8k@1000000, turnlog: the time for this measure was over")

@@ -327,6 +327,24 @@ def test_what_an_exponent_is_made_of_is_measured_as_often_as_planned_though_time
     assert run.results.notes == []
 
 
+def test_what_is_short_is_measured_though_others_have_used_the_time_up(clock, tmp_path):
+    run = Run(PLAN._replace(grace=2.5), None, tmp_path, 0, lambda _: None, 0.0, ["windows"])
+    done = []
+
+    def job(name, seconds):
+        def work(number):
+            done.append(f"{name} {number}")
+            clock.now += seconds
+
+        return Job("m", name, work)
+
+    with run.share("windows"):
+        run.interleaved([job("a", 1.0), job("b", 150.0), job("c", 1.0)])
+    assert done == ["a 0", "b 0", "a 1", "a 2"]
+    assert run.results.why("m", "b") == "measured in 1 of 3 rounds: it used its time up"
+    assert run.results.why("m", "c") == "the time for this measure was over"
+
+
 class Hosted:
     """A kind that makes so many items a second, and answers at once."""
 
