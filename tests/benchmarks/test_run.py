@@ -129,6 +129,20 @@ def test_a_readme_without_marks_is_not_guessed_at():
         readme.replaced("nothing here", "x")
 
 
+@pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"machine": {}}'])
+def test_what_is_no_run_leaves_the_readme_as_it_was(text, tmp_path, monkeypatch, capsys):
+    results, file = tmp_path / "results.json", tmp_path / "README.md"
+    if text is not None:
+        results.write_text(text)
+    file.write_text(f"{readme.BEGIN}\nold\n{readme.END}\n")
+    monkeypatch.setattr("sys.argv", ["readme", str(results), "--readme", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        readme.main()
+    assert ended.value.code == 2
+    assert "results.json" in capsys.readouterr().err
+    assert "old" in file.read_text()
+
+
 # -- one measure alone
 
 
