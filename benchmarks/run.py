@@ -88,7 +88,7 @@ QUICK: Final = Plan(
     },
     rounds=9,
     allowance=1.5,
-    grace=0.25,
+    grace=0.8,
     least=1,
     appending=0.2,
     crowds=(1, 100),
