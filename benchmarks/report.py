@@ -48,8 +48,8 @@ Each can be asked for alone, and makes what it needs; what another one has made 
 
 LEFT_OUT: Final = "{0}: not asked for; --only {0} measures it"
 ESTIMATED: Final = (
-    "no vocabulary is at hand, so everyone's tokens are estimated, which takes less time than counting, and windows "
-    'hold fewer items: pip install "turnlog[offline]"'
+    "no vocabulary is at hand, so everyone's tokens are estimated, which takes another time than counting them, and "
+    'windows hold fewer items: pip install "turnlog[offline]"'
 )
 _EVERYONE: Final = tuple(package.name for package in PACKAGES)
 _VERSIONS: Final = ("turnlog", "openai", "aiosqlite", "anyio", "msgspec", "tiktoken")

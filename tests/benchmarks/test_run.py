@@ -8,7 +8,7 @@ import pytest
 import benchmarks.__main__ as main
 from benchmarks import log, readme
 from benchmarks.fleet import Failed, Fleet
-from benchmarks.measures import windows
+from benchmarks.measures import tokens, windows
 from benchmarks.page import page, write
 from benchmarks.report import MEASURES, durability, report
 from benchmarks.results import RATIOS, RAW, TYPED
@@ -184,6 +184,18 @@ def test_a_flush_that_is_no_time_is_refused_with_what_is_meant(flush, monkeypatc
     with pytest.raises(SystemExit):
         main.main()
     assert f"{flush}: give milliseconds, from 0.001 to 1000, or disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_how_far_off_guesses_are_is_not_told_by_a_guess(exact, tmp_path):
+    ways = {"turnlog": {"seconds": 0.01}, "guess": {"seconds": 0.01, "items": [0.0] * 9, "windows": [0.0] * 9}}
+    kind = SimpleNamespace(name="turnlog", ask=lambda *_, **__: {"exact": exact, "ways": ways})
+    fleet = SimpleNamespace(kind=lambda _: kind)
+    run = Run(SMALL, fleet, tmp_path, 0, lambda _: None, 1e12)
+    tokens.counting(run)
+    assert run.results.value("count_tokens", "guess") is not None
+    assert (run.results.value("count_error_items_p95", "guess") is not None) == exact
+    assert (run.results.why("count_error", "guesses") is None) == exact
 
 
 # -- durability
