@@ -70,7 +70,7 @@ class Plan(NamedTuple):
 
 QUICK: Final = Plan(
     name="quick",
-    limit=101.0,
+    limit=98.0,
     shares={
         "append_100": 11.0,
         "append_1": 5.0,
@@ -88,7 +88,7 @@ QUICK: Final = Plan(
     },
     rounds=9,
     allowance=1.5,
-    grace=0.8,
+    grace=0.4,
     least=1,
     appending=0.2,
     crowds=(1, 100),
