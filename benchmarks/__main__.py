@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 from benchmarks.disk import DISK
 from benchmarks.page import hindrance, write
 from benchmarks.report import MEASURES, report
+from benchmarks.results import RATIOS, group
 from benchmarks.run import FULL, QUICK
 from benchmarks.shown import table
 
@@ -18,13 +20,22 @@ __all__ = ("main",)
 
 def main() -> None:
     """Run the benchmarks, and show what they found."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes; less is measured")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=_measures(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="end within two minutes; less is measured. Without, it takes up to an hour"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument(
         "--flush", metavar="MS|disk", type=_flush, default=1000, help="what a flush takes; default: 1 (millisecond)"
     )
-    parser.add_argument("--only", metavar="MEASURE", nargs="+", choices=MEASURES, help=f"some of {', '.join(MEASURES)}")
+    parser.add_argument(
+        "--only", metavar="MEASURE", nargs="+", choices=MEASURES, help="these, see below; they have all of the time"
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="write results.json, plots and a page there")
     asked = parser.parse_args()
     if asked.output is not None and (reason := hindrance(asked.output)):
@@ -41,12 +52,25 @@ def main() -> None:
             _say(one)
 
 
+def _measures() -> str:
+    """Return what can be asked for, with the ratios that each gives."""
+    lines = ["measures, each of which can be asked for alone, with the ratios that they give:"]
+    for measure in MEASURES:
+        ratios = [name for name in RATIOS if group(name) == measure]
+        names = [measure, *([""] * (len(ratios) - 1))]
+        lines += [f"  {name:<15}{ratio}" for name, ratio in zip(names, ratios or ["(none)"], strict=True)]
+    return "\n".join([*lines, "", "docs/benchmarks.md says what they are, and how they are measured."])
+
+
 def _flush(text: str) -> int:
     if text == "disk":
         return DISK
-    milliseconds = float(text)
-    if not 0 < milliseconds <= 1000:
-        raise argparse.ArgumentTypeError(f"{text}: milliseconds up to 1000, or disk")
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0.001 <= milliseconds <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: give milliseconds, from 0.001 to 1000, or disk")
     return round(1000 * milliseconds)
 
 

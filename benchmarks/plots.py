@@ -72,7 +72,7 @@ def _growth(found: Mapping[str, Any], folder: Path, name: str) -> Path | None:
     for system, points in lines.items():
         sizes, values, spreads = zip(*points, strict=True)
         half = [min(spread / 2, 0.9 * value) for spread, value in zip(spreads, values, strict=True)]
-        style = "--" if "live" in system else "-"
+        style = ":" if "oldest-turns" in system else "--" if "live" in system else "-"
         width = 2.2 if system.startswith(OURS) else 1.2
         axes.errorbar(
             sizes, values, half, label=system, color=colours[system], linestyle=style, linewidth=width, marker="o", ms=4
@@ -102,7 +102,8 @@ def _bars(found: Mapping[str, Any], folder: Path) -> Path | None:
 
 def _ratios(found: Mapping[str, Any], folder: Path) -> Path | None:
     """Draw the ratios; a line stands at one."""
-    made = {name: value for name, value in found["ratios"].items() if value is not None and value > 0}
+    # Exponents are about 0, and drawn as slopes.
+    made = {name: value for name, value in found["ratios"].items() if value is not None and "exponent" not in name}
     if not made:
         return None
     figure, axes = _figure("Ratios", 4.0)

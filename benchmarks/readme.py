@@ -52,7 +52,13 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="the results.json of a run")
     parser.add_argument("--readme", type=Path, default=README, help="the file to rewrite")
     asked = parser.parse_args()
-    text = replaced(asked.readme.read_text(), block(json.loads(asked.results.read_text())))
+    try:
+        found = json.loads(asked.results.read_text())
+        text = replaced(asked.readme.read_text(), block(found))
+    except OSError as error:
+        parser.error(str(error))
+    except (ValueError, LookupError, TypeError) as error:
+        parser.error(f"{asked.results}: this is no results.json of a run ({type(error).__name__}: {error})")
     asked.readme.write_text(text)
 
 
@@ -82,8 +88,9 @@ def block(found: Mapping[str, Any]) -> str:
         for name in ("openai-agents", "langgraph-checkpoint-sqlite", "google-adk", "eventsourcing")
         if name in versions
     )
+    load = "" if machine["load"] is None else f", load {machine['load']:.1f}"
     lines = [
-        f"`{_command(machine['command'])}` on {machine['date']}, load {machine['load']:.1f}: {machine['processor']},",
+        f"`{_command(machine['command'])}` on {machine['date']}{load}: {machine['processor']},",
         f"{machine['cores']} cores, Python {machine['python']}, SQLite {machine['sqlite']};",
         f"turnlog {versions['turnlog']}, {peers}.",
         f"Medians; everything is flushed, and a flush takes {found['flush_ms']:.2f} ms ({machine['flush']}).",
@@ -103,7 +110,7 @@ def block(found: Mapping[str, Any]) -> str:
             as_good.append(f"{row.words} ({name})")
     ratios = found["ratios"]
     grown = {name: ratios[name] for name in ("window_exponent", "turn_exponent") if ratios[name] is not None}
-    said = [f"{name.partition('_')[0]} {value:+.2f}" for name, value in grown.items()]
+    said = [f"{name.partition('_')[0]} {round(value, 2) or 0.0:.2f}" for name, value in grown.items()]
     lines += ["", f"Exponents of growth over three decades: {', '.join(said)}."] if said else []
     if as_good:
         lines += ["", f"Where another is as good or better: {'; '.join(as_good)}."]

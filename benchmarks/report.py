@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import msgspec
 
 from benchmarks.disk import DISK, preloaded
@@ -22,8 +23,9 @@ from benchmarks.measures import answering, appends, imports, replay, storage, to
 from benchmarks.results import Results, is_peer, made, over_clients
 from benchmarks.run import Plan, Run
 from benchmarks.systems import PACKAGES
+from turnlog.engine import vocabulary
 
-__all__ = ("MEASURES", "report")
+__all__ = ("MEASURES", "document", "durability", "report")
 
 MEASURES: Final[Mapping[str, Callable[[Run], None]]] = {
     "appends": appends.measure,
@@ -39,8 +41,16 @@ MEASURES: Final[Mapping[str, Callable[[Run], None]]] = {
     "memory": storage.memory,
     "imports": imports.measure,
 }
-"""In the order in which they are taken: what others are compared by first, for where time runs out."""
+"""In the order in which they are taken: what others are compared by first, for where time runs out.
 
+Each can be asked for alone, and makes what it needs; what another one has made before, it takes.
+"""
+
+LEFT_OUT: Final = "{0}: not asked for; --only {0} measures it"
+ESTIMATED: Final = (
+    "no vocabulary is at hand, so everyone's tokens are estimated, which takes another time than counting them, and "
+    'windows hold fewer items: pip install "turnlog[offline]"'
+)
 _EVERYONE: Final = tuple(package.name for package in PACKAGES)
 _VERSIONS: Final = ("turnlog", "openai", "aiosqlite", "anyio", "msgspec", "tiktoken")
 
@@ -53,16 +63,20 @@ def report(
     packages: Sequence[str] = _EVERYONE,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run what was asked for; return its document. *flush* is what a flush takes in microseconds, or the disk's own."""
+    """Run what was asked for; return its document. *flush* is what a flush takes in microseconds, or the disk's own.
+
+    Raises:
+        Failed: turnlog or the floor cannot be measured, or is not durable.
+    """
     begun, clock = time.time(), time.perf_counter()
+    measures = [one for one in MEASURES if one in measures]  # in their order, each once
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name, preloaded() as (environment, hindrance):
         folder = Path(name)
         say("starting")
         with Fleet(packages, environment, folder) as fleet:
             shares = [share for measure in measures for share in _shares(plan, measure)]
             run = Run(plan, fleet, folder, DISK if hindrance else flush, say, clock, shares)
-            run.results.left_out = {one: f"{one}: not asked for" for one in MEASURES if one not in measures}
-            run.results.peers = any(is_peer(kind.name) for kind in fleet.kinds)
+            run.results.left_out = {one: LEFT_OUT.format(one) for one in MEASURES if one not in measures}
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
             if load > (os.cpu_count() or 1):
                 note = (
@@ -72,11 +86,15 @@ def report(
                 say(f"  {note}")
             if hindrance:
                 run.results.notes.append(f"flushes take what the disk takes, and are not counted: {hindrance}")
+            if not anyio.run(vocabulary.load).exact:
+                run.results.notes.append(ESTIMATED)
+                say(f"  {ESTIMATED}")
             for package, reason in fleet.absent.items():
                 run.results.notes.append(f"{package} is left out: {reason}")
                 say(f"  {package} is left out: {reason}")
             flushes = _flushes(run)
-            durability = _durability(run)
+            lasting = durability(run)
+            run.results.peers = any(is_peer(kind.name) for kind in fleet.kinds)
             for measure in measures:
                 with run.share(measure):
                     MEASURES[measure](run)
@@ -85,7 +103,7 @@ def report(
         "machine": _machine(plan, begun, flushes, fixed=run.flush != DISK),
         "flush_ms": flushes["as measured"],
         "versions": _versions(fleet),
-        "durability": durability,
+        "durability": lasting,
     }
 
 
@@ -112,14 +130,43 @@ def _flushes(run: Run) -> dict[str, float]:
     return taken
 
 
-def _durability(run: Run) -> dict[str, str]:
+def durability(run: Run) -> dict[str, str]:
+    """Return how everyone makes things last, by their own word; who flushes less than others is measured in nothing.
+
+    Raises:
+        Failed: that is turnlog or the floor.
+    """
     found = {}
-    for kind in run.fleet.kinds:
+    for kind in [*run.fleet.kinds]:
         try:
-            found[kind.name] = kind.ask("durability", run.folder / "durability" / kind.name)["durability"]
-        except Failed as reason:
-            run.results.note("durability", kind.name, str(reason))
+            said = kind.ask("durability", run.folder / "durability" / kind.name)
+            found[kind.name] = said["durability"]
+            reason = lacking(**said)
+        except Failed as failed:
+            reason = str(failed)
+        if reason is None:
+            continue
+        if not is_peer(kind.name):
+            raise Failed(f"{kind.name}: {reason}")
+        run.fleet.kinds.remove(kind)
+        run.results.note("durability", kind.name, f"nothing of it is measured: {reason}")
+        run.say(f"  {kind.name} is left out: {reason}")
     return found
+
+
+def lacking(durability: str, flushes: float | None) -> str | None:
+    """Return what is missing for an append to be as durable as everyone's, None where nothing is.
+
+    >>> lacking("SQLite wal, synchronous=FULL", 1), lacking("SQLite wal, synchronous=FULL", None)
+    (None, None)
+    >>> lacking("SQLite wal, synchronous=NORMAL", None)
+    'what it acknowledges is not flushed (SQLite wal, synchronous=NORMAL)'
+    >>> lacking("SQLite wal, synchronous=FULL", 0)
+    'what it acknowledges is not flushed (SQLite wal, synchronous=FULL, but no flush was seen)'
+    """
+    if not durability.endswith(("=FULL", "=EXTRA", "fdatasync")):
+        return f"what it acknowledges is not flushed ({durability})"
+    return None if flushes != 0 else f"what it acknowledges is not flushed ({durability}, but no flush was seen)"
 
 
 def _machine(plan: Plan, begun: float, flushes: Mapping[str, float], *, fixed: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ __all__ = (
     "TYPED",
     "Result",
     "Results",
+    "group",
     "is_peer",
     "made",
     "middle",
@@ -191,7 +192,15 @@ def _of(above: tuple[str, str], below: tuple[str, str]) -> Ratio:
 def _exponent(measure: str) -> Ratio:
     def ratio(results: Results, _: float) -> float | str:
         value = results.value(measure, OURS)
-        return _missing(results, measure, OURS) if value is None else value
+        if value is not None:
+            return value
+        sizes = f"{measure.removesuffix('_exponent')}@"
+        told = [
+            note
+            for note in results.notes
+            if note.startswith(sizes) and f", {OURS}: " in note and results.value(note.partition(",")[0], OURS) is None
+        ]
+        return "; ".join([_missing(results, measure, OURS), *told])
 
     return ratio
 
@@ -253,6 +262,15 @@ GROUPS: Final[Mapping[str, str]] = {
 """What is asked for by which a ratio is measured, by the ratio's name or its first word."""
 
 
+def group(ratio: str) -> str:
+    """Return what is asked for by which a ratio is measured.
+
+    >>> group("window_exponent"), group("window_8k_vs_best_peer")
+    ('window-growth', 'windows')
+    """
+    return GROUPS.get(ratio) or GROUPS[ratio.partition("_")[0]]
+
+
 def made(results: Results, flush_ms: float) -> tuple[dict[str, float | None], dict[str, str]]:
     """Return every ratio, None where there is none, and why there is not."""
     ratios: dict[str, float | None] = {}
@@ -261,8 +279,7 @@ def made(results: Results, flush_ms: float) -> tuple[dict[str, float | None], di
         found = ratio(results, flush_ms)
         ratios[name] = None if isinstance(found, str) else found
         if isinstance(found, str):
-            group = GROUPS.get(name) or GROUPS[name.partition("_")[0]]
-            reasons[name] = results.left_out.get(group, found)
+            reasons[name] = results.left_out.get(group(name), found)
     return ratios, reasons
 
 

@@ -31,7 +31,7 @@ def head(found: Mapping[str, Any]) -> list[str]:
         f"{machine['date']}: {machine['command']} ({machine['plan']} run, {machine['seconds']:.0f} s)",
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}",
         f"a flush takes {found['flush_ms']:.2f} ms ({machine['flush']}), the disk's {machine['disk_flush_ms']:.2f} ms",
-        f"load at the end: {machine['load']}",
+        f"load at the end: {'unknown' if machine['load'] is None else number(machine['load'])}",
         ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     ]
 

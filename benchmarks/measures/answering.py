@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,20 @@ _TIMES: Final = 3
 def serving() -> Iterator[str]:
     """Run the scripted server in a process of its own; yield its address."""
     command = [sys.executable, "-m", "benchmarks.server"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(  # noqa: S603 - our own
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         try:
             if not url:
-                raise Failed('the scripted server did not start: pip install "turnlog[testing]"')
+                process.wait()
+                errors.seek(0)
+                lines = errors.read().strip().splitlines() or ["it said nothing"]
+                raise Failed(f"the scripted server did not start: {lines[-1]}")
             yield url
         finally:
             assert process.stdin is not None

@@ -10,6 +10,7 @@ from collections import defaultdict
 from functools import partial
 from typing import Final
 
+from benchmarks.fleet import Failed
 from benchmarks.results import OURS
 from benchmarks.run import Job, Run
 
@@ -45,5 +46,7 @@ def _import(code: str, empty: float, found: list[float], _: int) -> None:
 
 def _took(code: str) -> float:
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)  # noqa: S603 - our own
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)  # noqa: S603 - our own
+    if done.returncode:
+        raise Failed(f"it cannot be imported: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return time.perf_counter() - begun

@@ -42,7 +42,7 @@ def growing(run: Run) -> None:
     """Measure at every turn, all in turn, so that what else the machine does weighs on all alike."""
     grown: dict[str, dict[float, float]] = defaultdict(dict)
     kinds = [kind for kind in run.fleet.kinds if len(_asked(run, kind)) > 1]
-    for (at, system), rounds in _measured(run, run.plan.turns, "growing", kinds).items():
+    for (at, system), rounds in _measured(run, run.plan.turns, "growing", kinds, least=run.plan.rounds).items():
         grown[system][at] = statistics.median(one for each in rounds for one in each["times"])
         if run.results.value(f"turn@{at}", system) is None:
             _add(run, at, system, rounds)
@@ -50,10 +50,12 @@ def growing(run: Run) -> None:
         run.results.add_exponent("turn_exponent", system, points)
 
 
-def _measured(run: Run, ats: Sequence[int], label: str, kinds: Sequence[Kind]) -> _Found:
+def _measured(run: Run, ats: Sequence[int], label: str, kinds: Sequence[Kind], least: int = 1) -> _Found:
+    """Measure some turns, the earliest first; ours in *least* rounds at least, as with windows."""
     run.say(f"turn {', '.join(f'{at:,}' for at in ats)}")
     found: _Found = defaultdict(list)
-    run.interleaved([job for at in ats for kind in kinds for job in _jobs(run, kind, at, label, found)])
+    jobs = [job for at in ats for kind in kinds for job in _jobs(run, kind, at, label, found)]
+    run.interleaved([job._replace(least=least if job.system == OURS else 1) for job in jobs])
     return {place: rounds for place, rounds in found.items() if rounds}
 
 

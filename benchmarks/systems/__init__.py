@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from benchmarks.workload import Item, newest, text, weigh
 
-__all__ = ("PACKAGES", "Package", "Read", "System", "Windowed", "as_by_default", "missing", "of_sqlite", "systems_of")
+__all__ = ("PACKAGES", "Package", "Read", "System", "Windowed", "missing", "of_sqlite", "systems_of")
 
 
 class Read(NamedTuple):
@@ -79,8 +78,12 @@ class System(ABC):
         return "locked" in str(error)
 
     @abstractmethod
-    def durability(self) -> str:
-        """Return how it makes what it is given last, as its connections say."""
+    async def pragma(self, name: str) -> Any:
+        """Return a setting of SQLite as the connection says that it writes by, or one that it opens just like that."""
+
+    async def durability(self) -> str:
+        """Return how it makes what it is given last, by its own connection's word."""
+        return of_sqlite(await self.pragma("journal_mode"), await self.pragma("synchronous"))
 
     def bytes(self) -> int:
         """Return what its files hold, with nothing open."""
@@ -110,16 +113,6 @@ class Windowed(System):
 def of_sqlite(journal: str, synchronous: int) -> str:
     """Return SQLite's settings in words."""
     return f"SQLite {journal}, synchronous={('OFF', 'NORMAL', 'FULL', 'EXTRA')[synchronous]}"
-
-
-def as_by_default(path: Path) -> str:
-    """Return the settings of a connection that sets nothing itself."""
-    connection = sqlite3.connect(path)
-    try:
-        journal = connection.execute("PRAGMA journal_mode").fetchone()[0]
-        return of_sqlite(journal, connection.execute("PRAGMA synchronous").fetchone()[0])
-    finally:
-        connection.close()
 
 
 class Package(NamedTuple):

@@ -19,7 +19,7 @@ from google.adk.sessions.database_session_service import DatabaseSessionService
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
 from google.genai import types
 
-from benchmarks.systems import Read, Windowed, as_by_default
+from benchmarks.systems import Read, Windowed
 from benchmarks.workload import AROUND, Item
 
 __all__ = ("SYSTEMS",)
@@ -82,10 +82,6 @@ class _Service(Windowed):
             return str((part.function_response.response or {})["output"])
         return str(part.text)
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
-
 
 def _part(event: Event) -> types.Part:
     assert event.content is not None
@@ -112,7 +108,7 @@ def _event(item: Item) -> Event:
 
 
 class Sqlite(_Service):
-    """`SqliteSessionService`: a new connection for every call."""
+    """`SqliteSessionService`: a new connection for every call. WAL mode gains nothing: it is flushed as one closes."""
 
     name = "google-adk SqliteSessionService"
     quickly = 10
@@ -123,6 +119,12 @@ class Sqlite(_Service):
 
     async def close(self) -> None:
         """See `System.close`; it holds nothing open."""
+
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        opened = self.service._get_db_connection()  # noqa: SLF001 - it opens one for every call
+        async with opened as connection, connection.execute(f"PRAGMA {name}") as cursor:
+            return (await cursor.fetchone())[0]
 
 
 class Database(_Service):
@@ -135,6 +137,11 @@ class Database(_Service):
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
         return DatabaseSessionService(f"sqlite+aiosqlite:///{self.path}")
+
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        async with self.service.db_engine.connect() as connection:
+            return (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
 
     async def close(self) -> None:
         """See `System.close`."""

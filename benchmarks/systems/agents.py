@@ -6,6 +6,7 @@ a hundredth of the budget: here an item has more than 100 tokens on average, so 
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +16,7 @@ from agents.extensions.memory.sqlalchemy_session import SQLAlchemySession
 from agents.memory.sqlite_session import SQLiteSession
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from benchmarks.systems import Read, Windowed, as_by_default
+from benchmarks.systems import Read, Windowed
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS",)
@@ -48,10 +49,6 @@ class _Sessions(Windowed):
     def session(self, conversation: str) -> Any:
         """Return a new session object."""
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
-
 
 def _begins(item: Item) -> bool:
     return item.get("role") == "user"
@@ -65,6 +62,14 @@ class Sqlite(_Sessions):
     def session(self, conversation: str) -> Any:
         """See `_Sessions.session`."""
         return SQLiteSession(conversation, self.path)
+
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        return await asyncio.to_thread(self._pragma, name)
+
+    def _pragma(self, name: str) -> Any:
+        connection = next(iter(self._sessions.values()))._get_connection()  # noqa: SLF001 - its own
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
     async def close(self) -> None:
         """See `System.close`."""
@@ -82,6 +87,12 @@ class AsyncSqlite(_Sessions):
     def session(self, conversation: str) -> Any:
         """See `_Sessions.session`."""
         return AsyncSQLiteSession(conversation, self.path)
+
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        connection = await next(iter(self._sessions.values()))._get_connection()  # noqa: SLF001 - its own
+        async with connection.execute(f"PRAGMA {name}") as cursor:
+            return (await cursor.fetchone())[0]
 
     async def close(self) -> None:
         """See `System.close`."""
@@ -103,6 +114,11 @@ class SqlAlchemy(_Sessions):
     def session(self, conversation: str) -> Any:
         """See `_Sessions.session`."""
         return SQLAlchemySession(conversation, engine=self._engine, create_tables=True)
+
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        async with self._engine.connect() as connection:
+            return (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
 
     async def close(self) -> None:
         """See `System.close`."""

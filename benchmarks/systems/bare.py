@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from benchmarks.systems import Read, System, Windowed, as_by_default
+from benchmarks.systems import Read, System, Windowed
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS", "BareFile", "BareSqlite")
@@ -149,9 +149,9 @@ class BareSqlite(_GroupCommit, Windowed):
             found.append(item)
         return [msgspec.json.decode(item) for item in reversed(found)], rows
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        return (await self._run(lambda: self._db.execute(f"PRAGMA {name}").fetchone()))[0]
 
 
 class BareFile(_GroupCommit):
@@ -176,7 +176,11 @@ class BareFile(_GroupCommit):
         self._file.write(b"".join(b"%s %d %d %s\n" % (row[0].encode(), *row[1:]) for row in rows))
         getattr(os, "fdatasync", os.fsync)(self._file.fileno())
 
-    def durability(self) -> str:
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        raise LookupError(f"{name}: there is no SQLite in this")
+
+    async def durability(self) -> str:
         """See `System.durability`."""
         return "a file, fdatasync"
 

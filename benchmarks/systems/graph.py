@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from benchmarks.systems import Read, Windowed, as_by_default
+from benchmarks.systems import Read, Windowed
 from benchmarks.workload import AROUND, Item
 
 __all__ = ("SYSTEMS",)
@@ -27,7 +27,7 @@ class LangGraph(Windowed):
     async def open(self) -> None:
         """See `System.open`."""
         self._stack = AsyncExitStack()
-        saver = await self._stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(self.path)))
+        saver = self._saver = await self._stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(self.path)))
         await saver.setup()
         graph = StateGraph(MessagesState)
         graph.add_node("model", _model)
@@ -73,9 +73,10 @@ class LangGraph(Windowed):
         calls = item.tool_calls if isinstance(item, AIMessage) else []
         return _arguments(calls[0]["args"]) if calls else str(item.content)
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        async with self._saver.conn.execute(f"PRAGMA {name}") as cursor:
+            return (await cursor.fetchone())[0]
 
 
 def _model(_: MessagesState) -> dict[str, list[BaseMessage]]:

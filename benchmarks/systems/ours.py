@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from benchmarks.systems import Read, Windowed, as_by_default
+from benchmarks.systems import Read, Windowed
 from benchmarks.workload import Item
 from turnlog import Budget, Conversation, Engine, open_engine
 from turnlog.engine.log import Query, Snapshot
@@ -84,9 +84,10 @@ class Turnlog(Windowed):
             self.engine.reader = reader
         return int(counting.rows - before)
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        store: Any = self.engine.store
+        return (await store._writer.run(lambda db: db.execute(f"PRAGMA {name}").fetchone()))[0]  # noqa: SLF001 - its own
 
 
 SYSTEMS: Final = (Turnlog,)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import msgspec
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
-from benchmarks.systems import Read, Windowed, as_by_default
+from benchmarks.systems import Read, Windowed
 from benchmarks.workload import Item
 
 __all__ = ("SYSTEMS",)
@@ -60,9 +60,11 @@ class Recorder(Windowed):
         items = [msgspec.json.decode(event.state) for event in reversed(found)]
         return Read(self.fitting(items, budget, _begins), len(found))
 
-    def durability(self) -> str:
-        """See `System.durability`."""
-        return as_by_default(self.path)
+    async def pragma(self, name: str) -> Any:
+        """See `System.pragma`."""
+        with self._store.get_connection(commit=True) as connection, connection.transaction(commit=False) as cursor:
+            cursor.execute(f"PRAGMA {name}")
+            return cursor.fetchone()[0]
 
 
 def _id(conversation: str) -> UUID:

@@ -94,6 +94,18 @@ def test_a_ratio_that_was_not_asked_for_says_so(results):
     assert set(GROUPS.values()) <= set(MEASURES)
 
 
+def test_an_exponent_that_there_is_not_is_told_with_the_sizes_that_were_not_measured(results):
+    for size in ("100000", "1000000"):
+        results.note(f"window_8k@{size}", "turnlog", "the time for this measure was over")
+    results.note("window_100k@100000", "turnlog", "another measure")
+    results.note("window_8k@10000", "turnlog", "another matter: there is a figure")
+    results.add("window_8k@10000", "turnlog", [1.0], "ms")
+    told = document(results, 1.0)["reasons"]["window_exponent"]
+    assert told.startswith("window_8k_exponent, turnlog: it was not measured over three decades; window_8k@100000, tu")
+    assert told.endswith("window_8k@1000000, turnlog: the time for this measure was over")
+    assert "another" not in told
+
+
 def test_the_floor_is_no_peer(results):
     assert results.best("append_100", max).system == "b"
     assert results.best("window_8k@10000", min).system == "a, limit"

@@ -8,10 +8,10 @@ import pytest
 import benchmarks.__main__ as main
 from benchmarks import log, readme
 from benchmarks.fleet import Failed, Fleet
-from benchmarks.measures import windows
+from benchmarks.measures import tokens, windows
 from benchmarks.page import page, write
-from benchmarks.report import report
-from benchmarks.results import RAW, TYPED
+from benchmarks.report import MEASURES, durability, report
+from benchmarks.results import RATIOS, RAW, TYPED
 from benchmarks.run import SMALL, Job, Run
 from benchmarks.shown import table
 
@@ -129,6 +129,104 @@ def test_a_readme_without_marks_is_not_guessed_at():
         readme.replaced("nothing here", "x")
 
 
+@pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"machine": {}}'])
+def test_what_is_no_run_leaves_the_readme_as_it_was(text, tmp_path, monkeypatch, capsys):
+    results, file = tmp_path / "results.json", tmp_path / "README.md"
+    if text is not None:
+        results.write_text(text)
+    file.write_text(f"{readme.BEGIN}\nold\n{readme.END}\n")
+    monkeypatch.setattr("sys.argv", ["readme", str(results), "--readme", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        readme.main()
+    assert ended.value.code == 2
+    assert "results.json" in capsys.readouterr().err
+    assert "old" in file.read_text()
+
+
+# -- one measure alone
+
+
+@pytest.mark.parametrize(
+    ("measure", "figures"),
+    [
+        ("replay", ["verify_log", "decode_log", "rebuild", "recorded_vs_server"]),
+        ("memory", ["memory_window", "memory_conversation"]),
+    ],
+)
+def test_a_measure_stands_on_its_own_feet(measure, figures):
+    found = report(SMALL, packages=OURS, measures=(measure,))
+    for name in figures:
+        assert value(found, name) is not None
+    others = [name for name, value in found["ratios"].items() if value is None]
+    assert "appends: not asked for; --only appends measures it" in (found["reasons"][name] for name in others)
+
+
+def test_measures_are_taken_in_their_order_and_once_each(monkeypatch):
+    taken = []
+    for name in ("windows", "memory", "imports"):
+        monkeypatch.setitem(MEASURES, name, lambda _, name=name: taken.append(name))
+    report(SMALL, packages=OURS, measures=("imports", "memory", "windows", "memory"))
+    assert taken == ["windows", "memory", "imports"]
+
+
+def test_the_help_says_which_measure_gives_which_ratio(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit):
+        main.main()
+    told = capsys.readouterr().out
+    for name in (*MEASURES, *RATIOS):
+        assert name in told
+
+
+@pytest.mark.parametrize("flush", ["soon", "0", "nan", "1001", "-1"])
+def test_a_flush_that_is_no_time_is_refused_with_what_is_meant(flush, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", f"--flush={flush}"])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert f"{flush}: give milliseconds, from 0.001 to 1000, or disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_how_far_off_guesses_are_is_not_told_by_a_guess(exact, tmp_path):
+    ways = {"turnlog": {"seconds": 0.01}, "guess": {"seconds": 0.01, "items": [0.0] * 9, "windows": [0.0] * 9}}
+    kind = SimpleNamespace(name="turnlog", ask=lambda *_, **__: {"exact": exact, "ways": ways})
+    fleet = SimpleNamespace(kind=lambda _: kind)
+    run = Run(SMALL, fleet, tmp_path, 0, lambda _: None, 1e12)
+    tokens.counting(run)
+    assert run.results.value("count_tokens", "guess") is not None
+    assert (run.results.value("count_error_items_p95", "guess") is not None) == exact
+    assert (run.results.why("count_error", "guesses") is None) == exact
+
+
+# -- durability
+
+
+def durable(system, said):
+    """Return a kind that says this of its durability."""
+    return SimpleNamespace(name=system, ask=lambda *_: said)
+
+
+FULL = {"durability": "SQLite wal, synchronous=FULL", "flushes": 1.0}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"durability": "SQLite wal, synchronous=NORMAL", "flushes": None},
+        {"durability": "SQLite wal, synchronous=FULL", "flushes": 0.0},
+    ],
+)
+def test_who_does_not_flush_is_measured_in_nothing_and_turnlog_must(said, tmp_path):
+    fleet = SimpleNamespace(kinds=[durable("turnlog", FULL), durable("quick one", said), durable("sound one", FULL)])
+    run = Run(SMALL, fleet, tmp_path, 0, lambda _: None, 0.0)
+    assert durability(run)["quick one"] == said["durability"]
+    assert [kind.name for kind in fleet.kinds] == ["turnlog", "sound one"]
+    assert run.results.why("durability", "quick one").startswith("nothing of it is measured: what it acknowledges is")
+    fleet.kinds[0] = durable("turnlog", said)
+    with pytest.raises(Failed, match="turnlog: what it acknowledges is not flushed"):
+        durability(run)
+
+
 # -- processes and turns
 
 
@@ -144,7 +242,7 @@ def test_a_task_that_fails_says_why_and_the_process_goes_on(fleet, tmp_path):
     kind = fleet.kind("bare SQLite")
     with pytest.raises(Failed, match="KeyError"):
         kind.ask("no such task", tmp_path / "a")
-    assert kind.ask("durability", tmp_path / "a") == {"durability": "SQLite wal, synchronous=FULL"}
+    assert kind.ask("durability", tmp_path / "a")["durability"] == "SQLite wal, synchronous=FULL"
 
 
 def test_a_process_that_is_gone_is_told_of(fleet, tmp_path):
@@ -237,7 +335,40 @@ def test_what_takes_long_to_make_is_measured_once_it_is_there(clock, tmp_path):
     with run.share("windows"):
         run.interleaved([job("a", 20.0), job("b", 90.0), job("c", 1.0)])
     assert done == ["made a", "a 0", "made b", "b 0"]
-    assert run.results.notes == ["m, c: the time for this measure was over"]
+    fewer = "measured in 1 of 3 rounds: it used its time up"
+    assert run.results.notes == ["m, c: the time for this measure was over", f"m, a: {fewer}", f"m, b: {fewer}"]
+
+
+def test_what_an_exponent_is_made_of_is_measured_as_often_as_planned_though_time_is_over(clock, tmp_path):
+    run = Run(PLAN, None, tmp_path, 0, lambda _: None, 0.0, ["windows"])
+    done = []
+
+    def work(number):
+        done.append(number)
+        clock.now += 80.0
+
+    with run.share("windows"):
+        run.interleaved([Job("m", "a", work, least=3)])
+    assert done == [0, 1, 2]
+    assert run.results.notes == []
+
+
+def test_what_is_short_is_measured_though_others_have_used_the_time_up(clock, tmp_path):
+    run = Run(PLAN._replace(grace=2.5), None, tmp_path, 0, lambda _: None, 0.0, ["windows"])
+    done = []
+
+    def job(name, seconds):
+        def work(number):
+            done.append(f"{name} {number}")
+            clock.now += seconds
+
+        return Job("m", name, work)
+
+    with run.share("windows"):
+        run.interleaved([job("a", 1.0), job("b", 150.0), job("c", 1.0)])
+    assert done == ["a 0", "b 0", "a 1", "a 2"]
+    assert run.results.why("m", "b") == "measured in 1 of 3 rounds: it used its time up"
+    assert run.results.why("m", "c") == "the time for this measure was over"
 
 
 class Hosted:

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from benchmarks import tasks
 from benchmarks.measures.windows import walked
 from benchmarks.systems import PACKAGES, missing, systems_of
 from benchmarks.workload import items, text
@@ -40,8 +41,31 @@ async def test_windows_are_those_of_the_walk_also_when_opened_again(package, tmp
                         assert texts == [text(item) for item in items(length)][-len(texts) :]
                     else:
                         assert (len(texts), whole) == walked(length, 4_000, count), (kind.name, way)
-                assert "FULL" in system.durability() or "fdatasync" in system.durability()
+                assert "FULL" in await system.durability() or "fdatasync" in await system.durability()
         assert system.bytes() > 0
+
+
+@pytest.mark.parametrize("name", ["turnlog", "bare"])
+async def test_durability_is_what_its_own_connection_says(name, tmp_path):
+    kind = systems_of(next(one for one in PACKAGES if one.name == name))[0]
+    async with kind(tmp_path, (await load()).count) as system:
+        sql = "PRAGMA synchronous = NORMAL"
+        if name == "turnlog":
+            await system.engine.store._writer.run(lambda db: db.execute(sql))
+        else:
+            await system._run(lambda: system._db.execute(sql))
+        assert await system.durability() == "SQLite wal, synchronous=NORMAL"
+
+
+async def test_a_process_is_as_large_as_it_comes_to_be_and_not_as_it_was(tmp_path):
+    block = b"x" * 64_000_000
+    del block
+    tasks.most_from_now_on()
+    before, most = tasks.memory()
+    assert most - before < 1_000_000
+    block = b"x" * 64_000_000
+    assert tasks.memory()[1] - before > 60_000_000
+    del block
 
 
 async def test_rows_are_counted(tmp_path):
