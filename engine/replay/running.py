@@ -216,11 +216,10 @@ class _Line:
         before, self.manifest = self.manifest, manifest
         if (before.base, before.early) != (manifest.base, manifest.early) or before.cut > manifest.cut:
             return False
-        items = [one for one in records if one.kind == _FAILED or one.item is not None]
-        aside = [one.seq for one in items if one.flags & ASIDE]
-        if any(manifest.fate(seq) in SENT for seq in aside):
+        said = _said(records, manifest)
+        if said is None:
             return False
-        self.history.extend([one for one in items if not one.flags & ASIDE] if aside else items)
+        self.history.extend(said)
         since = 0
         if before.cut < manifest.cut:
             since = manifest.cut
@@ -350,6 +349,15 @@ class Running:
 
 def _place(said: ResponseRequested) -> tuple[Any, ...]:
     return said.adapter, said.encoder, said.target, said.manifest.line
+
+
+def _said(records: Iterable[Record], manifest: Manifest) -> list[Record] | None:
+    """Return what windows are made of; None where what was said aside would be sent as part of one."""
+    items = [one for one in records if one.kind == _FAILED or one.item is not None]
+    aside = {one.seq for one in items if one.flags & ASIDE}
+    if any(manifest.fate(seq) in SENT for seq in aside):
+        return None
+    return [one for one in items if one.seq not in aside] if aside else items
 
 
 def _from(manifest: Manifest, first: int) -> Manifest:
