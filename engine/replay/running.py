@@ -211,7 +211,7 @@ class _Line:
         """What the entries were kept as."""
         return [place for chunk in self._chunks for place in chunk.kept]
 
-    def go_on(self, manifest: Manifest, records: Iterable[Record]) -> bool:
+    def go_on(self, manifest: Manifest, records: Sequence[Record]) -> bool:
         """Take in what came since, and keep what the next window holds too; return False if it has to begin anew."""
         before, self.manifest = self.manifest, manifest
         if (before.base, before.early) != (manifest.base, manifest.early) or before.cut > manifest.cut:
@@ -351,10 +351,10 @@ def _place(said: ResponseRequested) -> tuple[Any, ...]:
     return said.adapter, said.encoder, said.target, said.manifest.line
 
 
-def _said(records: Iterable[Record], manifest: Manifest) -> list[Record] | None:
+def _said(records: Sequence[Record], manifest: Manifest) -> list[Record] | None:
     """Return what windows are made of; None where what was said aside would be sent as part of one."""
+    aside = {one.seq for one in records if one.flags & ASIDE}
     items = [one for one in records if one.kind == _FAILED or one.item is not None]
-    aside = {one.seq for one in items if one.flags & ASIDE}
     if any(manifest.fate(seq) in SENT for seq in aside):
         return None
     return [one for one in items if one.seq not in aside] if aside else items

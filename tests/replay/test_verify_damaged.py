@@ -147,3 +147,13 @@ async def test_rows_in_another_place_are_found_wherever_rebuilding_finds_them(st
             found += short[0]["diverged"] != []
             swap(rows, one, other)
     assert found
+
+
+async def test_flags_that_are_none_are_told_of_whatever_is_no_item_too():
+    async with open_engine(":memory:") as engine:
+        rows = await talked(engine, "stateless")
+        started = [seq for seq, row in rows.items() if row.kind == "response.started"][-4]
+        rows[started] = msgspec.structs.replace(rows[started], flags=1.5)
+        short, whole = await both(engine.store, ["c"], encoders())
+    assert short == whole
+    assert [one["seq"] for one in short[0]["damaged"]] == [started]
