@@ -33,6 +33,7 @@ __all__ = (
     "item_in",
     "item_of",
     "kind_of",
+    "numbers",
     "renewed",
     "unreadable",
     "when",
@@ -57,6 +58,9 @@ UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
 RESTORE: Final = "restore it from a backup or an export"
 """The remedy for what is missing, or not what was written."""
 _DAMAGED: Final = f"it was changed after it was written: {RESTORE}"
+_NUMBERS: Final = ("schema", "response", "tokens", "excerpt", "flags")
+_MISSING: Final = ("response", "excerpt")
+"""Those of them that a record may be without."""
 
 
 def kind_of(said: EventBody) -> str:
@@ -209,6 +213,7 @@ def damage(record: Record) -> str:
         if checksum(record.item, record.data) != record.sum:
             return f"the stored event is not what was written: {RESTORE}"
         when(record)
+        numbers(record)
     except TypeError:
         return f"the stored event is not of the kind that was written: {RESTORE}"
     except CorruptLog as error:
@@ -227,6 +232,19 @@ def when(record: Record) -> datetime:
     except (TypeError, OverflowError):
         place = f"{record.conversation}/{record.seq}"
         raise CorruptLog(f"{place}: its time {record.time!r:.40} is none; {_DAMAGED}") from None
+
+
+def numbers(record: Record) -> None:
+    """See to it that what a record has in numbers are numbers.
+
+    Raises:
+        CorruptLog: something else is stored there.
+    """
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        if not isinstance(value, int | None if name in _MISSING else int):
+            place = f"{record.conversation}/{record.seq}"
+            raise CorruptLog(f"{place}: no number is stored under {name}, but {value!r:.40}; {_DAMAGED}")
 
 
 def item_of(record: Record) -> Any:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from .codec import ITEM, REQUESTED, body, unreadable
+from .codec import ITEM, REQUESTED, body, numbers, unreadable
 from .events import (
     ASIDE,
     ERASED,
@@ -224,10 +224,19 @@ class History:
         return self.base[1].last if self.base else 0
 
     def extend(self, records: Iterable[Record]) -> None:
-        """Fold records in that follow what is here, in seq order."""
+        """Fold records in that follow what is here, in seq order.
+
+        Raises:
+            CorruptLog: one of them cannot be read.
+        """
         self._growing.clear()
         for record in records:
-            self._fold(record)
+            try:
+                _ = record.flags | record.tokens | (record.excerpt or 0)  # fails where one of them is no number
+                self._fold(record)
+            except TypeError:
+                numbers(record)
+                raise
             self.version = record.seq
         first = self.path[0][0] if self.path else 1
         self.path[:1] = [(first, max(self.version, first))]

@@ -37,7 +37,7 @@ from turnlog.adapters.cli.chatting import talk
 from turnlog.adapters.cli.common import DEFAULT, Db, Id, Json, Schema, put, run
 from turnlog.adapters.cli.databases import existing, named, when_needed
 from turnlog.adapters.cli.importing import Into, Report, Source, import_file, sources
-from turnlog.adapters.cli.options import api_named, policy_named
+from turnlog.adapters.cli.options import POLICIES, api_named, policy_named
 from turnlog.engine.checks import whole
 from turnlog.engine.errors import CorruptLog, Invalid, TurnlogError
 from turnlog.engine.replay import Report as Verified
@@ -320,7 +320,8 @@ def window(
     api: Annotated[str, typer.Option(help="responses or chat.")] = "responses",
     at: Annotated[int | None, typer.Option(help="As it was at this version.")] = None,
     policy: Annotated[
-        str | None, typer.Option(help="A policy's name, or your own as package.module:Name; default: the engine's.")
+        str | None,
+        typer.Option(help=f"{', '.join(POLICIES)}, or your own as package.module:Name; default: the engine's."),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="What became of every event instead, and by which rule.")

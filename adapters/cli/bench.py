@@ -32,7 +32,7 @@ def bench(
     ] = None,
     reserve: Annotated[int, typer.Option(help="Tokens kept free for the answer.")] = 0,
     policy: Annotated[
-        list[str] | None, typer.Option(help="A policy's name, or your own as package.module:Name; default: all.")
+        list[str] | None, typer.Option(help=f"{', '.join(POLICIES)}, or your own as package.module:Name; default: all.")
     ] = None,
     price: Annotated[
         str, typer.Option(metavar="IN,CACHED,OUT", help="Dollars for a million tokens, by your model's price list.")

@@ -14,7 +14,7 @@ from turnlog.adapters.cli import show
 from turnlog.adapters.cli.common import DEFAULT, Db, Json, Schema, put, run
 from turnlog.adapters.cli.databases import Database, existing, named
 from turnlog.adapters.cli.exporting import appearing
-from turnlog.adapters.cli.options import Api, PriceFile, api_named, policy_named, prices_in
+from turnlog.adapters.cli.options import POLICIES, Api, PriceFile, api_named, policy_named, prices_in
 from turnlog.adapters.cli.plotting import plotted
 from turnlog.adapters.cli.verifying import chosen_ids, events_in
 from turnlog.engine.prices import Prices
@@ -31,7 +31,7 @@ def whatif(
     ] = None,
     reserve: Annotated[list[int] | None, typer.Option(help="Tokens kept free for the answer.")] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(help="A policy's name, or your own as package.module:Name.")
+        list[str] | None, typer.Option(help=f"{', '.join(POLICIES)}, or your own as package.module:Name.")
     ] = None,
     api: Annotated[list[str] | None, typer.Option(help="responses or chat.")] = None,
     price_file: PriceFile = None,

@@ -15,7 +15,7 @@ import typer
 from turnlog.engine.errors import Invalid
 from turnlog.engine.prices import Price, Prices
 from turnlog.engine.replay.scenarios import NewestTurns
-from turnlog.engine.window.policies import OldestTurns, Policy, check_policy
+from turnlog.engine.window.policies import Compacting, OldestTurns, Policy, check_policy
 
 __all__ = ("POLICIES", "Api", "PriceFile", "api_named", "policy_named", "price_named", "prices_in")
 
@@ -29,7 +29,11 @@ PriceFile = Annotated[
 ]
 Api: TypeAlias = Literal["responses", "chat"]
 _APIS: Final[Mapping[str, Api]] = {"responses": "responses", "chat": "chat"}
-POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {kind.name: kind for kind in (OldestTurns, NewestTurns)}
+POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {
+    OldestTurns.name: OldestTurns,
+    "compacting": Compacting,
+    NewestTurns.name: NewestTurns,
+}
 """The policies that have a name: turnlog's, and the newest turns for comparison."""
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage, event, when
+from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage, event, numbers, when
 from ..errors import CorruptLog
 from ..events import (
     EventBody,
@@ -26,6 +26,8 @@ from ..manifest import Manifest
 from .rebuilding import Shelf
 
 __all__ = ("Legible",)
+
+T = TypeVar("T")
 
 _NOTHING: Final = Manifest(policy="", renderer=0, as_of=0)
 _STAND_INS: Final[dict[str, EventBody]] = {
@@ -84,10 +86,25 @@ class Legible:
         if not reason:
             return record
         made = event(stand_in)
-        said = msgspec.structs.replace(record, kind=kind, schema=made.schema, data=made.data, time=self._time)
+        said = msgspec.structs.replace(
+            record,
+            kind=kind,
+            schema=made.schema,
+            data=made.data,
+            time=self._time,
+            response=_number(record.response, None),
+            tokens=_number(record.tokens, 0),
+            excerpt=_number(record.excerpt, None),
+            flags=_number(record.flags, 0),
+        )
         self._stand_ins[record.seq] = said
-        self.damaged.setdefault(record.response or record.seq, f"{record.conversation}/{record.seq}: {reason}")
+        self.damaged.setdefault(said.response or record.seq, f"{record.conversation}/{record.seq}: {reason}")
         return said
+
+
+def _number(value: object, otherwise: T) -> int | T:
+    """Return what is stored in a column of numbers, something else where that is none."""
+    return value if isinstance(value, int) else otherwise
 
 
 def _unreadable(record: Record, kind: str) -> str:
@@ -97,6 +114,7 @@ def _unreadable(record: Record, kind: str) -> str:
     try:
         body(record)
         when(record)
+        numbers(record)
     except CorruptLog as error:
         return str(error).partition(": ")[2]
     return "" if kind == ITEM else damage(record)

@@ -177,8 +177,9 @@ class _Line:
         """How many chunks are in it."""
         self._begun = False
         """Whether the list has entries by the end of them."""
-        early = max(made.manifest.early, default=0)
-        self.write(early, early, front)
+        self._front = max(made.manifest.early, default=0)
+        """The last place of what is sent in front of all groups."""
+        self.write(self._front, self._front, front)
 
     def write(self, place: int, upto: int, pieces: Sequence[Any]) -> None:
         """Write a group's entries at the end."""
@@ -210,13 +211,15 @@ class _Line:
         """What the entries were kept as."""
         return [place for chunk in self._chunks for place in chunk.kept]
 
-    def go_on(self, manifest: Manifest, records: Iterable[Record]) -> bool:
+    def go_on(self, manifest: Manifest, records: Sequence[Record]) -> bool:
         """Take in what came since, and keep what the next window holds too; return False if it has to begin anew."""
         before, self.manifest = self.manifest, manifest
         if (before.base, before.early) != (manifest.base, manifest.early) or before.cut > manifest.cut:
             return False
-        items = [one for one in records if one.kind == _FAILED or (one.item is not None and not one.flags & ASIDE)]
-        self.history.extend(items)
+        said = _said(records, manifest)
+        if said is None:
+            return False
+        self.history.extend(said)
         since = 0
         if before.cut < manifest.cut:
             since = manifest.cut
@@ -246,8 +249,14 @@ class _Line:
         return True
 
     def behind(self) -> Sequence[int]:
-        """Return the places of the groups that are not written yet."""
-        order = self.history.order
+        """Return the places of the groups that are not written yet.
+
+        Raises:
+            CorruptLog: some stand where none can: the log was changed.
+        """
+        order, front = self.history.order, self._front
+        if order and order[0] < front:
+            raise CorruptLog(f"{self.history.conversation}/{order[0]}: it stands in front of {front}, which is early")
         return order[bisect_right(order, self._chunks[-1].place) :]
 
 
@@ -274,7 +283,7 @@ class Running:
         self._read = page[0].seq
         self.recent.extend(page, min(cuts, default=self._read))
 
-    async def proves(self, request: Record, said: ResponseRequested) -> bool:
+    async def proves(self, said: ResponseRequested) -> bool:
         """Return whether the log gives what was sent; False: it has to be rebuilt to be known.
 
         Everything before it must have been read.
@@ -287,7 +296,7 @@ class Running:
         place = _place(said)
         try:
             around = await self._frames.around(said)
-            if around is not None and await self._digest(place, request, said, encoder, *around) == said.digest:
+            if around is not None and await self._digest(place, said, encoder, *around) == said.digest:
                 return True
         except CorruptLog:
             pass
@@ -305,7 +314,6 @@ class Running:
     async def _digest(
         self,
         place: tuple[Any, ...],
-        request: Record,
         said: ResponseRequested,
         encoder: Piecewise,
         frame: Frame,
@@ -313,20 +321,23 @@ class Running:
     ) -> str:
         """Return the digest of a request's body, going on from its line's last."""
         line = self._lines.get(place)
-        new = self.recent.between(line.seen, request.seq) if line is not None else None
+        as_of = said.manifest.as_of
+        new = self.recent.between(line.seen, as_of + 1) if line is not None else None
         if line is None or new is None or not line.go_on(said.manifest, new):
             made = await gathered(self._store, self._name, said, self.recent)
             line = self._lines[place] = _Line(made, encoder.pieces(made.part(()), settings), self._keep)
             while len(self._lines) > _LINES:
                 self._lines.popitem(last=False)
         self._lines.move_to_end(place)
-        line.seen = request.seq - 1
+        line.seen = as_of
         groups = [line.history.groups[at] for at in line.behind()]
         if groups:
             pen = Pen(_from(said.manifest, groups[0].at), said.target, await self._whole(groups, said.manifest))
             for group in groups:
-                upto = max([entry.seq for entry in group.entries])
-                line.write(group.at, upto, encoder.pieces(pen.groups((group,)), settings))
+                seqs = [entry.seq for entry in group.entries]
+                if min(seqs) < group.at:
+                    raise CorruptLog(f"{self._name}/{min(seqs)}: it is part of what begins at {group.at} only")
+                line.write(group.at, max(seqs), encoder.pieces(pen.groups((group,)), settings))
         return line.digest(frame)
 
     async def _whole(self, groups: Sequence[Group], manifest: Manifest) -> dict[int, bytes]:
@@ -338,6 +349,15 @@ class Running:
 
 def _place(said: ResponseRequested) -> tuple[Any, ...]:
     return said.adapter, said.encoder, said.target, said.manifest.line
+
+
+def _said(records: Sequence[Record], manifest: Manifest) -> list[Record] | None:
+    """Return what windows are made of; None where what was said aside would be sent as part of one."""
+    aside = {one.seq for one in records if one.flags & ASIDE}
+    items = [one for one in records if one.kind == _FAILED or one.item is not None]
+    if any(manifest.fate(seq) in SENT for seq in aside):
+        return None
+    return [one for one in items if one.seq not in aside] if aside else items
 
 
 def _from(manifest: Manifest, first: int) -> Manifest:

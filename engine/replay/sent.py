@@ -79,7 +79,7 @@ async def _sent(
         said = body(record)
         assert isinstance(said, ResponseRequested)
         encoder = known.get((said.adapter, said.encoder))
-        if not isinstance(encoder, Piecewise) or not await running.proves(record, said):
+        if not isinstance(encoder, Piecewise) or not await running.proves(said):
             return _apart((await rebuild(store, record, known, running.recent)).body, pieces)
         place = said.adapter, said.encoder, said.settings, said.cache_key, said.manifest.remote
         if place not in empty:

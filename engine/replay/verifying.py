@@ -195,7 +195,7 @@ class Verifier:
                 if seen.gone and any(said.manifest.fate(seq) in SENT for seq in seen.gone if seq > follows):
                     report.erased += 1
                     return
-                if await running.proves(request, said):
+                if await running.proves(said):
                     report.verified += 1
                     return
                 rebuilt = await rebuild(self._store, request, self._known, running.recent)
@@ -249,14 +249,17 @@ class _Seen:
         if record.seq != self._last + 1:
             self._missing(record.seq - 1)
         self._last = record.seq
+        erased = 0
         try:
-            # What nearly every event is; `damage` says more.
+            # What nearly every event is; `damage` says more. What cannot be put together here is no number.
+            erased = record.flags & ERASED
+            _ = record.flags | record.tokens | record.schema | (record.response or 0) | (record.excerpt or 0)
             sound = checksum(record.item, record.data) == record.sum and _EARLIEST < record.time < _LATEST
         except TypeError:
             sound = False
         if not sound and (reason := damage(record)):
             self.damaged[record.seq] = record.seq, reason
-        if record.flags & ERASED:
+        if erased:
             self.gone.append(record.seq)
         if record.kind == ITEM:
             return

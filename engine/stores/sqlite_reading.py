@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
+from ..codec import numbers
 from ..errors import Invalid
 from ..events import Record
 from ..ids import Position
@@ -172,10 +173,18 @@ def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list
 
 
 def _until(found: list[Record], records: Iterable[Record], tokens: int) -> int:
-    """Add records until *tokens* are read; return how many are left to read."""
+    """Add records until *tokens* are read; return how many are left to read.
+
+    Raises:
+        CorruptLog: what a record counts is no number.
+    """
     for record in records:
         found.append(record)
-        tokens -= record.tokens if record.excerpt is None else record.excerpt
+        try:
+            tokens -= record.tokens if record.excerpt is None else record.excerpt
+        except TypeError:
+            numbers(record)
+            raise
         if tokens <= 0:
             break
     return tokens

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 
 import anyio
 import pytest
@@ -124,10 +125,11 @@ def test_every_policy_is_tried_with_every_budget(talk):
     found = turnlog("bench", "--db", talk, "--context", 400, "--context", 4000, "--json").json
     assert (found["conversations"], found["price"]["cached"]) == (2, 0.125)
     rows = {(row["policy"], row["context"]): row for row in found["results"]}
-    assert set(rows) == {(name, size) for name in ("oldest-turns@1", "newest-turns@1") for size in (400, 4000)}
+    assert set(rows) == set(product(("oldest-turns@1", "compacting+oldest-turns@1", "newest-turns@1"), (400, 4000)))
     assert {row["requests"] for row in rows.values()} == {18}, "what a fork shares is counted once"
-    for row in rows.values():
-        assert (row["overflow"], row["compactions"]) == (0, 0)
+    for (policy, size), row in rows.items():
+        assert row["overflow"] == 0
+        assert (row["compactions"] > 0) == (policy.startswith("compacting") and size == 400)
         assert row["largest"] <= row["context"]
         assert row["price"] > 0
     assert rows["oldest-turns@1", 400]["shared"] > rows["newest-turns@1", 400]["shared"]
@@ -146,19 +148,27 @@ def test_it_is_told_in_tables(talk):
 
 
 def test_a_policy_that_compacts_is_tried_as_one(talk):
-    kind = "turnlog.engine.window.policies:Compacting"
-    found = turnlog(
-        "bench", "--db", talk, "--context", 400, "--policy", kind, "--policy", "oldest-turns", "--json"
-    ).json
+    named = ["--policy", "compacting", "--policy", "oldest-turns"]
+    found = turnlog("bench", "--db", talk, "--context", 400, *named, "--json").json
     one, other = found["results"]
     assert (one["policy"], one["overflow"], other["compactions"]) == ("compacting+oldest-turns@1", 0, 0)
     assert one["compactions"] > 0
 
 
+def test_a_policy_that_compacts_has_the_same_name_for_all_commands(talk):
+    for policy in ("compacting", "turnlog.engine.window.policies:Compacting"):
+        chosen = ["--context", 400, "--policy", policy, "--db", talk, "--json"]
+        _, tried = turnlog("whatif", *chosen).json["scenarios"]
+        assert tried["label"] == "context 400, compacting+oldest-turns@1"
+        assert tried["compactions"] > 0
+        window = turnlog("window", "talk", *chosen).json["manifest"]
+        assert window["policy"] == "compacting+oldest-turns@1"
+
+
 def test_nothing_is_written(talk):
     before = talk.read_bytes()
     turnlog("bench", "--db", talk, "--context", 400)
-    turnlog("bench", "--db", talk, "--context", 400, "--policy", "turnlog.engine.window.policies:Compacting")
+    turnlog("bench", "--db", talk, "--context", 400, "--policy", "compacting")
     assert talk.read_bytes() == before
 
 
@@ -202,7 +212,7 @@ def test_a_window_by_another_policy(talk):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("mine", "oldest-turns, newest-turns"),
+        ("mine", "oldest-turns, compacting, newest-turns"),
         ("no_such_module:Mine", "no_such_module"),
         ("json:Mine", "Mine"),
         ("json:JSONEncoder", "it is no policy"),

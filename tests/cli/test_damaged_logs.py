@@ -73,8 +73,10 @@ ALL = (
         f"UPDATE events SET time = 'abc' WHERE seq = 2 AND {OWN}",
         f"UPDATE events SET data = x'7b22' WHERE kind = 'response.completed' AND seq < 8 AND {OWN}",
         f"UPDATE events SET item = 'text' WHERE seq = 2 AND {OWN}",
+        f"UPDATE events SET flags = 'x' WHERE seq = 2 AND {OWN}",
+        f"UPDATE events SET tokens = 'x' WHERE seq = 2 AND {OWN}",
     ],
-    ids=["bodies", "time of a request", "time of an item", "data", "type"],
+    ids=["bodies", "time of a request", "time of an item", "data", "type", "flags", "tokens"],
 )
 def test_no_damage_is_a_traceback(forked, tmp_path, statement, arguments):
     path, _ = forked

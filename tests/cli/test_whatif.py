@@ -93,7 +93,7 @@ def test_the_plot_is_a_picture_of_them(logs, tmp_path):
         (["--context", 0], "context=0"),
         (["--context", 100, "--reserve", 200], "nothing is left"),
         (["--api", "telnet"], "neither responses nor chat"),
-        (["--policy", "newest"], "--policy newest: oldest-turns, newest-turns, or one of your own"),
+        (["--policy", "newest"], "--policy newest: oldest-turns, compacting, newest-turns, or one of your own"),
         (["--policy", "os:getcwd"], "--policy os:getcwd: it is no policy"),
         (["--policy", "no_such_module:It"], "--policy no_such_module:It: ModuleNotFoundError"),
         (["--price-file", "missing.json"], "cannot be read"),

@@ -37,7 +37,7 @@ async def proven(store, name, known):
         running.read(page)
         for record in page:
             if record.kind == REQUESTED:
-                found[record.seq] = await running.proves(record, body(record))
+                found[record.seq] = await running.proves(body(record))
     return found
 
 
