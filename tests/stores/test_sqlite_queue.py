@@ -1,4 +1,4 @@
-"""Appends that wait behind a commit of SQLite: what it fails of, what others do meanwhile, and the end of the process."""
+"""Appends that wait behind a commit of SQLite: when it fails, when others write meanwhile, when the process ends."""
 
 import asyncio
 import sqlite3
