@@ -82,7 +82,7 @@ def open_engine(
         policy: what goes first when a window is short of room; default: large outputs, then the oldest turns.
         preload: whether the tokenizer's vocabulary is loaded before the block begins, rather than when the first item
             is counted: once in a process, that lets no other thread run for about a fifth of a second.
-        clock: the source of events' times.
+        clock: the source of events' times; it is called in other threads, too.
         ids: the source of ids, given a prefix such as "cv".
 
     Raises:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from ..errors import StoreError, TurnlogError
@@ -58,6 +59,19 @@ class _Place:
             await self.woken
 
 
+class _Lot:
+    """What one commit takes."""
+
+    __slots__ = ("begun", "over", "places")
+
+    def __init__(self) -> None:
+        self.begun: float | None = None
+        """When it was taken."""
+        self.places: list[_Place] = []
+        self.over = False
+        """Whether they have been told; nothing is taken after that, nobody would be told."""
+
+
 class Batcher:
     """The queue in front of one writer.
 
@@ -99,8 +113,9 @@ class Batcher:
             self._ask()
         try:
             await place.woken
-        except BaseException:
-            if not self._withdrawn(place):
+        except BaseException as error:
+            # Closed together with its event loop it can wait for nothing.
+            if not self._withdrawn(place) and not isinstance(error, GeneratorExit):
                 await finish(place.settled())
             raise
         if isinstance(place.outcome, Exception):
@@ -115,7 +130,10 @@ class Batcher:
 
     def _ask(self) -> None:
         self._asked = True
-        self._commits.add(asyncio.ensure_future(self._write()))
+        lot = _Lot()
+        commit = asyncio.ensure_future(self._write(lot))
+        self._commits.add(commit)
+        commit.add_done_callback(partial(self._ended, lot))
 
     def _withdrawn(self, place: _Place) -> bool:
         """Take a place out of the queue, if it is still there; return whether it was."""
@@ -124,48 +142,52 @@ class Batcher:
                 self._waiting.remove(place)
             return not place.taken
 
-    async def _write(self) -> None:
-        batch: list[_Place] = []
-        begun: float | None = None
-
-        def take() -> Sequence[Append]:
-            nonlocal begun
-            begun = self._clock()
-            self._take(batch)
-            return [place.append for place in batch]
-
+    async def _write(self, lot: _Lot) -> None:
         try:
-            outcomes = await self._commit(take)
-            if begun is not None and batch:
-                self._took = self._clock() - begun
+            outcomes = await self._commit(partial(self._take, lot))
+            if lot.begun is not None and lot.places:
+                self._took = self._clock() - lot.begun
         except Exception as error:  # noqa: BLE001 - everyone in the batch is told
-            if begun is None:
-                take()
-            outcomes = [_twin(error) for _ in batch]
-        except BaseException:
-            # Only the end of the event loop cancels this task. Nobody may be left waiting for it.
-            self._take(batch)
-            for place in batch:
-                place.settle(StoreError(_STOPPED))
-            raise
-        finally:
-            task = asyncio.current_task()
-            assert task is not None
-            self._commits.remove(task)
-            self._asked = self._asked and self._ahead
-        self._wake(zip(batch, outcomes, strict=True))
+            if lot.begun is None:
+                self._take(lot)
+            outcomes = [_twin(error) for _ in lot.places]
+        lot.over = True
+        self._wake(zip(lot.places, outcomes, strict=True))
+        self._go_on()
+
+    def _ended(self, lot: _Lot, commit: asyncio.Task[None]) -> None:
+        """See to it that nobody is left waiting if a commit was stopped, perhaps before its first step.
+
+        Only the end of the event loop does that. Whoever waits on then, to clean up, is written by another commit.
+        """
+        self._commits.remove(commit)
+        if lot.over:
+            return
+        with self._taking:
+            lot.over = True
+        for place in lot.places:
+            place.settle(StoreError(_STOPPED))
+        self._asked = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        # Where several commits may be asked for, `_take` says so, in the writer's thread perhaps.
+        if not self._ahead:
+            self._asked = False
         if self._waiting and not self._asked:
             self._ask()
 
-    def _take(self, batch: list[_Place]) -> None:
+    def _take(self, lot: _Lot) -> Sequence[Append]:
         """Take what is to be written; whoever comes meanwhile asks for another commit, if perhaps in vain."""
+        lot.begun = self._clock()
         if self._ahead:
             self._asked = False
         with self._taking:
-            for _ in range(min(len(self._waiting), _MOST)):
+            for _ in range(0 if lot.over else min(len(self._waiting), _MOST)):
                 place = self._waiting.popleft()
                 place.taken = True
-                batch.append(place)
+                lot.places.append(place)
+        return [place.append for place in lot.places]
 
     def _wake(self, written: Iterable[tuple[_Place, Outcome]]) -> None:
         """Wake those who were written.

@@ -68,6 +68,9 @@ class _Connection(aiosqlite.Connection):
     def __init__(self, path: Path, patience: float) -> None:
         super().__init__(lambda: connect(path, patience), 64)
         self._path = path
+        # A process that ends without closing its store must end. What it is told of is on the disk.
+        thread: threading.Thread = vars(self).get("_thread", self)
+        thread.daemon = True
 
     async def open(self) -> None:
         with translated(self._path):
@@ -206,6 +209,7 @@ class SqliteStore:
         answers: Sequence[str] = (),
     ) -> Appended:
         """See `turnlog.engine.log.Store.append`."""
+        self._check()
         return await self._batcher.add(
             Append(
                 conversation=conversation,

@@ -22,6 +22,8 @@ __all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", 
 
 OF_ONE: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
 """What SQLite's module raises for a value that no column can hold."""
+_REFUSED: Final = (*OF_ONE, sqlite3.IntegrityError, sqlite3.DataError)
+"""What of SQLite's errors the appends of others have nothing to do with: those of their own conversation too."""
 _COUNTED: Final = 64
 """After so many events it is written down how many items there are."""
 _NONE: Final = b"{}"
@@ -39,9 +41,13 @@ def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
     in_place(db)
     try:
         return _written(db, batch, now)
-    except OF_ONE:
-        # One append holds what cannot be stored; the others are not to pay for it.
-        return [_alone(db, append, now) for append in batch]
+    except (StoreError, sqlite3.Error) as error:
+        if not isinstance(error, _REFUSED):
+            raise
+    except Exception:  # noqa: BLE001, S110 - it comes again
+        pass
+    # It is the fault of one append, such as one that holds what cannot be stored; the others are not to pay for it.
+    return [_alone(db, append, now) for append in batch]
 
 
 def in_place(db: Database) -> None:
@@ -60,7 +66,8 @@ def _alone(db: Database, append: Append, now: int) -> Outcome:
             return _written(db, [append], now)[0]
     except OF_ONE as error:
         return Invalid(f"{append.conversation!r:.100}: an event holds what cannot be stored: {error}")
-    except StoreError as error:
+    except Exception as error:  # noqa: BLE001 - some may be in the log by now, and are to be told so
+        db.failed = db.failed or isinstance(error, StoreError)
         return error
 
 

@@ -1,6 +1,9 @@
 """Group commit: who waits is written together, everyone learns the own outcome, and nobody is left waiting."""
 
 import asyncio
+import gc
+import sys
+from collections import deque
 from itertools import count
 
 import anyio
@@ -335,3 +338,122 @@ async def test_when_the_writing_task_is_stopped_everyone_is_told_so():
         assert "read the log to see" in str(error)
     writer.free.set()
     assert isinstance(await batcher.add(append("after")), Appended)
+
+
+@pytest.mark.anyio
+async def test_a_commit_that_is_stopped_before_its_first_step_holds_nobody_up():
+    batcher = Batcher(Writer().commit, ahead=True)
+    before = asyncio.all_tasks()
+    waiting = asyncio.ensure_future(batcher.add(append("a")))
+    await ticks(1)
+    (inner,) = asyncio.all_tasks() - before - {waiting}
+    inner.cancel()
+    with anyio.fail_after(10):
+        assert isinstance(await waiting, Appended)
+        assert isinstance(await batcher.add(append("after")), Appended)
+        await batcher.drained()
+
+
+def test_an_event_loop_that_is_closed_while_appends_wait_reports_nothing(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+
+    async def main():
+        batcher = Batcher(Writer(free=False).commit, ahead=True)
+        tasks = [asyncio.ensure_future(batcher.add(append(name))) for name in "abc"]
+        await ticks(3)
+        for task in asyncio.all_tasks():
+            task._log_destroy_pending = False  # what asyncio itself says of it
+        return tasks
+
+    loop = asyncio.new_event_loop()
+    tasks = loop.run_until_complete(main())
+    loop.close()
+    assert not any(task.done() for task in tasks)
+    del tasks
+    gc.collect()
+    assert [str(one.exc_value) for one in reported] == []
+
+
+class Thread:
+    """What a writer's thread would do, a step at a time: it takes, and is done with, one batch after the other."""
+
+    def __init__(self):
+        self.queue = deque()
+        self.batch = None
+        self.written = []
+        self.busy = False
+
+    async def commit(self, take):
+        done = asyncio.get_running_loop().create_future()
+        self.queue.append((take, done))
+        return await done
+
+    def step(self):
+        if self.queue and not self.busy:
+            self.busy = True
+            self.work()
+            self.busy = False
+
+    def work(self):
+        take, done = self.queue[0]
+        if self.batch is None:
+            self.batch = take()
+            return
+        names = [append.conversation for append in self.batch]
+        self.written.extend(names)
+        outcomes = [Appended(first=1, last=1, version=1) for _ in names]
+        done.get_loop().call_soon_threadsafe(done.set_result, outcomes)
+        self.queue.popleft()
+        self.batch = None
+
+
+def interleaved(place, steps):
+    """Let the writer's thread do some steps at the n-th instruction of the batcher's; return whether there was one."""
+    thread = Thread()
+    batcher = Batcher(thread.commit, ahead=True)
+    number = count()
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != batching.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(number) == place:
+            for _ in range(steps):
+                if not batcher._taking.locked():  # there a thread would wait
+                    thread.step()
+        return trace
+
+    async def call(name):
+        await batcher.add(append(f"{name}1"))
+        await batcher.add(append(f"{name}2"))
+
+    async def main():
+        tasks = [asyncio.ensure_future(call("a"))]
+        await ticks(2)
+        tasks += [asyncio.ensure_future(call(name)) for name in "bc"]
+        for tick in range(100):
+            thread.step()
+            if tick == 3:
+                tasks[1].cancel()
+            await ticks(1)
+        assert all(task.done() for task in tasks), "somebody is left waiting"
+        assert not batcher._commits
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        asyncio.run(main())
+    finally:
+        sys.settrace(before)
+    assert len(set(thread.written)) == len(thread.written), "nothing is written twice"
+    assert {"a1", "a2", "c1", "c2"} <= set(thread.written)
+    return next(number) > place
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_wherever_the_writers_thread_comes_in_between_everyone_is_written_once(steps, pytestconfig):
+    for place in count(0, 1 if pytestconfig.getoption("long") else 3):
+        if not interleaved(place, steps):
+            break
+    assert place > 1000
