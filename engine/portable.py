@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from .blobs import blobs_of
-from .canonical import AROUND, canonical, digest, encode, loads
+from .canonical import digest, encode, loads, written
 from .codec import ITEM, REQUESTED, RESTORE, body, damage, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
 from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
@@ -202,7 +202,7 @@ class Package:
         """Whether the keys, or how many there are, are still to come."""
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take the next line in.
+        """Take the next line in, as `turnlog.engine.canonical.parse` has returned it.
 
         Raises:
             InvalidItem: it is neither a key, a body nor the next event, or not what was exported.
@@ -341,7 +341,7 @@ def _object(line: Mapping[str, Any], key: str) -> bytes | None:
         return None
     if not isinstance(value, dict):
         raise InvalidItem(f"$.{key}", "a JSON object is expected here")
-    return canonical(value, f"$.{key}", wrapped=AROUND)
+    return written(value, f"$.{key}")
 
 
 async def restore(store: Store, package: Package) -> int:

@@ -366,3 +366,40 @@ def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r".") as error:
         salvage(text)
     assert not isinstance(error.value, Invalid)
+
+
+BRACKETS = st.sampled_from(
+    [b"[" * 99 + b"]" * 99, b"[" * 101 + b"]" * 101, b'{"a":' * 60 + b"[" * 45 + b"]" * 45 + b"}" * 60]
+)
+ODD = st.sampled_from(
+    [
+        b"1.0",
+        b"-0.0",
+        b"-0",
+        b"1e3",
+        b"1e16",
+        b'{"a":1,"a":1}',
+        b'{"a":{"b":1,"b":2}}',
+        b"1" * 4300,
+        b"[" + b"1" * 4100 + b"]",
+    ]
+)
+
+
+@given(st.one_of(values.map(encode), BRACKETS, ODD, st.binary(max_size=30)), st.sampled_from([b"", b"\n", b" "]))
+def test_bytes_that_are_as_they_are_written_are_parsed_as_their_text_is(data, end):
+    """There is a quicker way for them."""
+    try:
+        expected = parse((data + end).decode())
+    except (InvalidItem, UnicodeDecodeError):
+        with pytest.raises(InvalidItem):
+            parse(data + end)
+        return
+    made = parse(data + end)
+    assert encode(made) == encode(expected)
+    assert [type(one) for one in leaves(made)] == [type(one) for one in leaves(expected)]
+
+
+def leaves(value):
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [value, *(leaf for one in parts for leaf in leaves(one))]

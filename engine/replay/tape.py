@@ -203,6 +203,8 @@ class Tape:
 
     async def store(self) -> MemoryStore:
         """Return a store with the recorded conversations."""
+        if self._is_restored:
+            return self._store
         async with self._lock:
             return await self._restored()
 
@@ -236,12 +238,11 @@ class Tape:
                 if not call.played and fits(call):
                     call.played = True
                     return call
+        by_items = self._match is None and not self._erased
+        if by_items and (found := await self._alike(request, fits)) is not None:
+            return found
         left = [call for call in self.left() if fits(call)]
-        if self._match is None and not self._erased:
-            found = await self._alike(request, fits)
-            if found is not None:
-                return found
-        elif self._match != "exact" or self._erased:
+        if not by_items and (self._match != "exact" or self._erased):
             for call in left:
                 if await self._is(call, request):
                     call.played = True
@@ -253,10 +254,11 @@ class Tape:
 
     async def _alike(self, request: Item, fits: Callable[[Played], bool]) -> Played | None:
         """Return the first call that was sent the same items and was not played; rather one with the same prompt."""
-        async with self._lock:
-            if not self._learned:
-                await self._learn()
-                self._learned = True
+        if not self._learned:
+            async with self._lock:
+                if not self._learned:
+                    await self._learn()
+                    self._learned = True
         leads, items = _input(request)
         found = [call for call in self._known.get(digest(encode(items)), ()) if not call.played and fits(call)]
         if not found:
