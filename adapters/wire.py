@@ -8,7 +8,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    aclosing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import anyio
@@ -161,11 +169,8 @@ async def receive(
             told = await stack.enter_async_context(aclosing(_said(answer)))
             while True:
                 # No scope is open while the caller has what was said.
-                if stall is None:
+                with _limit(stall):
                     said = await anext(told, None)
-                else:
-                    with _limit(stall):
-                        said = await anext(told, None)
                 if said is None:
                     return
                 yield said
@@ -182,8 +187,16 @@ def _named(error: Exception, *, begun: bool) -> ModelFailure:
     return failure(error) if isinstance(error, openai.OpenAIError) else _broken(error, begun=begun)
 
 
+_UNLIMITED: Final = nullcontext()
+
+
+def _limit(seconds: float | None) -> AbstractContextManager[None]:
+    """Return what limits one step; without a limit nothing, for it is asked for at every event."""
+    return _UNLIMITED if seconds is None else _limited(seconds)
+
+
 @contextmanager
-def _limit(seconds: float | None) -> Iterator[None]:
+def _limited(seconds: float) -> Iterator[None]:
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:

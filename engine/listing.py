@@ -33,9 +33,8 @@ from .items import Item
 from .log import Query
 from .manifest import SENT, Manifest, Verdict
 from .pages import Page, Pages
-from .paths import Along, Paths, Reads, paths_of
+from .paths import Along, Paths, Reads, Shelf, paths_of
 from .replay import rebuild
-from .replay.rebuilding import Shelf
 from .turns.listed import Turn, turns_on
 from .turns.places import turn_end, turns_of
 from .turns.plan import one_of

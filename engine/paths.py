@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from .blobs import Bodies
 from .codec import body
 from .errors import NotFound
 from .events import HistoryRewound, Record
@@ -19,7 +20,7 @@ from .history import alive, segments
 from .log import Head, Query, Snapshot
 from .manifest import Span
 
-__all__ = ("Along", "Paths", "Reads", "paths_of")
+__all__ = ("Along", "Paths", "Reads", "Shelf", "paths_of")
 
 
 class Reads(Protocol):
@@ -28,6 +29,10 @@ class Reads(Protocol):
     async def read(self, conversation: str, *queries: Query) -> Snapshot | None:
         """See `turnlog.engine.log.Store.read`."""
         ...
+
+
+class Shelf(Reads, Bodies, Protocol):
+    """What requests are rebuilt from: a store, or what was read of one."""
 
 
 class Paths:

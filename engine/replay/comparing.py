@@ -12,9 +12,10 @@ from ..codec import body, damage
 from ..errors import TurnlogError
 from ..events import Record, ResponseRequested
 from ..log import Query
+from ..paths import Shelf
 from .differing import Difference, at, difference
 from .encoders import Encoders
-from .rebuilding import Rebuilt, Shelf, path_of, rebuild, steps_to
+from .rebuilding import Rebuilt, path_of, rebuild, steps_to
 
 __all__ = ("compared",)
 

@@ -23,7 +23,7 @@ from ..events import (
 )
 from ..log import Query, Snapshot
 from ..manifest import Manifest
-from .rebuilding import Shelf
+from ..paths import Shelf
 
 __all__ = ("Legible",)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import anyio
 import msgspec
 
-from ..blobs import Bodies, whole, whole_items
+from ..blobs import whole, whole_items
 from ..canonical import AROUND, canonical, digest, loads
 from ..codec import ITEM, RESTORE, body, damage, item_of
 from ..compaction import quotable, references, stand_in
@@ -20,18 +20,14 @@ from ..items import Item
 from ..log import Query
 from ..manifest import Manifest, Span
 from ..model import keyed
-from ..paths import Reads
+from ..paths import Shelf
 from ..reader import logged
 from ..window.remote import addressed, news
 from ..window.render import Rendered, render
 from .differing import at
 from .encoders import Encoders, encoders
 
-__all__ = ("Gathered", "Near", "Rebuilt", "Shelf", "gathered", "path_of", "rebuild", "steps_to")
-
-
-class Shelf(Reads, Bodies, Protocol):
-    """What requests are rebuilt from: a store, or what was read of one."""
+__all__ = ("Gathered", "Near", "Rebuilt", "gathered", "path_of", "rebuild", "steps_to")
 
 
 class Near(Protocol):

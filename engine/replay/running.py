@@ -26,10 +26,11 @@ from ..events import ASIDE, Record, ResponseRequested
 from ..groups import Group
 from ..manifest import SENT, Fate, Manifest, Run, Span, form_of
 from ..model import keyed
+from ..paths import Shelf
 from ..window.remote import addressed
 from ..window.render import Pen
 from .encoders import Encoders, Frame, Piecewise
-from .rebuilding import Gathered, Shelf, gathered
+from .rebuilding import Gathered, gathered
 
 __all__ = ("Frames", "Recent", "Running")
 

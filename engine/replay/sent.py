@@ -12,9 +12,10 @@ from ..codec import REQUESTED, body
 from ..errors import CorruptLog, StoreError, TurnlogError
 from ..events import Record, ResponseRequested
 from ..model import keyed
+from ..paths import Shelf
 from ..window.remote import addressed
 from .encoders import Encoders, Piecewise
-from .rebuilding import Shelf, rebuild
+from .rebuilding import rebuild
 from .running import Frames, Running
 from .verifying import pages
 

@@ -15,10 +15,10 @@ from ..errors import NotFound, TurnlogError
 from ..events import ERASED, Record, ResponseRequested, checksum
 from ..log import Head, Query, Snapshot
 from ..manifest import SENT, Manifest
-from ..paths import Reads
+from ..paths import Reads, Shelf
 from .comparing import compared
 from .encoders import Encoders, encoders
-from .rebuilding import Rebuilt, Shelf, rebuild
+from .rebuilding import Rebuilt, rebuild
 from .running import Frames, Running
 
 __all__ = ("Damage", "Divergence", "Report", "Verifier", "pages", "snapshots", "verify")
