@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..canonical import encode, loads
-from ..events import CALLED, ODD, SURPLUS, Target
+from ..events import CALLED, ODD, Target
 from ..fields import OUTPUT_ONLY, trimmed
 from ..forms import mended, says_more, texts_only
 from ..groups import Entry, Group
@@ -160,14 +160,15 @@ class Pen:
     def entry(self, entry: Entry, *, excerpted: bool) -> Rendered:
         """Return an entry as the target takes it."""
         known = self._known
-        if known is None or excerpted:
+        # How something is trimmed is one model's matter, and what is remembered is for all of one API.
+        if known is None or excerpted or entry.seq in self.trimmed:
             return self._rendered(entry, self._written(entry, excerpted=excerpted))
         place = -entry.seq if entry.seq in self.bare else entry.seq
         data, item = known.get(place, _NOTHING)
         # An event that was rendered before it was appended may have come to stand elsewhere.
         if data != entry.item:
             item = self._written(entry, excerpted=False)
-            varies = entry.flags & (CALLED | SURPLUS) or entry.reading.shape == "program"
+            varies = entry.flags & CALLED or entry.reading.shape == "program"
             if varies or entry.blobs or not _is_flat(item):
                 return self._rendered(entry, item)
             known[place] = entry.item, item

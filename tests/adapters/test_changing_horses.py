@@ -146,3 +146,17 @@ async def test_a_call_beside_the_conversation_may_be_anybodys(stage):
             *("user", "assistant", "user", "assistant")
         ]
         assert (await verify(s.engine.store, c.id)).verified == 3
+
+
+async def test_what_one_horse_cannot_take_is_not_kept_from_the_next(stage):
+    """Items are remembered as they were written, for all windows of one API."""
+    async with stage() as s:
+        c, models = await s.engine.create(id="ada"), horses(s)
+        await c.append("Hi", {"role": "assistant", "content": "Looking.", "phase": "commentary"}, "Go on")
+        strange = s.model("responses", name="llama-3", backend="elsewhere", budget=Budget(8_000))
+        phases = [
+            [item.get("phase") for item in (await c.window(model=model)).items]
+            for model in (strange, strange, models["mini"], strange, models["mini"])
+        ]
+        unknown, known = [None] * 3, [None, "commentary", None]
+        assert phases == [unknown, unknown, known, unknown, known]
