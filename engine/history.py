@@ -446,24 +446,22 @@ class History:
         groups = self.groups
         return (groups[at] for at in self.order)
 
-    def since(self, place: int, spans: Sequence[Span]) -> Iterator[Group]:
-        """Yield the groups in order from a place on, and before them those that are there all the same.
+    def since(self, place: int, spans: Sequence[Span]) -> list[Group]:
+        """Return the groups in order from a place on, and before them those that are there all the same.
 
         That is what is pinned, or in effect, or has an item in one of some spans of seqs.
         """
-        first = bisect_left(self.order, place)
+        groups, first = self.groups, bisect_left(self.order, place)
         staying = sorted(at for at in self.pins.union(self.effects.values()).difference(self._early) if at < place)
-        known = {entry.seq for at in staying for entry in self.groups[at].entries}
-        if all(seq in known for low, high in spans for seq in range(low, high + 1)):
-            yield from (self.groups[at] for at in staying)
-        else:
-            for group in (self.groups[at] for at in self.order[:first]):
-                if self.is_pinned(group) or group.has(spans):
-                    yield group
-        yield from (self.groups[at] for at in self.order[first:])
+        before = [groups[at] for at in staying]
+        known = {entry.seq for group in before for entry in group.entries}
+        if not all(seq in known for low, high in spans for seq in range(low, high + 1)):
+            older = (groups[at] for at in self.order[:first])
+            before = [group for group in older if self.is_pinned(group) or group.has(spans)]
+        return before + [groups[at] for at in self.order[first:]]
 
-    def sent(self, manifest: Manifest) -> Iterator[Group]:
-        """Yield the groups in order of which a window may have sent something, behind the early ones."""
+    def sent(self, manifest: Manifest) -> list[Group]:
+        """Return the groups in order of which a window may have sent something, behind the early ones."""
         return self.since(manifest.cut, [span for span in manifest.sent() if span[0] < manifest.cut])
 
     def last_of(self, tokens: int) -> int:

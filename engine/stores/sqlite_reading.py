@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
@@ -39,6 +42,8 @@ ITEM: Final = "item.appended"
 _FAR: Final = 2**63 - 1
 _MANY: Final = 3
 """Marks for which it pays to ask first which of them there are."""
+_PAGE: Final = 32
+"""Rows that are taken from SQLite at once."""
 _REMEMBERED: Final = 1000
 """Lineages that a connection remembers."""
 
@@ -166,27 +171,28 @@ def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list
             if left is None:
                 found += [Record(name, *row) for row in rows]
             else:
-                left = _until(found, (Record(name, *row) for row in rows), left)
+                left = _until(name, rows, found, left)
         if len(found) >= most or (left is not None and left <= 0):
             break
     return found
 
 
-def _until(found: list[Record], records: Iterable[Record], tokens: int) -> int:
-    """Add records until *tokens* are read; return how many are left to read.
+def _until(name: str, rows: sqlite3.Cursor, found: list[Record], tokens: int) -> int:
+    """Add the records of rows until *tokens* are read; return how many are left to read.
 
     Raises:
         CorruptLog: what a record counts is no number.
     """
-    for record in records:
-        found.append(record)
-        try:
-            tokens -= record.tokens if record.excerpt is None else record.excerpt
-        except TypeError:
-            numbers(record)
-            raise
-        if tokens <= 0:
-            break
+    while tokens > 0 and (page := rows.fetchmany(_PAGE)):
+        for record in starmap(partial(Record, name), page):
+            found.append(record)
+            try:
+                tokens -= record.tokens if record.excerpt is None else record.excerpt
+            except TypeError:
+                numbers(record)
+                raise
+            if tokens <= 0:
+                break
     return tokens
 
 

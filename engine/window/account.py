@@ -57,34 +57,45 @@ class Account:
 
     def _enter(self, units: Sequence[Unit]) -> None:
         """Take the decisions on units in."""
-        decisions, weights = self._decisions, self.weights
+        decisions, weights, bare = self._decisions, self.weights, self.bare
         for unit in units:
             fit = unit.fit
-            out, other, notes = fit.out, fit.other, fit.notes
-            whole, excerpted = self._sent(unit)
+            if unit.excerpted or not fit.plain:
+                self._enter_one_by_one(unit)
+                continue
+            whole = _whole(unit) if unit.pinned else _KEPT
             for entry in fit.entries:
                 seq = entry.seq
-                if out and seq in out:
-                    decisions[seq] = _fate_of(out[seq]), out[seq]
-                    continue
-                tokens, short = fit.weight(entry) if other else (entry.tokens, entry.excerpt)
-                if unit.excerpted and short is not None:
-                    decisions[seq], weights[seq] = excerpted, short
-                else:
-                    decisions[seq], weights[seq] = whole, tokens
-                if notes and seq in notes:
-                    fate, rule = decisions[seq]
-                    decisions[seq] = fate, f"{rule}, {notes[seq]}"
-                if entry.flags & ESTIMATED:
-                    self.estimated += weights[seq]
-            self.bare += [seq for seq in fit.bare if seq not in out]
-            self.trimmed += [seq for seq in fit.trimmed if seq not in out]
-            self.sealed += [entry.seq for entry in fit.sealed]
+                decisions[seq], weights[seq] = whole, entry.tokens
+            if fit.bare:
+                bare += fit.bare
+            if fit.flags & ESTIMATED:
+                self.estimated += sum([entry.tokens for entry in fit.entries if entry.flags & ESTIMATED])
 
-    def _sent(self, unit: Unit) -> tuple[_Decision, _Decision]:
-        """Return what becomes of a unit's items that are sent whole, and of those that go as excerpts."""
-        whole = _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
-        return whole, ("excerpted", self._excerpted_by(unit)) if unit.excerpted else whole
+    def _enter_one_by_one(self, unit: Unit) -> None:
+        """Take the decisions on a unit in of which something goes otherwise than the rest, or not at all."""
+        decisions, weights, fit = self._decisions, self.weights, unit.fit
+        out, notes = fit.out, fit.notes
+        whole = _whole(unit)
+        excerpted: _Decision = ("excerpted", self._excerpted_by(unit)) if unit.excerpted else whole
+        for entry in fit.entries:
+            seq = entry.seq
+            if seq in out:
+                decisions[seq] = _fate_of(out[seq]), out[seq]
+                continue
+            tokens, short = fit.weight(entry)
+            if unit.excerpted and short is not None:
+                decisions[seq], weights[seq] = excerpted, short
+            else:
+                decisions[seq], weights[seq] = whole, tokens
+            if seq in notes:
+                fate, rule = decisions[seq]
+                decisions[seq] = fate, f"{rule}, {notes[seq]}"
+            if entry.flags & ESTIMATED:
+                self.estimated += weights[seq]
+        self.bare += [seq for seq in fit.bare if seq not in out]
+        self.trimmed += [seq for seq in fit.trimmed if seq not in out]
+        self.sealed += [entry.seq for entry in fit.sealed]
 
     def _excerpted_by(self, unit: Unit) -> str:
         """Return the rule by which an earlier cut excerpted a unit, else that of the new one."""
@@ -231,6 +242,11 @@ class Account:
         if sealed != {entry.seq for entry in unit.entries if entry.seq in self.last.sealed}:
             return total, False
         return total + self.seal * len(sealed), True
+
+
+def _whole(unit: Unit) -> _Decision:
+    """Return what becomes of a unit's items that are sent whole."""
+    return _KEPT if not unit.pinned else _PINNED if unit.group.pinned else _IN_EFFECT
 
 
 def _fate_of(rule: str) -> Fate:

@@ -145,9 +145,7 @@ class _Choice:
             if not group.stray and (history.is_pinned(group) or (continued and self._was_sent(group))):
                 yield group
         sent = [span for span in self.last.sent() if span[0] < begin] if self.last else []
-        for group in history.since(begin, sent):
-            if not group.stray:
-                yield group
+        yield from [group for group in history.since(begin, sent) if not group.stray]
 
     def _was_sent(self, group: Group) -> bool:
         return self.fates is not None and any(self.fates.sent(entry.seq) for entry in group.entries)
@@ -164,7 +162,7 @@ class _Choice:
                 units, rule = self._cut(factor)
         if self.short and not rule:
             raise Deeper
-        units = [unit for unit in units if unit.at >= self.cut or unit.pinned or not unit.empty]
+        units = [unit for unit in units if unit.at >= self.cut or unit.pinned or not unit.fit.empty]
         for holds in BETWEEN:
             holds(units, self.scene)
         account = Account(self.scene, units, self.cut, rule, self.last)
@@ -252,7 +250,7 @@ class _Choice:
         """Ask the policy for a new cut; return what is sent after it, and the rule."""
         left = self._room(factor) - self.fixed
         units = self._decidable(left)
-        candidates = [unit for unit in units if not unit.empty]
+        candidates = [unit for unit in units if not unit.fit.empty]
         frontier = _frontier(candidates)
         available = self.request.budget.context - self.request.reserve
         try:
@@ -263,8 +261,9 @@ class _Choice:
             needed = scaled(error.needed + self.fixed + self.request.overhead, factor)
             raise BudgetExceeded(needed, available) from None
         check_cut(cut, self.policy)
-        kept = {unit.at for unit in candidates if unit.at not in cut.dropped or unit.pinned or unit.at in frontier}
-        units = [unit for unit in units if unit.at in kept or unit.empty]
+        dropped = cut.dropped - frontier
+        kept = {unit.at for unit in candidates if unit.at not in dropped or unit.pinned}
+        units = [unit for unit in units if unit.at in kept or unit.fit.empty]
         for unit in units:
             if unit.at in cut.excerpted:
                 unit.shrink()

@@ -140,16 +140,22 @@ class Cut:
 
     def excerpt(self, unit: Unit) -> None:
         """Let a unit's large outputs go as excerpts."""
-        if unit.lean < unit.cost and unit.at not in self.excerpted and unit.at not in self.dropped:
+        shorter = unit.cost - unit.lean
+        if shorter > 0 and unit.at not in self.excerpted and unit.at not in self.dropped:
             self.excerpted.add(unit.at)
-            self.total -= unit.cost - unit.lean
+            self.total -= shorter
 
     def drop(self, unit: Unit) -> None:
         """Drop a unit, unless it is pinned."""
-        if not unit.pinned and unit.at not in self.dropped:
-            self.dropped.add(unit.at)
-            self.total -= unit.lean if unit.at in self.excerpted else unit.cost
-            self.excerpted.discard(unit.at)
+        at = unit.at
+        if unit.pinned or at in self.dropped:
+            return
+        self.dropped.add(at)
+        if at in self.excerpted:
+            self.total -= unit.lean
+            self.excerpted.remove(at)
+        else:
+            self.total -= unit.cost
 
 
 class Draft(Cut):
@@ -160,7 +166,7 @@ class Draft(Cut):
     def __init__(
         self, units: Sequence[Unit], available: int, frontier: frozenset[int], room: int | None = None
     ) -> None:
-        super().__init__(sum(unit.cost for unit in units))
+        super().__init__(sum([unit.cost for unit in units]))
         self.units = units
         """What may be sent, in order."""
         self.available = available

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, SURPLUS, UNPLACED, WANTING, Target
+from ..events import ERASED, MISNAMED, NAMED, ODD, PINNED, SURPLUS, UNPLACED, WANTING, Origin, Target
 from ..groups import Entry, Group, turn_starts
 from ..history import History
 from ..items import ROLES
@@ -73,7 +73,7 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its group."""
 
-    __slots__ = ("history", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
+    __slots__ = ("_homes", "history", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
 
     def __init__(
         self,
@@ -99,16 +99,26 @@ class Scene:
         refused = (str(unread), str(unnamed), *map(str, unfit))
         self.key = None if weights else "\0".join((*whom, *refused))
         """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
+        self._homes: dict[int | None, bool] = {None: False}
+        """Whether the target's own backend made responses, through the same API."""
 
     def of(self, history: History) -> Scene:
         """Return the same, of another history."""
         twin = copy(self)
         twin.history = history
+        twin._homes = {None: False}
         return twin
 
     def at_home(self, entry: Entry) -> bool:
         """Return whether the target's own backend made an item, through the same API."""
-        origin = self.history.origin(entry)
+        if entry.origin is not None:
+            return self._made(entry.origin)
+        home = self._homes.get(entry.response)
+        if home is None:
+            home = self._homes[entry.response] = self._made(self.history.origin(entry))
+        return home
+
+    def _made(self, origin: Origin | None) -> bool:
         return origin is not None and origin.adapter == self.target.api and origin.backend == self.target.backend
 
     def by_the_model(self, entry: Entry) -> bool:
@@ -147,24 +157,30 @@ class Fit(msgspec.Struct, eq=False, gc=False):
     empty: bool = False
     """Whether nothing of it would be sent."""
 
+    plain: bool = False
+    """Whether all of it is sent as it is, but for ids, and weighs what the log says."""
+
     _made: Sequence[Entry] | None = None
     _ids: Sequence[str] | None = None
 
     @property
     def made(self) -> Sequence[Entry]:
         """What a model made."""
-        if self._made is None:
-            self._made = [entry for entry in self.entries if entry.reading.maker == "model"]
-        return self._made
+        made = self._made
+        if made is None:
+            made = self._made = [entry for entry in self.entries if entry.reading.maker == "model"]
+        return made
 
     @property
     def ids(self) -> Sequence[str]:
         """The ids with which it is sent."""
-        if self._ids is None:
-            sent = [one for one in self.entries if one.flags & IDS and one.seq not in self.bare]
-            sent = [one for one in sent if one.seq not in self.out]
-            self._ids = [name for entry in sent if isinstance(name := _named.decode(entry.item).id, str)]
-        return self._ids
+        ids = self._ids
+        if ids is None:
+            bare, out = self.bare, self.out
+            sent = [one for one in self.entries if one.flags & IDS and one.seq not in bare and one.seq not in out]
+            ids = [name for entry in sent if isinstance(name := _named.decode(entry.item).id, str)]
+            self._ids = ids
+        return ids
 
     @property
     def weights(self) -> dict[int, tuple[int, int | None]]:
@@ -202,17 +218,19 @@ class Fit(msgspec.Struct, eq=False, gc=False):
         """Add up what is sent."""
         out, counted = self.out, scene.weights
         cost = lean = scene.seal * len(self.sealed) if self.sealed else 0
-        other: dict[int, tuple[int, int | None]] | None = None
+        other: dict[int, tuple[int, int | None]] = {}
         for entry in self.entries:
             if out and entry.seq in out:
                 continue
             whole, short = entry.tokens, entry.excerpt
             if counted or entry.beside:
-                other = other or {}
                 whole, short = other[entry.seq] = self._other(entry, scene)
             cost += whole
             lean += whole if short is None else short
-        self.other, self.cost, self.lean, self.empty = other or _NONE, cost, lean, len(out) == len(self.entries)
+        self.cost, self.lean = cost, lean
+        self.other = other or _NONE
+        self.empty = len(out) == len(self.entries)
+        self.plain = not (out or other or self.notes or self.trimmed or self.sealed)
 
     def _other(self, entry: Entry, scene: Scene) -> tuple[int, int | None]:
         whole, short = scene.weights.get(entry.seq) or (entry.tokens, entry.excerpt)
@@ -284,15 +302,14 @@ def units_of(groups: Iterable[Group], scene: Scene, invariants: Sequence[Invaria
         if group.attached and units and _holds(units[-1].group):
             before = units[-1]
             entries, flags = (*before.entries, *group.entries), before.fit.flags | group.flags
-            before.fit = _fit(Fit(entries, flags), scene, asked, void=before.group.void)
+            before.fit = _fit(entries, flags, scene, asked, void=before.group.void)
             continue
-        if key is not None and group.fit_for == key:
-            fit = group.fit
-        else:
-            fit = _fit(Fit(group.entries, group.flags), scene, asked, void=group.void)
+        at, flags = group.at, group.flags
+        fit = group.fit
+        if key is None or group.fit_for != key:
+            fit = _fit(group.entries, flags, scene, asked, void=group.void)
             group.fit, group.fit_for = fit, key
-        at = group.at
-        units.append(Unit(group, at, fit, group.flags & PINNED != 0 or at in in_effect))
+        units.append(Unit(group, at, fit, flags & PINNED != 0 or at in in_effect))
     return units
 
 
@@ -305,18 +322,27 @@ def _holds(group: Group) -> bool:
     return not (group.void or group.pinned or (kind is not None and kind.positional))
 
 
-def _fit(fit: Fit, scene: Scene, asked: tuple[Sequence[Invariant], Sequence[Invariant]], *, void: bool) -> Fit:
-    """Return a fit after invariants have had their say: those that are asked of all, and of what is settled.
+def _fit(
+    entries: tuple[Entry, ...],
+    flags: int,
+    scene: Scene,
+    asked: tuple[Sequence[Invariant], Sequence[Invariant]],
+    *,
+    void: bool,
+) -> Fit:
+    """Return how a target takes entries after invariants have had their say: those of all, and of what is settled.
 
-    *void* says that its response failed.
+    *void* says that their response failed.
     """
-    if not fit.flags & _UNSETTLED and is_settled(fit.entries):
-        fit.settled = not scene.unfit or scene.unfit.isdisjoint([entry.seq for entry in fit.entries])
+    settled = not flags & _UNSETTLED and is_settled(entries)
+    if settled and scene.unfit:
+        settled = scene.unfit.isdisjoint([entry.seq for entry in entries])
+    fit = Fit(entries, flags, settled)
     if void:
-        for entry in fit.entries:
+        for entry in entries:
             fit.leave_out(entry, FAILED)
-    elif not fit.settled or fit.flags & IDS:
-        for invariant in asked[fit.settled]:
+    elif not settled or flags & IDS:
+        for invariant in asked[settled]:
             invariant(fit, scene)
     fit.weigh(scene)
     return fit
@@ -329,6 +355,10 @@ def is_settled(entries: Sequence[Entry]) -> bool:
     """
     if len(entries) == 1:  # so most are
         return entries[0].reading.shape in ROLES
+    if len(entries) == 2:  # and others a call with its output
+        call, output = entries[0].reading, entries[1].reading
+        if call.is_call and output.is_output and call.link == output.link:
+            return call.shape in _CALLS and _CALLS[call.shape] == _CALLS.get(output.shape)
     answered: dict[tuple[str | None, str | None], bool] = {}
     for entry in entries:
         form = entry.reading

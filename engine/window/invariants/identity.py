@@ -27,7 +27,7 @@ def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
         without_ids(fit, _UNFOUND)
         return
     for entry in made:
-        if entry.seq in out or not _at_home(entry, scene):
+        if not scene.at_home(entry) or entry.seq in out or not _is_named(entry):
             without_ids(fit, _NAMELESS)
             return
     if len(made) < len(fit.entries):
@@ -37,16 +37,14 @@ def ids_only_where_accepted(fit: Fit, scene: Scene) -> None:
 def without_ids(fit: Fit, rule: str) -> None:
     """Take the ids from a response, and leave out what cannot go without."""
     fit.strip(fit.entries)
-    for entry in fit.made:
+    for entry in () if fit.settled else fit.made:
         if entry.reading.kind is not None and entry.reading.kind.needs_id:
             fit.leave_out(entry, rule)
 
 
-def _at_home(entry: Entry, scene: Scene) -> bool:
-    """Return whether an item may keep its id: the target's own backend gave it, in the form that it gives."""
-    if entry.flags & MISNAMED:
-        return False
+def _is_named(entry: Entry) -> bool:
+    """Return whether an item may keep its id: it is of the form that the API gives, and there if its kind needs one."""
+    if entry.flags & (NAMED | MISNAMED) == NAMED:
+        return True
     kind = entry.reading.kind
-    if kind is not None and kind.needs_id and not entry.flags & NAMED:
-        return False
-    return scene.at_home(entry)
+    return not (entry.flags & MISNAMED or (kind is not None and kind.needs_id))

@@ -28,11 +28,9 @@ def _leave_out_the_lone(units: Sequence[Unit], scene: Scene) -> bool:
     """Leave out what has no other half; return whether there was any."""
     lone: list[tuple[Unit, Entry, str]] = []
     programs: dict[str, tuple[Unit, Entry]] = {}
-    latest: Unit | None = None
-    for unit in units:
-        if unit.group.maker == "model" and not unit.fit.empty:
-            latest = unit
-        for entry in () if unit.fit.settled else unit.entries:
+    latest = next((unit for unit in reversed(units) if unit.group.maker == "model" and not unit.fit.empty), None)
+    for unit in [unit for unit in units if not unit.fit.settled]:
+        for entry in unit.entries:
             if entry.reading.shape not in ("program", "program_output") or entry.seq in unit.fit.out:
                 continue
             link = str(entry.value().get("call_id"))

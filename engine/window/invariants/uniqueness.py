@@ -24,8 +24,8 @@ def each_id_once(units: Sequence[Unit], scene: Scene) -> None:
     if scene.target.api == "chat":
         return
     seen: set[str] = set()
-    for unit in units:
-        ids = unit.fit.ids if unit.fit.flags & IDS else ()
+    for unit in [unit for unit in units if unit.fit.flags & IDS]:
+        ids = unit.fit.ids
         if not ids:
             continue
         if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
