@@ -36,18 +36,12 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, record: Record, said: ItemAppended | None = None) -> Entry:
         """Return the entry of a record, with what its event says beside the item."""
-        entry = cls(
-            record.seq,
-            reading(record.shape or "unknown", record.link),
-            record.response,
-            record.tokens,
-            record.excerpt,
-            record.flags,
-            record.item or b"null",
-        )
-        if said is not None:
-            entry.origin, entry.extra, entry.beside, entry.blobs = said.origin, said.extra, said.beside, said.blobs
-        return entry
+        form = reading(record.shape or "unknown", record.link)
+        item = record.item or b"null"
+        if said is None:  # as of most
+            return cls(record.seq, form, record.response, record.tokens, record.excerpt, record.flags, item)
+        beside = said.origin, said.extra, said.beside, said.blobs
+        return cls(record.seq, form, record.response, record.tokens, record.excerpt, record.flags, item, *beside)
 
     def value(self) -> Any:
         """Return the item as a new JSON value."""

@@ -355,11 +355,13 @@ class History:
         return any(not one.is_call and one.shape not in _SPOKEN for one in made)
 
     def _entry(self, record: Record) -> Entry | None:
-        asked = self.requests.get(record.response) if record.response is not None else None
+        asked = None if record.response is None else self.requests.get(record.response)
         if record.flags & ASIDE or (asked is not None and asked.purpose != "answer"):
             self.asides.append(record.seq)
             return None
-        said = body(record) if record.data is not None and record.kind == ITEM else None
+        if record.data is None or record.kind != ITEM:
+            return Entry.of(record)
+        said = body(record)
         entry = Entry.of(record, said if isinstance(said, ItemAppended) else None)
         if entry.blobs:
             self.large.append(entry)
@@ -409,20 +411,20 @@ class History:
         self._add(call.at, entry)
 
     def _add(self, at: int, entry: Entry) -> None:
-        group = self.groups.get(at)
+        group, order = self.groups.get(at), self.order
         if group is None:
-            form = entry.reading
-            alone = form.maker is None and entry.response is None and not entry.flags & PINNED
-            self.groups[at] = Group(at, entry.response, (entry,), entry.flags, alone, form.is_output)
+            form, flags, response = entry.reading, entry.flags, entry.response
+            alone = form.maker is None and response is None and not flags & PINNED
+            self.groups[at] = Group(at, response, (entry,), flags, alone, form.is_output)
             self._growing.add(at)
-            if entry.flags & PINNED:
+            if flags & PINNED:
                 self.pins.add(at)
-            if not self.order or at > self.order[-1]:
-                self.order.append(at)
-                if form.is_output:
-                    self.late.add(at)
-            else:
-                insort(self.order, at)
+            if order and at < order[-1]:
+                insort(order, at)
+                self.late.add(at)
+                return
+            order.append(at)
+            if form.is_output:
                 self.late.add(at)
             return
         if at not in self._growing:
@@ -431,7 +433,7 @@ class History:
         group.take(entry)
         if entry.flags & PINNED:
             self.pins.add(at)
-        if not self.order or at != self.order[-1]:
+        if not order or at != order[-1]:
             self.late.add(at)
 
     # -- asking

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec.structs import astuple
 
@@ -41,6 +41,8 @@ _GROWTH: Final = 1024
 """Groups by which a live history may outgrow twice what was loaded; then its beginning is let go."""
 _SENT: Final = 64
 """Conversations whose items are remembered as they were sent."""
+_CHOSEN: Final = 64
+"""Conversations whose last choice is remembered."""
 _COUNTED: Final = 64
 """Conversations, by counter, whose items' weights are remembered."""
 
@@ -76,6 +78,18 @@ class Aim(Protocol):
         ...
 
 
+class _Choice(NamedTuple):
+    """What was chosen last of a live history, and all that it was decided by: policies are pure."""
+
+    history: History
+    version: int
+    policy: Policy
+    request: Request
+    ahead: History
+    """A copy of the history as it was then."""
+    manifest: Manifest
+
+
 class Reader:
     """Reads conversations of one store."""
 
@@ -87,6 +101,7 @@ class Reader:
         self._weights: OrderedDict[tuple[str, Counter], _Weighed] = OrderedDict()
         self._sent: OrderedDict[tuple[str, bool], Written | None] = OrderedDict()
         """Items as they were sent, by conversation and whether through Chat Completions; None: a first time."""
+        self._choices: OrderedDict[str, _Choice] = OrderedDict()
 
     async def head(self, name: str) -> Head:
         """Return a conversation's head.
@@ -147,6 +162,7 @@ class Reader:
     def forget(self, name: str) -> None:
         """Let go of what is known of a conversation: its path or one of its items has changed."""
         self._live.pop(name, None)
+        self._choices.pop(name, None)
         for api in (False, True):
             self._sent.pop((name, api), None)
         for place in [place for place in self._weights if place[0] == name]:
@@ -180,6 +196,8 @@ class Reader:
         Raises:
             BudgetExceeded: what must be sent does not fit.
         """
+        if not pending and (again := await self._again(aim, history)) is not None:
+            return again
         tokens = aim.budget.context
         name, version = history.conversation, history.version
         passed: set[int] = set()
@@ -198,7 +216,11 @@ class Reader:
             ahead = history.ahead(pending)
             try:
                 with _naming_damage(ahead):
-                    return ahead, choose(ahead, await aim.request(ahead), aim.policy)
+                    request = await aim.request(ahead)
+                    manifest = choose(ahead, request, aim.policy)
+                if not pending:
+                    self._remember(aim, history, ahead, request, manifest)
+                return ahead, manifest
             except BudgetExceeded as error:
                 refused = error if refused is None or error.needed < refused.needed else refused
                 if ahead.base is None:
@@ -211,6 +233,24 @@ class Reader:
                 known = self._known(name)
                 if head.version == version and not passed and (known is None or known.floor > history.floor):
                     self._keep(history)
+
+    async def _again(self, aim: Aim, history: History) -> tuple[History, Manifest] | None:
+        """Return what was chosen the last time, if nothing that it was decided by is another since."""
+        known = self._choices.get(history.conversation)
+        if known is None or known.history is not history or known.version != history.version or history.stale:
+            return None
+        same = known.policy is aim.policy and await aim.request(known.ahead) == known.request
+        return (known.ahead, known.manifest) if same else None
+
+    def _remember(self, aim: Aim, history: History, ahead: History, request: Request, manifest: Manifest) -> None:
+        """Remember a choice from a live history; what others counted is theirs to remember."""
+        name = history.conversation
+        if request.weights is not None or self._known(name) is not history:
+            return
+        self._choices[name] = _Choice(history, ahead.version, aim.policy, request, ahead, manifest)
+        self._choices.move_to_end(name)
+        while len(self._choices) > _CHOSEN:
+            self._choices.popitem(last=False)
 
     async def rendered(
         self, history: History, manifest: Manifest, target: Target, blobs: Mapping[str, bytes] = _NONE

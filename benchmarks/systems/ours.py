@@ -38,18 +38,19 @@ class Turnlog(Windowed):
     """Conversations of one engine.
 
     A window is asked for cold, when the engine knows nothing of the conversation; or live, as in a service that has
-    just appended to it; or live by the default policy, which cuts further down so that cuts are rare.
+    just appended to it: it is chosen anew; or live by the default policy, which cuts further down so that cuts are
+    rare; or again, when nothing has happened since the same was asked for.
     """
 
     name = "turnlog"
-    ways = ("cold", "live", "live, oldest-turns")
+    ways = ("cold", "live", "live, oldest-turns", "again")
 
     async def open(self) -> None:
         """See `System.open`."""
         self._stack = AsyncExitStack()
         self.engine: Engine = await self._stack.enter_async_context(open_engine(self.path))
         self._conversations: dict[str, Conversation] = {}
-        self._newest, self._oldest = NewestTurns(), OldestTurns()
+        self._newest = NewestTurns()
 
     async def close(self) -> None:
         """See `System.close`."""
@@ -67,7 +68,8 @@ class Turnlog(Windowed):
         """See `Windowed.window`."""
         if way == "cold":
             self.engine.reader.forget(conversation)
-        policy = self._oldest if way == "live, oldest-turns" else self._newest
+        # What one policy has chosen is nothing to another: so a new one is asked, as it would be after an append.
+        policy = self._newest if way == "again" else OldestTurns() if "oldest-turns" in way else NewestTurns()
         made = await self._conversations[conversation].window(Budget(budget), policy=policy)
         return Read(made.items, 0)
 
