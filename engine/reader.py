@@ -84,9 +84,9 @@ class _Choice(NamedTuple):
     history: History
     version: int
     policy: Policy
-    request: Request
     ahead: History
     """A copy of the history as it was then."""
+    request: Request
     manifest: Manifest
 
 
@@ -196,8 +196,19 @@ class Reader:
         Raises:
             BudgetExceeded: what must be sent does not fit.
         """
-        if not pending and (again := await self._again(aim, history)) is not None:
-            return again
+        if pending:
+            ahead, _, manifest = await self._choose(aim, history, pending)
+            return ahead, manifest
+        known = await self._again(aim, history)
+        if known is None:
+            known = _Choice(history, history.version, aim.policy, *await self._choose(aim, history))
+            self._remember(known)
+        return known.ahead, known.manifest
+
+    async def _choose(
+        self, aim: Aim, history: History, pending: Sequence[Record] = ()
+    ) -> tuple[History, Request, Manifest]:
+        """Choose; return what it was chosen from, what was known of the request, and the manifest."""
         tokens = aim.budget.context
         name, version = history.conversation, history.version
         passed: set[int] = set()
@@ -218,9 +229,6 @@ class Reader:
                 with _naming_damage(ahead):
                     request = await aim.request(ahead)
                     manifest = choose(ahead, request, aim.policy)
-                if not pending:
-                    self._remember(aim, history, ahead, request, manifest)
-                return ahead, manifest
             except BudgetExceeded as error:
                 refused = error if refused is None or error.needed < refused.needed else refused
                 if ahead.base is None:
@@ -233,22 +241,23 @@ class Reader:
                 known = self._known(name)
                 if head.version == version and not passed and (known is None or known.floor > history.floor):
                     self._keep(history)
+            else:
+                return ahead, request, manifest
 
-    async def _again(self, aim: Aim, history: History) -> tuple[History, Manifest] | None:
+    async def _again(self, aim: Aim, history: History) -> _Choice | None:
         """Return what was chosen the last time, if nothing that it was decided by is another since."""
         known = self._choices.get(history.conversation)
         if known is None or known.history is not history or known.version != history.version or history.stale:
             return None
         same = known.policy is aim.policy and await aim.request(known.ahead) == known.request
-        return (known.ahead, known.manifest) if same else None
+        return known if same else None
 
-    def _remember(self, aim: Aim, history: History, ahead: History, request: Request, manifest: Manifest) -> None:
+    def _remember(self, choice: _Choice) -> None:
         """Remember a choice from a live history; what others counted is theirs to remember."""
-        name = history.conversation
-        if request.weights is not None or self._known(name) is not history:
-            return
-        self._choices[name] = _Choice(history, ahead.version, aim.policy, request, ahead, manifest)
-        self._choices.move_to_end(name)
+        name = choice.history.conversation
+        if choice.request.weights is None and self._known(name) is choice.history:
+            self._choices[name] = choice
+            self._choices.move_to_end(name)
         while len(self._choices) > _CHOSEN:
             self._choices.popitem(last=False)
 

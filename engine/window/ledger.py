@@ -106,4 +106,4 @@ def differs(counter: Counter, history: History) -> bool:
     """Return whether what is loaded weighs something else by a counter than the log says."""
     if not isinstance(counter, Scale) or not counter.alike:
         return True
-    return any([group.flags & PICTURED for group in history.groups.values()])
+    return any(group.flags & PICTURED for group in history.groups.values())

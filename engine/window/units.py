@@ -73,7 +73,7 @@ class Weights(NamedTuple):
 class Scene:
     """What an invariant may look at beside its group."""
 
-    __slots__ = ("_homes", "history", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
+    __slots__ = ("history", "homes", "key", "seal", "target", "unfit", "unnamed", "unread", "weights")
 
     def __init__(
         self,
@@ -99,23 +99,23 @@ class Scene:
         refused = (str(unread), str(unnamed), *map(str, unfit))
         self.key = None if weights else "\0".join((*whom, *refused))
         """Under which a group's fit is remembered; None: it is not, for it costs what another counter says."""
-        self._homes: dict[int | None, bool] = {None: False}
+        self.homes: dict[int | None, bool] = {None: False}
         """Whether the target's own backend made responses, through the same API."""
 
     def of(self, history: History) -> Scene:
         """Return the same, of another history."""
         twin = copy(self)
         twin.history = history
-        twin._homes = {None: False}
+        twin.homes = {None: False}
         return twin
 
     def at_home(self, entry: Entry) -> bool:
         """Return whether the target's own backend made an item, through the same API."""
         if entry.origin is not None:
             return self._made(entry.origin)
-        home = self._homes.get(entry.response)
+        home = self.homes.get(entry.response)
         if home is None:
-            home = self._homes[entry.response] = self._made(self.history.origin(entry))
+            home = self.homes[entry.response] = self._made(self.history.origin(entry))
         return home
 
     def _made(self, origin: Origin | None) -> bool:
