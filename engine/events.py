@@ -387,8 +387,6 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     conversation: str
     seq: int
-    position: Position
-    time: int
     kind: str
     schema: int = 1
     response: int | None = None
@@ -399,6 +397,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     flags: int = 0
     item: bytes | None = None
     data: bytes | None = None
+    position: Position = Position("")
+    """Where it stands in the store's feed."""
+    time: int = 0
+    """Microseconds since 1970, UTC, by the clock of its writer."""
     sum: int = 0
 
 

@@ -187,7 +187,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     link: str | None = None
     """Only calls and outputs with this link."""
     tokens: int | None = None
-    """Stop behind the event with which the tokens read (of excerpts where there are such) reach this many."""
+    """Stop behind the event with which the tokens read (of excerpts where there are such) reach this many: the end of a
+    log that a window is made of. Such events may come without position, time and checksum."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

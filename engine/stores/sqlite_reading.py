@@ -154,8 +154,7 @@ def _marks(db: Database, spans: Sequence[Span], wanted: Sequence[str]) -> Collec
 
 
 def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list[Record]:
-    stream = "marked_" if query.mark is not None else "linked_" if query.link is not None else ""
-    statement = SQL[stream + ("falling" if query.reverse else "rising")]
+    statement = SQL[_statement(query)]
     before = _FAR if query.before is None else query.before
     most = _FAR if query.limit is None else query.limit
     values: dict[str, Any] = {"mark": query.mark, "link": query.link}
@@ -177,13 +176,22 @@ def _found(db: Database, name: str, query: Query, spans: Sequence[Span]) -> list
     return found
 
 
+def _statement(query: Query) -> str:
+    direction = "falling" if query.reverse else "rising"
+    if query.mark is not None:
+        return f"marked_{direction}"
+    if query.link is not None:
+        return f"linked_{direction}"
+    return "latest" if query.reverse and query.tokens is not None else direction
+
+
 def _until(name: str, rows: sqlite3.Cursor, found: list[Record], tokens: int) -> int:
     """Add the records of rows until *tokens* are read; return how many are left to read.
 
     Raises:
         CorruptLog: what a record counts is no number.
     """
-    while tokens > 0 and (page := rows.fetchmany(_PAGE)):
+    while page := rows.fetchmany(_PAGE):
         for record in starmap(partial(Record, name), page):
             found.append(record)
             try:
@@ -192,7 +200,7 @@ def _until(name: str, rows: sqlite3.Cursor, found: list[Record], tokens: int) ->
                 numbers(record)
                 raise
             if tokens <= 0:
-                break
+                return tokens
     return tokens
 
 

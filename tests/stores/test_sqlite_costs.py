@@ -264,6 +264,7 @@ PLANS = {
     "body": [OF_BODIES],
     "rising": BY_SEQ,
     "falling": BY_SEQ,
+    "latest": BY_SEQ,
     "linked_to": [OF_LINK],
     "linked_rising": BY_LINK,
     "linked_falling": BY_LINK,

@@ -166,12 +166,18 @@ async def place(store, number):
     return fed[-1].record.position if fed else None
 
 
+def told(query, records):
+    """Return the records that answer a query, without what a query by tokens may leave out."""
+    return records if query.tokens is None else [replace(one, time=0, sum=0) for one in records]
+
+
 async def said(store, call):
     match call:
         case ("append", name, arguments):
             return await store.append(name, **arguments)
         case ("read", name, asked):
-            return await store.read(name, *asked)
+            snapshot = await store.read(name, *asked)
+            return snapshot and replace(snapshot, records=[*map(told, asked, snapshot.records)])
         case ("heads", order, limit, which):
             return list(await store.heads(order=order, limit=limit, where=which))
         case ("delete", name, forks):

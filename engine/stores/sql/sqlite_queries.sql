@@ -173,14 +173,20 @@ SELECT body FROM bodies WHERE digest = :digest;
 
 -- name: rising
 -- A conversation's events, oldest first.
-SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
-    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
+SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens, excerpt, flags,
+    CAST(item AS BLOB), CAST(data AS BLOB), CAST(position AS TEXT), time, sum
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq LIMIT :limit;
 
 -- name: falling
 -- A conversation's events, newest first.
-SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
-    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
+SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens, excerpt, flags,
+    CAST(item AS BLOB), CAST(data AS BLOB), CAST(position AS TEXT), time, sum
+FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
+
+-- name: latest
+-- The same without position, time and checksum, which windows do not ask for.
+SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens, excerpt, flags,
+    CAST(item AS BLOB), CAST(data AS BLOB)
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: linked_to
@@ -194,8 +200,8 @@ WHERE e.conversation = w.conversation AND substr(e.link, -8) = substr(w.link, -8
 -- name: linked_rising
 -- Calls and outputs of one link, oldest first. Without the plus sign the index would not be found: the link that is
 -- looked for would stand in place of the column everywhere.
-SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
-    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
+SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens, excerpt, flags,
+    CAST(item AS BLOB), CAST(data AS BLOB), CAST(position AS TEXT), time, sum
 FROM events INDEXED BY events_link
 WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
     AND seq > :after AND seq < :before
@@ -203,8 +209,8 @@ ORDER BY seq LIMIT :limit;
 
 -- name: linked_falling
 -- Calls and outputs of one link, newest first.
-SELECT seq, CAST(position AS TEXT), time, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens,
-    excerpt, flags, CAST(item AS BLOB), CAST(data AS BLOB), sum
+SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, tokens, excerpt, flags,
+    CAST(item AS BLOB), CAST(data AS BLOB), CAST(position AS TEXT), time, sum
 FROM events INDEXED BY events_link
 WHERE conversation = :conversation AND substr(link, -8) = substr(:link, -8) AND link IS NOT NULL AND +link = :link
     AND seq > :after AND seq < :before
@@ -218,16 +224,16 @@ SELECT value FROM json_each(:marks) WHERE EXISTS (
 
 -- name: marked_rising
 -- Events with a mark, oldest first.
-SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
-    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum
+SELECT e.seq, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags,
+    CAST(e.item AS BLOB), CAST(e.data AS BLOB), CAST(e.position AS TEXT), e.time, e.sum
 FROM marks AS m CROSS JOIN events AS e ON e.conversation = m.conversation AND e.seq = m.seq
 WHERE m.conversation = :conversation AND m.mark = :mark AND m.seq > :after AND m.seq < :before
 ORDER BY m.seq LIMIT :limit;
 
 -- name: marked_falling
 -- Events with a mark, newest first.
-SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
-    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum
+SELECT e.seq, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags,
+    CAST(e.item AS BLOB), CAST(e.data AS BLOB), CAST(e.position AS TEXT), e.time, e.sum
 FROM marks AS m CROSS JOIN events AS e ON e.conversation = m.conversation AND e.seq = m.seq
 WHERE m.conversation = :conversation AND m.mark = :mark AND m.seq > :after AND m.seq < :before
 ORDER BY m.seq DESC LIMIT :limit;
@@ -235,8 +241,8 @@ ORDER BY m.seq DESC LIMIT :limit;
 -- name: fed
 -- The log's events behind a position, each with its conversation and that one's metadata as it is now. Of what was
 -- deleted only the tombstone.
-SELECT e.seq, CAST(e.position AS TEXT), e.time, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape,
-    e.link, e.tokens, e.excerpt, e.flags, CAST(e.item AS BLOB), CAST(e.data AS BLOB), e.sum, c.id, m.json
+SELECT e.seq, coalesce(e.kind, 'item.appended'), e.schema, e.response, e.shape, e.link, e.tokens, e.excerpt, e.flags,
+    CAST(e.item AS BLOB), CAST(e.data AS BLOB), CAST(e.position AS TEXT), e.time, e.sum, c.id, m.json
 FROM events AS e CROSS JOIN conversations AS c ON c.key = e.conversation LEFT JOIN metadata AS m ON m.key = c.about
 WHERE e.position > :after AND (c.deleted = 0 OR e.seq = c.version) ORDER BY e.position LIMIT :limit;
 
