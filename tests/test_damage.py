@@ -132,6 +132,19 @@ async def test_a_request_that_is_not_what_was_sent_names_what_changed_and_the_re
             await (await c.response(8)).request()
 
 
+@pytest.mark.parametrize("column", ["version", "created", "updated", "last_item", "items", "generation"])
+@pytest.mark.parametrize("value", ["'some'", "1.5"])
+async def test_a_conversation_whose_numbers_are_none_is_named(log, column, value):
+    says = rf"^conversation c: no number is stored under {column}, but .*restore the database from a backup"
+    async with open_engine(log) as engine:
+        c, other = await engine.get("c"), await engine.create()
+        change(log, f"UPDATE conversations SET {column} = {value} WHERE id = 'c'")
+        for look in (c.window(Budget(1000)), c.append("More"), c.items(), c.rewind(2), engine.get("c")):
+            with pytest.raises(CorruptLog, match=says):
+                await look
+        assert (await other.append("Hi!")).version == 2
+
+
 async def test_metadata_that_cannot_be_read_names_the_conversation(log):
     change(log, "UPDATE metadata SET json = x'7b'")
     says = r"^conversation c: its metadata cannot be read: .*restore the database from a backup"

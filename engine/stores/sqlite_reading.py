@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
 from ..codec import numbers
-from ..errors import Invalid
+from ..errors import CorruptLog, Invalid
 from ..events import Record
 from ..ids import Position
 from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, ordering
@@ -42,6 +42,7 @@ ITEM: Final = "item.appended"
 _FAR: Final = 2**63 - 1
 _MANY: Final = 3
 """Marks for which it pays to ask first which of them there are."""
+_NUMBERS: Final = ("version", "created", "updated", "last_item", "items", "generation")
 _PAGE: Final = 32
 """Rows that are taken from SQLite at once."""
 _REMEMBERED: Final = 1000
@@ -79,7 +80,21 @@ def _known(row: Sequence[Any], now: float) -> Known:
         parent=None if parent is None else (parent, at),
         deleted=deleted == 1,
     )
+    try:
+        _ = version | created | updated | last_item | items | generation  # fails where one of them is no number
+    except TypeError:
+        raise _damaged(head) from None
     return Known(key, head, origin, about)
+
+
+def _damaged(head: Head) -> CorruptLog:
+    """Return what to raise where a conversation's row has something else in the place of a number."""
+    values = {name: getattr(head, name) for name in _NUMBERS}
+    name = next(name for name, value in values.items() if not isinstance(value, int))
+    remedy = "it was changed after it was written: restore the database from a backup"
+    return CorruptLog(
+        f"conversation {head.conversation}: no number is stored under {name}, but {values[name]!r:.40}; {remedy}"
+    )
 
 
 # -- what is shared
