@@ -12,6 +12,7 @@ from . import vocabulary
 from .blobs import LIMIT, packed
 from .canonical import canonical, digest, encode, loads
 from .codec import BARE, event
+from .common import is_common
 from .errors import InvalidItem
 from .events import (
     CALLED,
@@ -34,7 +35,7 @@ from .events import (
 from .extras import goes_back
 from .fields import surplus, wanting
 from .forms import mended, unplaced
-from .items import ROLES, InputItem, Reading, accept, read, reading
+from .items import InputItem, Reading, accept, read, reading
 from .threads import COUNTED, apart, is_large
 from .tokens import Count, Counter, count_json, measure
 from .window.kinds import CHAT as COMMON
@@ -62,8 +63,8 @@ def flags_of(item: Mapping[str, Any], reading: Reading) -> int:
     That is whether it has encrypted content, whether its id is of the API's form, and whether all of it can be sent, to
     whom, and as it is.
     """
-    if len(item) == 2 and reading.shape in ROLES and isinstance(item.get("content"), str):
-        return 0  # a role and a text, which everybody takes
+    if is_common(item):
+        return _id_flag(item, reading)
     secret = item.get("encrypted_content")
     flags = SECRET if isinstance(secret, str) and secret else 0
     sent = mended(item, reading.shape)

@@ -45,8 +45,10 @@ def is_large(value: object) -> bool:
         left -= 1
         if isinstance(one, str):
             left -= len(one) // _TEXT
-        elif isinstance(one, Mapping):
+        elif isinstance(one, dict):  # a mapping of another kind takes much longer to be told
             stack.extend(one.values())
         elif isinstance(one, list | tuple):
             stack.extend(one)
+        elif isinstance(one, Mapping):
+            stack.extend(one.values())
     return left < 0

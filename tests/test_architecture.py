@@ -60,7 +60,7 @@ def engine_imports(path: Path) -> set[str]:
 # Each module may import from the layers below its own. What is not listed is an error, so that new modules get a place.
 LAYERS = (
     ("errors", "shield", "logs", "threads"),
-    ("checks", "ids", "canonical", "pages", "families", "fields", "media", "schemas"),
+    ("checks", "common", "ids", "canonical", "pages", "families", "fields", "media", "schemas"),
     ("items", "manifest", "extras", "signatures"),
     ("events", "forms"),
     ("codec", "prices", "answers", "notices"),
@@ -132,6 +132,7 @@ PURE = (
     "messages",
     "manifest",
     "extras",
+    "common",
     "forms",
     "turns.recorder",
     "window",

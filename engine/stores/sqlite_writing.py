@@ -140,10 +140,14 @@ class Writing:
         wanted: set[tuple[int, str]] = set()
         for append in batch:
             found = self.known(append.conversation) if append.answers else None
-            owners = lineage(self._db, found) if found else ()
-            wanted |= {(owner, link) for owner, *_ in owners for link in append.answers} - self._linked.keys()
+            if found is not None:
+                owners = [owner for owner, *_ in lineage(self._db, found)]
+                wanted.update((owner, link) for owner in owners for link in append.answers)
+        wanted -= self._linked.keys()
+        if not wanted:
+            return
         self._linked |= {place: [] for place in wanted}
-        for owner, link, seq, shape, flags in read_rows(self._db, "linked_to", sorted(wanted)) if wanted else ():
+        for owner, link, seq, shape, flags in read_rows(self._db, "linked_to", sorted(wanted)):
             self._linked[owner, link].append((seq, shape, flags))
 
     def _answered(self, append: Append, found: Known) -> dict[str, list[Linked]]:
