@@ -23,11 +23,13 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Has these fields and no other; null is nothing in all that may be left out."""
 
 
-class _Said(_Form, frozen=True, kw_only=True, tag_field="type", tag="input_text"):
+class _Said(_Form, frozen=True, kw_only=True):
+    type: Literal["input_text"]
     text: str
 
 
-class _Spoken(_Form, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
+class _Spoken(_Form, frozen=True, kw_only=True):
+    type: Literal["output_text"]
     text: str
     annotations: _Nothing | None = None
     logprobs: list[Any] | None = None

@@ -25,7 +25,10 @@ COMMON = [
     {**OUTPUT, "id": None, "status": "incomplete", "output": [TEXT]},
 ]
 NAMES = sorted({name for fields in FIELDS.values() for name in (*fields.needs, *fields.has)} | {"type", "tool_calls"})
-PARTS = [TEXT, SPOKEN, {**SPOKEN, "annotations": [{}]}, {"type": "refusal", "refusal": "No"}, {"type": "input_image"}]
+PARTS = [
+    *(TEXT, {"text": "Hi"}, {"type": "input_text"}, {"type": "input_image"}),
+    *(SPOKEN, {**SPOKEN, "annotations": [{}]}, {"type": "refusal", "refusal": "No"}),
+]
 values = st.sampled_from(
     [
         *(None, True, 7, "", "Hi", "completed", "weird", "user", "assistant", "message", "function_call", "program"),
@@ -61,6 +64,9 @@ def test_a_closer_look_at_what_is_common_finds_nothing(item, changed, gone):
         {},
         {"role": ["user"], "content": "Hi"},
         {"role": "tool", "content": "Hi"},
+        {"role": "user", "content": [{"text": "a part without a type"}]},
+        {"role": "assistant", "content": [{"text": "a part without a type"}]},
+        {**OUTPUT, "output": [{"text": "a part without a type"}]},
         {"type": "user", "content": "Hi"},
         {**CALL, "call_id": ""},
         {**CALL, "role": "user"},
