@@ -1,10 +1,8 @@
 """The commonest forms: whatever is taken for one is what the closer look finds nothing about."""
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from turnlog.engine import items
+from turnlog.engine import intake, items
 from turnlog.engine.common import is_common
 from turnlog.engine.fields import FIELDS, surplus, wanting
 from turnlog.engine.forms import mended, unplaced
@@ -29,14 +27,12 @@ PARTS = [
     *(TEXT, {"text": "Hi"}, {"type": "input_text"}, {"type": "input_image"}),
     *(SPOKEN, {**SPOKEN, "annotations": [{}]}, {"type": "refusal", "refusal": "No"}),
 ]
-values = st.sampled_from(
-    [
-        *(None, True, 7, "", "Hi", "completed", "weird", "user", "assistant", "message", "function_call", "program"),
-        *([], {}, [None], {"type": "program"}),
-        *([part] for part in PARTS),
-        *([{**part, name: value}] for part in PARTS for name in ("text", "lang", "type") for value in (None, 7, "x")),
-    ]
-)
+VALUES = [
+    *(None, True, 7, "", "Hi", "completed", "weird", "user", "assistant", "message", "function_call", "program"),
+    *([], {}, [None], {"type": "program"}),
+    *([part] for part in PARTS),
+    *([{**part, name: value}] for part in PARTS for name in ("text", "lang", "type") for value in (None, 7, "x")),
+]
 
 
 @pytest.mark.parametrize("item", COMMON)
@@ -44,18 +40,27 @@ def test_common_forms_are_told(item):
     assert is_common(item)
 
 
-@given(st.sampled_from(COMMON), st.dictionaries(st.sampled_from(NAMES), values, max_size=3), st.sets(st.integers(0, 5)))
-@settings(max_examples=500)
-def test_a_closer_look_at_what_is_common_finds_nothing(item, changed, gone):
-    item = {name: value for at, (name, value) in enumerate({**item, **changed}.items()) if at not in gone}
-    assume(is_common(item))
-    shape = read(item).shape
-    assert mended(item, shape) is item
-    assert [*unplaced(item, shape), *surplus(item, shape), *wanting(item, shape)] == []
-    assert item.get("caller") is None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(items, "is_common", lambda _: False)
-        accept(item, "item")
+def changed(item):
+    """Yield an item with each of its fields gone, and with each value in each field that kinds have."""
+    yield item
+    for name in item:
+        yield {other: value for other, value in item.items() if other != name}
+    yield from ({**item, name: value} for name in NAMES for value in VALUES)
+
+
+@pytest.mark.parametrize("item", COMMON)
+def test_a_closer_look_at_what_is_common_finds_nothing(item, monkeypatch):
+    common = [one for one in changed(item) if is_common(one)]
+    flags = [intake.flags_of(one, read(one)) for one in common]
+    assert flags
+    for module in (items, intake):
+        monkeypatch.setattr(module, "is_common", lambda _: False)
+    assert [intake.flags_of(one, read(one)) for one in common] == flags
+    for one in common:
+        shape = read(one).shape
+        assert mended(one, shape) is one
+        assert [*unplaced(one, shape), *surplus(one, shape), *wanting(one, shape)] == []
+        accept(one, "item")
 
 
 @pytest.mark.parametrize(
