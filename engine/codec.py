@@ -33,6 +33,7 @@ __all__ = (
     "item_in",
     "item_of",
     "kind_of",
+    "missing",
     "numbers",
     "renewed",
     "unreadable",
@@ -205,6 +206,11 @@ def unreadable(record: Record, error: Exception, schema: int | None = None) -> C
         else f"{error}; {_DAMAGED}"
     )
     return CorruptLog(f"{record.conversation}/{record.seq}: {record.kind} cannot be read: {remedy}")
+
+
+def missing(conversation: str, seq: int) -> CorruptLog:
+    """Return what to raise where an event is not there."""
+    return CorruptLog(f"{conversation}/{seq}: the event is missing; {RESTORE}")
 
 
 def damage(record: Record) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain, zip_longest
 from typing import Final
 
-from .codec import body
+from .codec import body, missing
 from .compaction import references
 from .errors import NotFound
 from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
@@ -125,6 +126,7 @@ async def load(
 
     Raises:
         NotFound: there is no such conversation.
+        CorruptLog: an event that is needed is missing.
     """
     before = None if at is None else at + 1
     marks = ["request", f"line:{line}", *(f"effect:{name}" for name in EFFECTS)]
@@ -154,6 +156,7 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
     tail, floor = await _tail(store, outline, end, tokens if manifest else deep(tokens))
+    _unbroken(outline, floor, tail)
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _latest(store, outline, floor)}
     older |= {record.seq: record for record in await _islands(store, outline, manifest, floor, older)}
@@ -211,6 +214,19 @@ async def _tail(store: Store, outline: _Outline, end: int, tokens: int) -> tuple
         return found, end
     whole = await _whole(store, outline, found, end)
     return whole, max(end, whole[0].seq - 1)
+
+
+def _unbroken(outline: _Outline, floor: int, tail: Sequence[Record]) -> None:
+    """See to it that every event of the path above the floor is there.
+
+    Raises:
+        CorruptLog: one is not.
+    """
+    above = [(max(first, floor + 1), last) for first, last in outline.path if last > floor]
+    if sum([last + 1 - first for first, last in above]) != len(tail):
+        due = chain.from_iterable(range(first, last + 1) for first, last in reversed(above))
+        pairs = zip_longest(due, [record.seq for record in tail])
+        raise missing(outline.name, next(seq for seq, there in pairs if seq != there))
 
 
 async def _read(store: Store, name: str, query: Query) -> Sequence[Record]:

@@ -18,7 +18,7 @@ import msgspec
 
 from .blobs import blobs_of
 from .canonical import digest, encode, loads, written
-from .codec import ITEM, REQUESTED, RESTORE, body, damage, renewed
+from .codec import ITEM, REQUESTED, RESTORE, body, damage, missing, renewed
 from .errors import Conflict, CorruptLog, InvalidItem, NotFound
 from .events import ERASED, NewEvent, Record, ResponseRequested, checksum
 from .ids import Position, check_id, check_key, moment
@@ -104,7 +104,7 @@ async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterato
     seen: set[str] = set()
     async for record in _records(store, name, last, after=first):
         if record.seq != first + 1:
-            raise CorruptLog(f"{name}/{first + 1}: the event is missing; {RESTORE}")
+            raise missing(name, first + 1)
         line = _line(_written(record))
         told = damage(record)
         if told:
@@ -123,7 +123,7 @@ async def _lines(store: Store, name: str, first: int, last: int) -> AsyncIterato
         snapshot = await store.read(name)
         if snapshot is None or snapshot.head.deleted:
             raise NotFound(f"conversation {name}", deleted=True)
-        raise CorruptLog(f"{name}/{first + 1}: the event is missing, there should be {last}; {RESTORE}")
+        raise missing(name, first + 1)
 
 
 async def _body(store: Store, name: str, place: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -16,14 +17,14 @@ from msgspec.structs import astuple
 
 from .blobs import filled, whole
 from .canonical import encode
-from .codec import item_in, item_of
+from .codec import item_in, item_of, missing
 from .compaction import named, quotable, references
 from .errors import BudgetExceeded, NotFound, TurnlogError
 from .events import ERASED, PICTURED, ContextCompacted, Record, Target
 from .history import History
 from .intake import Intake
 from .loading import load, look_up
-from .log import Head, Query, Store
+from .log import Head, Query, Snapshot, Store
 from .manifest import Fates, Manifest
 from .paths import Reads
 from .tokens import Counter, Scale
@@ -119,15 +120,19 @@ class Reader:
 
         Raises:
             NotFound: there is no such conversation.
+            CorruptLog: an event that is needed is missing.
         """
         while (history := self._known(name)) is not None:
-            snapshot = await self._store.read(name, Query(after=history.version))
+            known = history.version
+            snapshot = await self._store.read(name, Query(after=known))
             if snapshot is None or snapshot.head.deleted:
                 self.forget(name)
                 raise NotFound(f"conversation {name}", deleted=snapshot is not None)
+            new = _following(snapshot, known)
             # Another task may have brought the same records in meanwhile.
-            history.extend([record for record in snapshot.records[0] if record.seq > history.version])
-            if history.stale:
+            history.extend([record for record in new if record.seq > history.version])
+            # An older database may have been put in this one's place.
+            if history.stale or snapshot.head.version < known:
                 self.forget(name)
                 break
             if line is not None and not await look_up(self._store, history, line):
@@ -340,6 +345,19 @@ class Reader:
             said = [encode(item) for item in await self.stand_in(base[0].conversation, base[1], target)]
             known.bases[place] = sum(count.tokens for count in await self._intake.counts(said, counter))
         return known.bases[place]
+
+
+def _following(snapshot: Snapshot, version: int) -> Sequence[Record]:
+    """Return all events behind a version.
+
+    Raises:
+        CorruptLog: one is missing.
+    """
+    head, (records,) = snapshot.head, snapshot.records
+    if max(0, head.version - version) != len(records):
+        there = zip_longest(range(version + 1, head.version + 1), [record.seq for record in records])
+        raise missing(head.conversation, next(due for due, seq in there if due != seq))
+    return records
 
 
 def _passed_over(history: History, line: str) -> int:

@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 
+import anyio
 import pytest
 
 from turnlog import Budget, open_engine
@@ -112,6 +113,46 @@ async def test_a_window_over_a_damaged_item_names_it(log, damage, api):
         c = await engine.get("c")
         with pytest.raises(CorruptLog, match=rf"^c/5: .*{REMEDY}"):
             await c.window(Budget(1000), api=api)
+
+
+@pytest.mark.parametrize("seq", [1, 2, 5, 8, 10])
+async def test_a_window_over_an_event_that_is_gone_names_it(log, seq):
+    change(log, f"DELETE FROM events WHERE seq = {seq}")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        with pytest.raises(CorruptLog, match=rf"^c/{seq}: the event is missing; {REMEDY}"):
+            await c.window(Budget(1000))
+
+
+async def test_a_rewind_to_before_an_event_that_is_gone_leads_to_windows_again(log):
+    change(log, "DELETE FROM events WHERE seq = 9")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        await c.rewind(7)
+        assert [item["content"] for item in (await c.window(Budget(1000))).items][-1] == "How are you?"
+
+
+@pytest.mark.parametrize("seq", [12, 13, 14])
+async def test_what_is_gone_of_what_others_have_appended_is_named(log, seq):
+    async with open_engine(log) as engine, open_engine(log) as other:
+        c = await engine.get("c")
+        await c.window(Budget(1000))
+        await (await other.get("c")).append("One", "Two", "Three")
+        change(log, f"DELETE FROM events WHERE seq = {seq}")
+        with anyio.fail_after(10), pytest.raises(CorruptLog, match=rf"^c/{seq}: the event is missing; {REMEDY}"):
+            await c.window(Budget(1000))
+
+
+async def test_a_conversation_that_was_put_back_to_an_earlier_version_is_read_anew(log):
+    async with open_engine(log) as engine:
+        c = await engine.get("c")
+        await c.window(Budget(1000))
+        change(log, "DELETE FROM events WHERE seq > 6")
+        change(log, "UPDATE conversations SET version = 6, last_item = 5, items = 3 WHERE id = 'c'")
+        with anyio.fail_after(10):
+            shown = (await c.window(Budget(1000))).items
+        async with open_engine(log) as other:
+            assert shown == (await (await other.get("c")).window(Budget(1000))).items
 
 
 async def test_a_window_over_a_damaged_last_request_names_it(log):

@@ -10,7 +10,7 @@ import msgspec
 
 from ..blobs import whole, whole_items
 from ..canonical import AROUND, canonical, digest, loads
-from ..codec import ITEM, RESTORE, body, damage, item_of
+from ..codec import ITEM, RESTORE, body, damage, item_of, missing
 from ..compaction import quotable, references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
 from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
@@ -203,7 +203,7 @@ async def _sent(store: Shelf, name: str, manifest: Manifest, near: Near | None) 
     if len(found) < wanted:
         there = {record.seq for record in found}
         gone = next(seq for first, last in _sent_spans(manifest) for seq in range(first, last + 1) if seq not in there)
-        raise CorruptLog(f"{name}/{gone}: the event is missing; {RESTORE}")
+        raise missing(name, gone)
     return sorted(found, key=_seq)
 
 
