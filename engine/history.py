@@ -549,9 +549,13 @@ class History:
         return record if record.seq > self.forked and self.path[0][0] <= record.seq else None
 
     def last_target(self) -> Target | None:
-        """Return whom the latest request was for; where nothing but compactions was asked for, the latest of them."""
-        asked = self.requests.get(self.last_request or self.compacting or 0)
-        return asked.target if asked else None
+        """Return whom the latest request was for; before the first, who made the compaction that windows start from."""
+        if self.last_request is not None:
+            return self.requests[self.last_request].target
+        made = self.base[1].origin if self.base else None
+        if made is None:
+            return None
+        return Target(api="chat" if made.adapter == "chat" else "responses", backend=made.backend, model=made.model)
 
     def last_asked(self) -> tuple[Asked, Usage | None] | None:
         """Return the latest request, and what the API reported for it."""

@@ -13,14 +13,15 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from .blobs import filled, whole
 from .canonical import encode
 from .codec import item_in, item_of, missing
 from .compaction import named, quotable, references
 from .errors import BudgetExceeded, NotFound, TurnlogError
-from .events import ERASED, PICTURED, ContextCompacted, Record, Target
+from .events import ERASED, PICTURED, Blob, ContextCompacted, Record, Target
+from .groups import Entry
 from .history import History
 from .intake import Intake
 from .loading import load, look_up
@@ -49,6 +50,7 @@ _COUNTED: Final = 64
 
 
 _NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
+_UNWEIGHED: Final[tuple[bytes, Sequence[Blob], tuple[int, int | None]]] = b"", (), (0, None)
 
 
 class Aim(Protocol):
@@ -208,7 +210,8 @@ class Reader:
         if known is None:
             known = _Choice(history, history.version, aim.policy, *await self._choose(aim, history))
             self._remember(known)
-        return known.ahead, known.manifest
+        # Whoever gets a window may change it.
+        return known.ahead, replace(known.manifest, weights=known.manifest.weights.copy())
 
     async def _choose(
         self, aim: Aim, history: History, pending: Sequence[Record] = ()
@@ -254,7 +257,8 @@ class Reader:
         known = self._choices.get(history.conversation)
         if known is None or known.history is not history or known.version != history.version or history.stale:
             return None
-        same = known.policy is aim.policy and await aim.request(known.ahead) == known.request
+        same = known.policy is aim.policy and known.manifest.line == aim.line
+        same = same and await aim.request(known.ahead) == known.request
         return known if same else None
 
     def _remember(self, choice: _Choice) -> None:
@@ -317,9 +321,10 @@ class Reader:
         while len(self._weights) > _COUNTED:
             self._weights.popitem(last=False)
         alike = isinstance(counter, Scale) and counter.alike
-        new = [one for one in history.entries() if one.seq not in known.items and (not alike or one.flags & PICTURED)]
-        known.items |= {entry.seq: (0, None) for entry in new if entry.flags & ERASED}
-        new = [entry for entry in new if not entry.flags & ERASED]
+        entries = [one for one in history.entries() if not alike or one.flags & PICTURED]
+        # Told before anything is waited for: others may weigh something else under the same seqs meanwhile.
+        weights = {one.seq: count for one in entries if (count := known.told(one)) is not None}
+        new = [one for one in entries if one.seq not in weights]
         items = [
             await filled(self._store, entry.item, entry.blobs, blobs, place=f"{history.conversation}/{entry.seq}: ")
             if entry.blobs
@@ -327,20 +332,22 @@ class Reader:
             for entry in new
         ]
         counts = await self._intake.counts(items, counter)
-        known.items |= {entry.seq: count[:2] for entry, count in zip(new, counts, strict=True)}
+        for one, counted in zip(new, counts, strict=True):
+            weights[one.seq] = counted[:2]
+            known.items[one.seq] = one.item, one.blobs, counted[:2]
         if alike:
-            return Weights(known.items)
+            return Weights(weights)
         if known.seal is None:
             call = {"call_id": "call_" + "0" * 24}
             known.seal = (await self._intake.count(seal(call, "function_call", SEALED), 0, counter)).tokens
         base = await self._base_weight(known, history.base, target, counter) if history.base else None
-        return Weights(known.items, known.seal, base)
+        return Weights(weights, known.seal, base)
 
     async def _base_weight(
         self, known: _Weighed, base: tuple[Record, ContextCompacted], target: Target, counter: Counter
     ) -> int:
         """Return what stands for compacted events weighs, counted once for each target."""
-        place = base[0].seq, astuple(target)
+        place = base[0].seq, base[0].data, astuple(target)
         if place not in known.bases:
             said = [encode(item) for item in await self.stand_in(base[0].conversation, base[1], target)]
             known.bases[place] = sum(count.tokens for count in await self._intake.counts(said, counter))
@@ -386,9 +393,17 @@ class _Weighed:
     """What one counter has counted of one conversation."""
 
     def __init__(self) -> None:
-        self.items: dict[int, tuple[int, int | None]] = {}
+        self.items: dict[int, tuple[bytes, Sequence[Blob], tuple[int, int | None]]] = {}
+        """By seq: what was weighed, and its tokens, whole and as an excerpt."""
         self.seal: int | None = None
-        self.bases: dict[tuple[int, tuple[str, ...]], int] = {}
+        self.bases: dict[tuple[int, bytes | None, tuple[str, ...]], int] = {}
+
+    def told(self, entry: Entry) -> tuple[int, int | None] | None:
+        """Return what an item weighs; None of one that was not weighed: another may have had its seq in vain."""
+        if entry.flags & ERASED:
+            return 0, None
+        item, blobs, count = self.items.get(entry.seq, _UNWEIGHED)
+        return count if item == entry.item and blobs == entry.blobs else None
 
 
 async def logged(store: Reads, name: str, seqs: Iterable[int]) -> list[Record]:

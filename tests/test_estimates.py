@@ -5,6 +5,7 @@ from struct import pack
 
 import pytest
 
+from pictures import png
 from turnlog.engine import tokens
 from turnlog.engine.codec import event
 from turnlog.engine.events import ESTIMATED, PICTURED, SECRET, ItemAppended, ResponseCompleted, Usage
@@ -18,13 +19,8 @@ def one(text):
     return len(text)
 
 
-def url(width, height, rest=0):
-    head = b"\x89PNG\r\n\x1a\n" + pack(">I4sII", 13, b"IHDR", width, height)
-    return "data:image/png;base64," + base64.b64encode(head + b"\0" * (12 + rest)).decode()
-
-
 def picture(*size, **fields):
-    return {"role": "user", "content": [{"type": "input_image", "image_url": url(*size), **fields}]}
+    return {"role": "user", "content": [{"type": "input_image", "image_url": png(*size), **fields}]}
 
 
 # -- pictures
@@ -62,7 +58,7 @@ def test_a_picture_weighs_what_its_family_says(model, size, detail, tokens):
 
 
 def test_a_picture_in_the_shape_of_chat_weighs_the_same():
-    part = {"type": "image_url", "image_url": {"url": url(64, 64), "detail": "low"}}
+    part = {"type": "image_url", "image_url": {"url": png(64, 64), "detail": "low"}}
     assert measure({"role": "user", "content": [part]}, one) == measure(picture(64, 64, detail="low"), one)
 
 
@@ -81,14 +77,14 @@ def test_a_picture_that_cannot_be_seen_is_taken_for_one_of_a_usual_size(part):
 
 
 def test_a_screenshot_in_an_output_is_a_picture():
-    screen = {"type": "computer_screenshot", "image_url": url(640, 480)}
+    screen = {"type": "computer_screenshot", "image_url": png(640, 480)}
     weighed = measure({"type": "computer_call_output", "call_id": "c", "output": screen}, one)
     assert weighed.pictured
     assert 360 < weighed.tokens < 360 + 150
     output = {
         "type": "function_call_output",
         "call_id": "c",
-        "output": [{"type": "input_image", "image_url": url(64, 64)}],
+        "output": [{"type": "input_image", "image_url": png(64, 64)}],
     }
     assert measure(output, one)[::3] == (OUTPUT + 5, True)
 
@@ -135,7 +131,7 @@ def test_a_recording_weighs_by_its_length():
 
 
 def test_what_is_in_the_json_of_hosted_tools_weighs_by_what_it_is():
-    text = f'{{"a":"{url(64, 64)}","b":"{data("text/plain", b"abc" * 9)}"}}'
+    text = f'{{"a":"{png(64, 64)}","b":"{data("text/plain", b"abc" * 9)}"}}'
     assert count_json(text, one) == 5 + 27 + len('{"a":"","b":""}')
 
 
@@ -150,7 +146,7 @@ def test_no_search_of_a_long_text_takes_long(word, monkeypatch):
             sought.append(len(text))
             return search.finditer(text)
 
-    text = f'{{"a":"{word * 100_000}{url(64, 64, 300_000)} and {word * 100_000}"}}'
+    text = f'{{"a":"{word * 100_000}{png(64, 64, 300_000)} and {word * 100_000}"}}'
     weight = count_json(text, one)
     monkeypatch.setattr(tokens, "_BASE64", Watched)
     assert count_json(text, one) == weight == 5 + len('{"a":" and "}') + 2 * len(word) * 100_000

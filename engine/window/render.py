@@ -201,7 +201,9 @@ class Pen:
         home = origin is not None and origin.adapter == target.api and origin.backend == target.backend
         if response is not None and entry.reading.maker in _CALLERS:
             response = None
-        return Rendered(entry.seq, response, item, entry.extra, home)
+        extra = entry.extra
+        # Whoever gets a window may change it.
+        return Rendered(entry.seq, response, item, extra if extra is None else msgspec.to_builtins(extra), home)
 
     def plain(self, item: dict[str, Any], shape: str) -> dict[str, Any]:
         """Return an item without what the target does not take on input."""

@@ -42,6 +42,21 @@ async def seen(s, c):
     return [entry.item async for entry in c.items()], info.last_item, info.updated, info.busy
 
 
+async def test_before_the_first_request_windows_are_for_the_model_that_compacted(stage, api):
+    async with stage("In short: much happened.") as s:
+        c = await s.engine.create()
+        for number in range(20):
+            await c.append(f"{number}: {LONG}", {"role": "assistant", "content": LONG})
+            if number == 5:
+                await c.compact(s.model(api, "gpt-4.1-mini"), method="summary")
+        live = await c.window(Budget(600), api=api)
+        s.engine.reader.forget(c.id)
+        # So little of the log is read that the compaction's own request is not.
+        cold = await c.window(Budget(600), api=api)
+        assert live.target.model == cold.target.model == "gpt-4.1-mini"
+        assert live.manifest == cold.manifest
+
+
 async def test_a_summary(stage, api):
     async with stage(*answers(), "In short: much happened.", "Here we are.") as s:
         c = await told(s, api)

@@ -1,8 +1,9 @@
 """A window that is asked for again: nothing is decided twice, and everything that could decide otherwise counts."""
 
 import pytest
+from msgspec.structs import replace
 
-from instant_model import echo
+from instant_model import Instant, echo
 from turnlog import Budget, open_engine
 from turnlog.engine.events import Target
 from turnlog.engine.window.policies import Composed, LastTurns, OldestTurns
@@ -22,6 +23,19 @@ class Asked(OldestTurns):
     def cut(self, units, available, frontier):
         self.times += 1
         return super().cut(units, available, frontier)
+
+
+class Thinking(Instant):
+    """A model of Chat Completions that answers with *extra*."""
+
+    def __init__(self, extra):
+        super().__init__("chat")
+        self.extra = extra
+
+    async def send(self, request):
+        async for event in super().send(request):
+            done = event.type == "response.output_item.done"
+            yield replace(event, extra=self.extra) if done else event
 
 
 async def talk(c, turns=12):
@@ -55,6 +69,31 @@ async def test_whoever_gets_a_window_may_change_it(engine):
         for item in window.items:
             item["content"] = "gone"
         window.items.clear()
+
+
+async def test_nor_do_changes_of_what_is_within_it_reach_what_is_sent_later(engine):
+    thoughts = {"set": [[["reasoning_details"], [{"type": "reasoning.text", "text": "Hm"}]]]}
+    c, model = await engine.create(), Thinking(thoughts)
+    await c.respond(model, "Hi!")
+    window = await c.window(model=model)
+    right, weights = await c.window(model=model), dict(window.manifest.weights)
+    assert window.messages[1]["reasoning_details"] == [{"type": "reasoning.text", "text": "Hm"}]
+    window.messages[1]["reasoning_details"].clear()
+    window.manifest.weights.clear()
+    after = await c.window(model=model)
+    assert after.messages == right.messages
+    assert after.messages[1]["reasoning_details"]
+    assert after.manifest.weights == weights
+
+
+async def test_a_policy_that_has_another_name_or_version_now_is_another(engine):
+    c, policy = await engine.create(), Asked()
+    await talk(c)
+    await c.window(BUDGET, policy=policy)
+    policy.version = 7
+    window = await c.window(BUDGET, policy=policy)
+    assert window.manifest.policy == "oldest-turns@7"
+    assert window.manifest == (await cold(engine, c, policy)).manifest
 
 
 async def appends(_, c):

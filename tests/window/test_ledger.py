@@ -1,10 +1,8 @@
 """What the API's reports teach: hidden words come back as often as they are, foreign text by a factor, both bounded."""
 
-import base64
-from struct import pack
-
 import pytest
 
+from pictures import png
 from turnlog import Budget, BudgetExceeded, open_engine
 from turnlog.adapters.responses import encode
 from turnlog.engine.model import StreamEvent
@@ -251,13 +249,8 @@ async def test_what_is_forgotten_makes_no_cut(c):
 # -- pictures, for families whose pictures weigh something else
 
 
-def picture(width, height):
-    head = b"\x89PNG\r\n\x1a\n" + pack(">I4sII", 13, b"IHDR", width, height)
-    return "data:image/png;base64," + base64.b64encode(head + b"\0" * 12).decode()
-
-
 async def test_a_window_weighs_pictures_for_its_model(c):
-    part = {"type": "input_image", "image_url": picture(1024, 1024)}
+    part = {"type": "input_image", "image_url": png(1024, 1024)}
     await c.append("Look.", {"role": "user", "content": [part]})
     weights = {}
     for name in ("gpt-5.5", "gpt-4o", "gpt-4o-mini", "gpt-5"):
@@ -268,7 +261,7 @@ async def test_a_window_weighs_pictures_for_its_model(c):
 
 
 async def test_a_window_for_another_family_is_the_same_however_much_is_loaded(c):
-    part = {"type": "input_image", "image_url": picture(1024, 1024)}
+    part = {"type": "input_image", "image_url": png(1024, 1024)}
     call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
     for _ in range(3):
         await c.append({"role": "user", "content": [part]}, {"role": "assistant", "content": TEXT * 20}, TEXT * 30)
