@@ -33,6 +33,7 @@ __all__ = (
     "item_in",
     "item_of",
     "kind_of",
+    "metadata_in",
     "missing",
     "numbers",
     "renewed",
@@ -58,6 +59,7 @@ UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
 
 RESTORE: Final = "restore it from a backup or an export"
 """The remedy for what is missing, or not what was written."""
+_CHANGED: Final = "it was changed after it was written: restore the database from a backup"
 _DAMAGED: Final = f"it was changed after it was written: {RESTORE}"
 _NUMBERS: Final = ("schema", "response", "tokens", "excerpt", "flags")
 _MISSING: Final = ("response", "excerpt")
@@ -275,3 +277,22 @@ def item_in(data: bytes, place: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise CorruptLog(f"{place}: the item is no JSON object; {_DAMAGED}")
     return item
+
+
+def metadata_in(data: bytes, conversation: str) -> dict[str, Any]:
+    """Return the metadata in stored bytes.
+
+    Raises:
+        CorruptLog: they hold no JSON object.
+    """
+    try:
+        value = loads(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _unread(conversation, str(error)) from error
+    if not isinstance(value, dict):
+        raise _unread(conversation, "it is no JSON object")
+    return value
+
+
+def _unread(conversation: str, why: str) -> CorruptLog:
+    return CorruptLog(f"conversation {conversation}: its metadata cannot be read: {why}; {_CHANGED}")

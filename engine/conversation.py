@@ -13,6 +13,7 @@ from .canonical import canonical, digest, loads
 from .checks import whole, why
 from .codec import event
 from .compaction import Compacted
+from .damage import damage_named
 from .erasing import Receipt, erase
 from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
@@ -198,7 +199,8 @@ class Conversation:
         version_of(expected)
         whole("to", to, 1)
         named = None if key is None else Key(key, digest(canonical({"rewound": to})))
-        written = await self._rewind(to, expected, named)
+        async with damage_named(self._engine.store, self.id):
+            written = await self._rewind(to, expected, named)
         self.saw(written.version)
         return Appended(written.first, written.last, written.version, written.replayed)
 
@@ -279,7 +281,8 @@ class Conversation:
             raise Invalid("erase: at least one seq is needed")
         for seq in seqs:
             whole("seq", seq, 1)
-        receipt = await erase(self._engine, self.id, seqs, why(reason))
+        async with damage_named(self._engine.store, self.id):
+            receipt = await erase(self._engine, self.id, seqs, why(reason))
         await self.refresh()
         return receipt
 

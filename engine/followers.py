@@ -15,8 +15,8 @@ import anyio
 import msgspec
 
 from .blobs import whole
-from .canonical import loads
 from .checks import whole as whole_number
+from .codec import metadata_in
 from .errors import Conflict, Invalid
 from .ids import Position, ulid
 from .listing import Event, event_of
@@ -77,7 +77,7 @@ class Follower:
 
     async def _event(self, fed: Fed) -> Event:
         record = await whole(self._engine.store, fed.record)
-        return msgspec.structs.replace(event_of(record), metadata=loads(fed.metadata))
+        return msgspec.structs.replace(event_of(record), metadata=metadata_in(fed.metadata, record.conversation))
 
     async def _stands(self) -> bool:
         """Return whether this is the one that reads under its name; begin at the name's place once it is."""

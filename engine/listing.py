@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from itertools import chain, groupby
@@ -14,6 +14,7 @@ from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import whole
 from .codec import REQUESTED, REQUESTS, RESTORE, body, item_of, when
+from .damage import damage_named
 from .errors import CorruptLog, NotFound
 from .events import (
     ASIDE,
@@ -231,6 +232,13 @@ class Listing:
             if isinstance(said, kind):
                 yield said
 
+    def _pages(self, fetch: Callable[[str | None], Awaitable[Page[T]]]) -> Pages[T]:
+        async def named(cursor: str | None) -> Page[T]:
+            async with damage_named(self._store, self._name):
+                return await fetch(cursor)
+
+        return Pages(named, None)
+
     # -- the transcript
 
     def items(
@@ -262,7 +270,7 @@ class Listing:
             entries = [_entry(one, turns[one.seq], alive=paths.is_alive(one.seq)) for one in shown]
             return Page(entries, more, str(found[limit - 1].seq) if more else None)
 
-        return Pages(fetch, None)
+        return self._pages(fetch)
 
     async def _turns(self, paths: Paths, records: Sequence[Record]) -> dict[int, int]:
         """Return the turns of neighbours by seq, each on the path that it lies on."""
@@ -295,7 +303,7 @@ class Listing:
             more = len(ordered) > limit
             return Page(shown, more, f"{shown[-1].seq}:{shown[-1].number}" if more else None)
 
-        return Pages(fetch, None)
+        return self._pages(fetch)
 
     # -- model calls
 
@@ -327,7 +335,7 @@ class Listing:
                 str(found[limit - 1].seq) if more else None,
             )
 
-        return Pages(fetch, None)
+        return self._pages(fetch)
 
     async def response(self, seq: int) -> Call:
         """Return one recorded model call, reading only what lies around it.
@@ -346,7 +354,8 @@ class Listing:
                 f"conversation {self._name}, response {seq} (a response is named by the seq of its {REQUESTED}; "
                 "look at the events)"
             )
-        return (await self._calls(requests, await paths_of(self._store, self._name)))[0]
+        async with damage_named(self._store, self._name):
+            return (await self._calls(requests, await paths_of(self._store, self._name)))[0]
 
     async def _calls(self, requests: Sequence[Record], paths: Paths) -> list[Call]:
         """Return recorded model calls, with what became of them."""
@@ -371,7 +380,9 @@ class Listing:
 
     def _call(self, record: Record, ends: Sequence[Record], turn: int, paths: Paths) -> Call:
         said = body(record)
-        assert isinstance(said, ResponseRequested)
+        if not isinstance(said, ResponseRequested):
+            place = f"{record.conversation}/{record.seq}"
+            raise CorruptLog(f"{place}: its kind is {record.kind}, where a {REQUESTED} was written: {RESTORE}")
         response_id = usage = error = None
         status = "open"
         for end in ends:

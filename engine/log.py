@@ -35,10 +35,10 @@ import msgspec
 
 from .answers import Linked, standing
 from .canonical import canonical, loads
+from .codec import metadata_in
 from .errors import (
     AlreadyAnswered,
     ConversationBusy,
-    CorruptLog,
     Fenced,
     Invalid,
     KeyReused,
@@ -622,18 +622,7 @@ def metadata_of(head: Head) -> dict[str, Any]:
     Raises:
         CorruptLog: what is stored is no JSON object.
     """
-    try:
-        value = loads(head.metadata)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _damaged(head, str(error)) from error
-    if not isinstance(value, dict):
-        raise _damaged(head, "it is no JSON object")
-    return value
-
-
-def _damaged(head: Head, why: str) -> CorruptLog:
-    remedy = "it was changed after it was written: restore the database from a backup"
-    return CorruptLog(f"conversation {head.conversation}: its metadata cannot be read: {why}; {remedy}")
+    return metadata_in(head.metadata, head.conversation)
 
 
 def _object(event: NewEvent, field: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .blobs import filled, whole
 from .canonical import encode
 from .codec import item_in, item_of, missing
 from .compaction import named, quotable, references
+from .damage import damage_named
 from .errors import BudgetExceeded, NotFound, TurnlogError
 from .events import ERASED, PICTURED, Blob, ContextCompacted, Record, Target
 from .groups import Entry
@@ -143,7 +144,7 @@ class Reader:
                 if name in self._live:  # others may have pushed it out meanwhile
                     self._live.move_to_end(name)
                 return snapshot.head, history
-        head, history = await load(self._store, name, line=line, tokens=tokens)
+        head, history = await self._load(name, line=line, tokens=tokens)
         self._keep(history)
         return head, history
 
@@ -151,9 +152,13 @@ class Reader:
         """Return a conversation's history that reaches back to a line's last cut: this one, if it does."""
         if await look_up(self._store, history, line):
             return history
-        _, history = await load(self._store, history.conversation, line=line, tokens=tokens)
+        _, history = await self._load(history.conversation, line=line, tokens=tokens)
         self._keep(history)
         return history
+
+    async def _load(self, name: str, **asked: Any) -> tuple[Head, History]:
+        async with damage_named(self._store, name):
+            return await load(self._store, name, **asked)
 
     def _known(self, name: str) -> History | None:
         """Return a live history, unless it has grown far beyond what a window needs."""
@@ -191,7 +196,7 @@ class Reader:
         Raises:
             NotFound: there is no such conversation.
         """
-        _, history = await load(self._store, name, line=line, tokens=tokens, at=version)
+        _, history = await self._load(name, line=line, tokens=tokens, at=version)
         return history
 
     async def chosen(self, aim: Aim, history: History, pending: Sequence[Record] = ()) -> tuple[History, Manifest]:
@@ -223,7 +228,7 @@ class Reader:
         refused: BudgetExceeded | None = None
 
         async def anew() -> tuple[Head, History]:
-            return await load(self._store, name, line=aim.line, tokens=tokens, at=version, without=passed)
+            return await self._load(name, line=aim.line, tokens=tokens, at=version, without=passed)
 
         while True:
             if history.stale:

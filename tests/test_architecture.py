@@ -76,7 +76,7 @@ LAYERS = (
     ("stores.postgres_erasing",),
     ("stores.postgres",),
     ("tokens", "paths", "summaries"),
-    ("turns.places", "branching", "passages"),
+    ("turns.places", "branching", "passages", "damage"),
     ("turns.listed",),
     ("window.budget", "window.units", "window.render", "window.extracts", "vocabulary"),
     ("window.cutting", "window.ledger", "window.invariants", "window.remote", "messages"),

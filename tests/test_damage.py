@@ -1,5 +1,6 @@
 """Rows that were changed behind turnlog's back: what holds them is named, with the remedy, and the rest goes on."""
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -7,6 +8,7 @@ import anyio
 import pytest
 
 from turnlog import Budget, open_engine
+from turnlog.engine.damage import damage_named
 from turnlog.engine.errors import CorruptLog
 from turnlog.engine.portable import dump
 from turnlog.engine.replay import verify
@@ -91,6 +93,12 @@ async def test_missing_settings_are_named_with_the_remedy(log):
     report = await verified(log)
     assert report.verified == 0
     assert all("are missing" in one.reason and REMEDY in one.reason for one in report.diverged)
+
+
+async def test_metadata_that_are_no_object_stop_no_append(log):
+    change(log, "UPDATE metadata SET json = '[1]'")
+    async with open_engine(log, migrate=False) as engine:
+        assert (await (await engine.get("c")).append("More")).version == 12
 
 
 async def test_a_row_that_was_edited_by_hand_is_read_as_what_it_says(log):
@@ -186,6 +194,74 @@ async def test_a_conversation_whose_numbers_are_none_is_named(log, column, value
         assert (await other.append("Hi!")).version == 2
 
 
+@pytest.mark.parametrize(
+    ("damage", "column"), [("owner = 'w'", "until"), ("parent = 'd'", "at"), ("parent = 'd', at = 'x'", "at")]
+)
+async def test_a_conversation_whose_lease_or_parent_lacks_a_number_is_named(log, damage, column):
+    change(log, f"UPDATE conversations SET {damage} WHERE id = 'c'")
+    says = rf"^conversation c: no number is stored under {column}, but .*restore the database from a backup"
+    async with open_engine(log) as engine:
+        for look in (engine.get("c"), engine.list(), verify(engine.store, "c")):
+            with pytest.raises(CorruptLog, match=says):
+                await look
+
+
+async def calls(c):
+    return await c.responses()
+
+
+async def transcript(c):
+    return await c.items()
+
+
+async def turns(c):
+    return await c.turns()
+
+
+async def rewind(c):
+    return await c.rewind(6)
+
+
+async def window(c):
+    return await c.window(Budget(1000))
+
+
+@pytest.mark.parametrize("look", [calls, transcript, turns, rewind, window])
+@pytest.mark.parametrize("damage", ["flags = 'x'", "response = 'x'"])
+async def test_whatever_reads_events_names_the_one_whose_numbers_are_none_or_does_without(log, look, damage):
+    change(log, f"UPDATE events SET {damage} WHERE seq IN (2, 5, 8)")
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        try:
+            await look(c)
+        except CorruptLog as error:
+            told = str(error)
+        else:
+            told = ""
+    assert (told, look) == ("", rewind) or re.match(rf"c/[258]: no number is stored under .*{REMEDY}", told)
+
+
+async def test_an_event_whose_numbers_are_none_cannot_be_erased_in_silence(log):
+    change(log, "UPDATE events SET flags = 'x' WHERE seq = 5")
+    async with open_engine(log, migrate=False) as engine:
+        with pytest.raises(CorruptLog, match=rf"^c/5: no number is stored under flags, .*{REMEDY}"):
+            await (await engine.get("c")).erase(5, reason="asked for")
+
+
+async def test_a_request_of_another_kind_is_named(log):
+    change(log, "UPDATE events SET kind = 'x' WHERE seq = 8")
+    async with open_engine(log, migrate=False) as engine:
+        with pytest.raises(CorruptLog, match=rf"^c/8: its kind is x, where a response.requested .*{REMEDY}"):
+            await (await engine.get("c")).responses()
+
+
+async def test_an_error_of_a_sound_conversation_is_not_taken_for_damage(log):
+    async with open_engine(log, migrate=False) as engine:
+        with pytest.raises(ZeroDivisionError):
+            async with damage_named(engine.store, "c"):
+                _ = 1 / 0
+
+
 async def test_metadata_that_cannot_be_read_names_the_conversation(log):
     change(log, "UPDATE metadata SET json = x'7b'")
     says = r"^conversation c: its metadata cannot be read: .*restore the database from a backup"
@@ -193,6 +269,11 @@ async def test_metadata_that_cannot_be_read_names_the_conversation(log):
         c = await engine.get("c")
         with pytest.raises(CorruptLog, match=says):
             await engine.list()
+        with pytest.raises(CorruptLog, match=says):
+            await engine.list(where={"user": "ada"})
+        with pytest.raises(CorruptLog, match=says):
+            async with engine.follow() as events:
+                await anext(aiter(events))
         with pytest.raises(CorruptLog, match=says):
             _ = c.metadata
         with pytest.raises(CorruptLog, match=says):

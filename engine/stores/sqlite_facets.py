@@ -14,7 +14,7 @@ import msgspec
 
 from ..canonical import canonical, encode, loads
 from ..errors import Invalid
-from ..log import Scalar
+from ..log import Head, Scalar, metadata_of
 
 __all__ = ("facet", "facets", "has", "wanted")
 
@@ -67,6 +67,8 @@ def _facets(metadata: bytes) -> frozenset[int]:
     try:
         said = loads(metadata)
     except (msgspec.MsgspecError, ValueError):
+        said = None
+    if not isinstance(said, dict):
         return frozenset()  # it was changed by hand; whoever reads it is told
     return frozenset(facet(name, value) for name, value in said.items() if not isinstance(value, dict | list))
 
@@ -84,7 +86,7 @@ def wanted(where: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
     return values
 
 
-def has(metadata: bytes, values: Mapping[str, Scalar]) -> bool:
-    """Return whether metadata has all of these values; 1, "1" and true are three."""
-    said = loads(metadata)
+def has(head: Head, values: Mapping[str, Scalar]) -> bool:
+    """Return whether a conversation's metadata has all of these values; 1, "1" and true are three."""
+    said = metadata_of(head)
     return all(name in said and encode(said[name]) == encode(value) for name, value in values.items())

@@ -43,6 +43,11 @@ _FAR: Final = 2**63 - 1
 _MANY: Final = 3
 """Marks for which it pays to ask first which of them there are."""
 _NUMBERS: Final = ("version", "created", "updated", "last_item", "items", "generation")
+_COLUMNS: Final = (
+    *("id", "version", "created", "updated", "last_item", "items", "metadata", "generation", "owner", "turn", "until"),
+    *("parent", "at", "deleted", "key", "origin", "about"),
+)
+"""What a conversation's row has, in order."""
 _PAGE: Final = 32
 """Rows that are taken from SQLite at once."""
 _REMEMBERED: Final = 1000
@@ -67,6 +72,12 @@ def known(db: Database, name: str, now: float) -> Known | None:
 def _known(row: Sequence[Any], now: float) -> Known:
     name, version, created, updated, last_item, items, metadata, generation, owner, turn, until, *rest = row
     parent, at, deleted, key, origin, about = rest
+    try:
+        _ = version | created | updated | last_item | items | generation  # fails where one of them is no number
+        _ = 0 if parent is None else at | 0
+        lease = None if owner is None else Lease(owner, turn, until - now)
+    except TypeError:
+        raise _damaged(row) from None
     head = Head(
         conversation=name,
         version=version,
@@ -76,25 +87,22 @@ def _known(row: Sequence[Any], now: float) -> Known:
         items=items,
         metadata=b"{}" if metadata is None else as_bytes(metadata),
         generation=generation,
-        lease=None if owner is None else Lease(owner, turn, until - now),
+        lease=lease,
         parent=None if parent is None else (parent, at),
         deleted=deleted == 1,
     )
-    try:
-        _ = version | created | updated | last_item | items | generation  # fails where one of them is no number
-    except TypeError:
-        raise _damaged(head) from None
     return Known(key, head, origin, about)
 
 
-def _damaged(head: Head) -> CorruptLog:
+def _damaged(row: Sequence[Any]) -> CorruptLog:
     """Return what to raise where a conversation's row has something else in the place of a number."""
-    values = {name: getattr(head, name) for name in _NUMBERS}
-    name = next(name for name, value in values.items() if not isinstance(value, int))
+    said = dict(zip(_COLUMNS, row, strict=True))
+    numbers: dict[str, type] = dict.fromkeys(_NUMBERS, int)
+    numbers |= {} if said["owner"] is None else {"until": float}
+    numbers |= {} if said["parent"] is None else {"at": int}
+    name = next(name for name, kind in numbers.items() if not isinstance(said[name], kind))
     remedy = "it was changed after it was written: restore the database from a backup"
-    return CorruptLog(
-        f"conversation {head.conversation}: no number is stored under {name}, but {values[name]!r:.40}; {remedy}"
-    )
+    return CorruptLog(f"conversation {said['id']}: no number is stored under {name}, but {said[name]!r:.40}; {remedy}")
 
 
 # -- what is shared
@@ -291,7 +299,7 @@ def _having(
     heads: list[Head] = []
     while len(heads) < limit:
         page = list(_listed(db, statement, limit, place, numbers))
-        heads += [head for head in page if has(head.metadata, values)]
+        heads += [head for head in page if has(head, values)]
         if len(page) < limit:
             break
         place = getattr(page[-1], column), page[-1].conversation
