@@ -209,8 +209,9 @@ class Engine:
         Args:
             id: the conversation.
             forks: what becomes of conversations that share its events: nothing is deleted while there are such; they
-                keep what they share, and it goes with the last of them; or they are deleted too. Metadata that a fork
-                has copied is its own: the receipt names those that have such.
+                keep what they share, and it goes with the last of them; or they are deleted too. The receipt's `left`
+                names what others still have, a parent too. Metadata that a fork has copied is its own: the receipt
+                names those that have such.
             reason: is written on the tombstone; default: none is given.
 
         Raises:
