@@ -325,7 +325,7 @@ class Engine:
         after `open_engine(lease=)` seconds, 60 by default.
 
         Raises:
-            Invalid: a name or a batch size that cannot be (on entering).
+            Invalid: a name, a position or a batch size that cannot be (on entering).
         """
         return follow(self, None if name is None else check_key(name, "name"), after, batch)
 

@@ -383,7 +383,8 @@ class Store(Protocol):
     async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
         """Return the store's events behind a position (None: from the first on), in the order of their positions.
 
-        It stops before the first event that may still be followed by an earlier one.
+        It stops before the first event that may still be followed by an earlier one. A position of another store, or
+        behind the end of the log, is `Invalid`.
         """
         ...
 
@@ -396,7 +397,7 @@ class Store(Protocol):
         ...
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
-        """Store a reader's place; return whether it is still the one who reads under that name."""
+        """Store a reader's place, as `feed` takes it; return whether it is still the one who reads under that name."""
         ...
 
     async def resign(self, name: str, owner: str) -> None:
