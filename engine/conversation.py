@@ -10,14 +10,14 @@ from .answering import answered, check_answers, decide, output_for
 from .answers import first_outputs
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
-from .checks import whole, why
+from .checks import switch, whole, why
 from .codec import event
 from .compaction import Compacted
 from .erasing import Receipt, erase
 from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
-from .ids import ANY, Expected
+from .ids import ANY, Expected, version_of
 from .intake import content_digest, leading
 from .items import Input, InputItem, Item
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
@@ -28,7 +28,7 @@ from .pages import Pages
 from .tools import Toolbox, Tools
 from .turns.counting import counted, counter_of
 from .turns.outcome import Options, Result, WhenBusy, open_call
-from .turns.plan import mapping, one_of, plan, preview, version_of
+from .turns.plan import mapping, one_of, plan, preview
 from .turns.shortening import by_hand, undo
 from .turns.streams import Opening
 from .window.budget import Budget
@@ -127,6 +127,7 @@ class Conversation:
         if not items:
             raise Invalid("append: at least one item is needed")
         version_of(expected)
+        switch("pinned", pinned)
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
         appended = await self._written(events, expected, named)
@@ -618,7 +619,7 @@ class Conversation:
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
         """Yield the log's events behind *after*, in seq order; with *follow* go on with what comes, for ever."""
         whole("after", after, 0, LAST)
-        return self._list.events(after, follow=follow)
+        return self._list.events(after, follow=switch("follow", follow))
 
     def items(
         self,

@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from .canonical import canonical, digest, loads
-from .checks import whole, why
+from .checks import lapse, whole, why
 from .codec import event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
@@ -282,12 +282,12 @@ class Engine:
         Those with a running turn are left alone, and with forks="refuse" those that have forks.
 
         Raises:
-            Invalid: an age that is not positive, a blank reason, or a value to look for that is an object or an array.
+            Invalid: an age that is no positive timedelta, a blank reason, or a value to look for that is an object or
+                an array.
         """
         self.check()
         one_of("forks", forks, ("refuse", "keep", "delete"))
-        if age <= timedelta(0):
-            raise Invalid(f"age={age!r}: more than nothing is needed")
+        lapse("age", age, timedelta.resolution)
         return expire(self, age, _wanted(where), forks, why(reason))
 
     async def collect(self, age: timedelta = timedelta(hours=1)) -> int:
@@ -298,13 +298,11 @@ class Engine:
         and then, as `turnlog expire` does.
 
         Raises:
-            Invalid: an age that is negative.
+            Invalid: an age that is no timedelta, or negative.
             StoreError: the store cannot write; nothing was removed.
         """
         self.check()
-        if age < timedelta(0):
-            raise Invalid(f"age={age!r}: it cannot be negative")
-        return await self.store.collect(age.total_seconds())
+        return await self.store.collect(lapse("age", age, timedelta(0)).total_seconds())
 
     def now(self) -> int:
         """Return the time by the engine's clock, in microseconds since 1970, UTC."""

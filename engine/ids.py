@@ -26,6 +26,7 @@ __all__ = (
     "ordinal",
     "system_clock",
     "ulid",
+    "version_of",
 )
 
 Position = NewType("Position", str)
@@ -70,6 +71,21 @@ def check_key(value: object, what: str = "key") -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 255 or _SURROGATE.search(value):
         raise Invalid(f"{what} {value!r:.100}: a text of 1 to 255 characters is needed")
     return value
+
+
+def version_of(expected: object) -> int | None:
+    """Return the version that is expected, None for any.
+
+    Raises:
+        Invalid: it is no version.
+    """
+    if expected == ANY:
+        return None
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    if expected != NO_STREAM:
+        raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed: a whole number, at least 0")
+    return 0
 
 
 def misplaced(position: object, *, beyond: bool = False) -> Invalid:

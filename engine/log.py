@@ -46,7 +46,7 @@ from .errors import (
     VersionConflict,
 )
 from .events import ASIDE, NewEvent, Record
-from .ids import ANY, NO_STREAM, Expected, Position, check_key
+from .ids import ANY, Expected, Position, check_key, version_of
 
 __all__ = (
     "Append",
@@ -481,7 +481,7 @@ def decide(
     replay). What keys are to be written, `brought` tells.
     """
     name = append.conversation
-    expected = _version(append.expected)
+    expected = version_of(append.expected)
     use = used.get(append.key.name) if append.key is not None else None
     if append.key is not None and use is not None:
         if use.digest != append.key.digest:
@@ -529,18 +529,6 @@ def _check_uses(append: Append, used: Mapping[str, KeyUse], head: Head) -> None:
             )
         if used.get(name, use) != use:
             raise KeyReused(append.conversation, name)
-
-
-def _version(expected: Expected) -> int | None:
-    """Return the version that is expected, None for any."""
-    if expected == ANY:
-        return None
-    said: object = expected
-    if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
-        return said
-    if said != NO_STREAM:
-        raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed")
-    return 0
 
 
 def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) -> Head:
