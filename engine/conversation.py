@@ -107,8 +107,9 @@ class Conversation:
     ) -> Appended:
         """Append items, all or none, durable before it returns. An open turn does not stop it.
 
-        A string is a user's message; anything with `model_dump` is taken, so `append(*response.output)` works. System
-        and developer messages before everything else, and everything with `pinned`, stay in every window.
+        A string is a user's message; anything with `model_dump` is taken, within an item too, so
+        `append(*response.output)` works. System and developer messages before everything else, and everything with
+        `pinned`, stay in every window.
 
         Args:
             items: strings, dicts in the Responses shape, or objects of openai's SDK.
@@ -119,7 +120,7 @@ class Conversation:
             meta: small JSON kept with each item and never sent.
 
         Raises:
-            InvalidItem: one of them is no item.
+            InvalidItem: one of them is no item, or was changed while it was read.
             AlreadyAnswered: an output for a call that has its output.
             VersionConflict, KeyReused, NotFound, StoreError: nothing was written.
         """
