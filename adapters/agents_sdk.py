@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from turnlog.engine.branching import boundary_at
 from turnlog.engine.canonical import canonical, digest
-from turnlog.engine.checks import whole
+from turnlog.engine.checks import switch, whole
 from turnlog.engine.codec import REQUESTED, event
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.engine import Engine
@@ -100,7 +100,7 @@ class TurnlogSession:
         compact: bool = False,
     ) -> None:
         self.session_id = _text(session_id)
-        if compact and budget is None:
+        if switch("compact", compact) and budget is None:
             raise Invalid("compact=True: a budget is needed that says when; pass budget=Budget(…)")
         self.session_settings = _settings(session_settings)
         self._home = _Home(log)

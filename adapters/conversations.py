@@ -18,6 +18,7 @@ import openai
 
 from turnlog.adapters.wire import check_client, label
 from turnlog.engine.canonical import salvage
+from turnlog.engine.checks import switch
 from turnlog.engine.conversation import Conversation
 from turnlog.engine.errors import Conflict, Invalid
 from turnlog.engine.remotes import attach, detach, import_items, lacking, remote_of, target_of
@@ -108,6 +109,7 @@ class Conversations:
             Conflict: there is none.
             openai.OpenAIError: the server's word; what is gone already counts as deleted.
         """
+        switch("items", items)
         remote, gone = await self._remote(conversation), 0
         try:
             for name in [str(item.get("id")) async for item in self._items(remote)] if items else ():

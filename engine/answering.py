@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .answers import first_outputs, standing
+from .checks import switch
 from .codec import body, event, item_of
 from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, NotFound, VersionConflict
 from .events import CallDecided, HistoryRewound, NewEvent, Record
@@ -155,8 +156,7 @@ async def decide(engine: Engine, name: str, call_id: str, *, approve: bool, by: 
 
 
 def _check(approve: object, by: object, reason: object) -> None:
-    if not isinstance(approve, bool):
-        raise Invalid(f"approve={approve!r:.100}: True or False is needed")
+    switch("approve", approve)
     if not isinstance(by, str) or not by:
         raise Invalid(f"by={by!r:.100}: who decides is needed, a text")
     if not isinstance(reason, str):

@@ -104,8 +104,8 @@ class _Refused(Exception):
 def plain(value: Any, path: str = "$", *, wrapped: int = 0) -> Any:
     """Return a caller's value as plain dicts, lists, strings, numbers, booleans and None, in canonical numbers.
 
-    Mappings and sequences of any class are taken. *path* is where the value stands, for the error; *wrapped* is how
-    many levels around what is meant do not count.
+    Mappings and sequences of any class are taken, and what has a `model_dump` that gives a mapping. *path* is where the
+    value stands, for the error; *wrapped* is how many levels around what is meant do not count.
 
     >>> plain({"scores": (1.0, float("nan"))})
     Traceback (most recent call last):
@@ -113,12 +113,16 @@ def plain(value: Any, path: str = "$", *, wrapped: int = 0) -> Any:
 
     Raises:
         InvalidItem: NaN or an infinity, a lone surrogate, a key that is no string, nesting deeper than 100, an integer
-            of more than some 4,000 digits, a value of another kind.
+            of more than some 4,000 digits, a value of another kind, or one that is changed meanwhile.
     """
     try:
         return _plain(value, -wrapped)
     except _Refused as refused:
         raise InvalidItem(path + refused.place, refused.reason) from None
+    except RecursionError:
+        raise
+    except RuntimeError as error:  # of whatever is gone through while somebody adds to it
+        raise InvalidItem(path, f"it was changed while it was read ({error}); pass a copy: copy.deepcopy(…)") from error
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -205,20 +209,42 @@ def _number(value: float) -> int | float:
 
 
 def _other(value: Any, depth: int) -> Any:
-    """Take subclasses (enums of str, for one) by their base, mappings and sequences by what they hold."""
+    """Take subclasses (enums of str, for one) by their base, mappings and sequences by what they hold, or say."""
     if isinstance(value, str):
         return _text(value)
+    if isinstance(value, Mapping):
+        return _object(value, depth + 1)
+    if hasattr(value, "model_dump") and not isinstance(value, type):
+        return _object(_dumped(value), depth + 1)
     if isinstance(value, int):
         return _whole(int(value))
     if isinstance(value, float):
         return _number(float(value))
-    if isinstance(value, Mapping):
-        return _object(value, depth + 1)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return _array(value, depth + 1)
     if isinstance(value, _Twice):
         raise _Refused(f"key {value.key!r} occurs twice in one object")
     raise _Refused(f"a {type(value).__name__} is no JSON value")
+
+
+def _dumped(value: Any) -> dict[str, Any]:
+    """Return what an object with `model_dump`, such as openai's are, says of itself: what was set, as on the wire."""
+    name = type(value).__name__
+    try:
+        made = _model_dump(value)
+    except ValueError as error:
+        raise _Refused(f"a {name} cannot be dumped: {error}") from error
+    if not isinstance(made, dict):
+        raise _Refused(f"a {name} was dumped as a {type(made).__name__}; a mapping is needed")
+    return made
+
+
+def _model_dump(value: Any) -> Any:
+    try:
+        # Fields have other names in Python where the wire's name is a keyword ("async").
+        return value.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    except TypeError:
+        return value.model_dump(mode="json", exclude_unset=True)
 
 
 class _Twice:

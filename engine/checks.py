@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from .errors import Invalid
 
-__all__ = ("seconds", "whole", "why")
+__all__ = ("lapse", "seconds", "switch", "whole", "why")
+
+_LONGEST: Final = timedelta(days=1_000_000)
+"""More would not fit into the microseconds of a store."""
 
 
 def whole(name: str, value: object, least: int, most: int | None = None, *, of: str = "") -> int:
@@ -28,6 +34,32 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise Invalid(f"{name}={value!r:.100}: seconds are needed, {least:g} to {most:g}")
     return float(value)
+
+
+def lapse(name: str, value: object, least: timedelta) -> timedelta:
+    """Return *value* if it is a time span of at least so long.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not isinstance(value, timedelta) or not least <= value <= _LONGEST:
+        span = "more than nothing" if least else "not negative"
+        raise Invalid(
+            f"{name}={value!r:.100}: a timedelta is needed, such as timedelta(days=90); {span}, at most "
+            f"{_LONGEST.days:,} days"
+        )
+    return value
+
+
+def switch(name: str, value: object) -> bool:
+    """Return *value* if it is True or False.
+
+    Raises:
+        Invalid: it is not; what only counts as one or the other may say its opposite, as "no" does.
+    """
+    if not isinstance(value, bool):
+        raise Invalid(f"{name}={value!r:.100}: True or False is needed")
+    return value
 
 
 def why(reason: object) -> str:

@@ -10,7 +10,7 @@ from .answering import answered, check_answers, decide, output_for
 from .answers import first_outputs
 from .branching import boundary_below, check_boundary
 from .canonical import canonical, digest, loads
-from .checks import whole, why
+from .checks import switch, whole, why
 from .codec import event
 from .compaction import Compacted
 from .damage import damage_named
@@ -18,7 +18,7 @@ from .erasing import Receipt, erase
 from .errors import AlreadyAnswered, Invalid, VersionConflict
 from .events import HistoryRewound, MetadataUpdated, NewEvent, ResponseCompleted, Usage
 from .history import OpenCall
-from .ids import ANY, Expected
+from .ids import ANY, Expected, version_of
 from .intake import content_digest, leading
 from .items import Input, InputItem, Item
 from .listing import LAST, Appended, Call, Entry, Event, Listing, Turn
@@ -29,7 +29,7 @@ from .pages import Pages
 from .tools import Toolbox, Tools
 from .turns.counting import counted, counter_of
 from .turns.outcome import Options, Result, WhenBusy, open_call
-from .turns.plan import mapping, one_of, plan, preview, version_of
+from .turns.plan import mapping, one_of, plan, preview
 from .turns.shortening import by_hand, undo
 from .turns.streams import Opening
 from .window.budget import Budget
@@ -108,8 +108,9 @@ class Conversation:
     ) -> Appended:
         """Append items, all or none, durable before it returns. An open turn does not stop it.
 
-        A string is a user's message; anything with `model_dump` is taken, so `append(*response.output)` works. System
-        and developer messages before everything else, and everything with `pinned`, stay in every window.
+        A string is a user's message; anything with `model_dump` is taken, within an item too, so
+        `append(*response.output)` works. System and developer messages before everything else, and everything with
+        `pinned`, stay in every window.
 
         Args:
             items: strings, dicts in the Responses shape, or objects of openai's SDK.
@@ -120,7 +121,7 @@ class Conversation:
             meta: small JSON kept with each item and never sent.
 
         Raises:
-            InvalidItem: one of them is no item.
+            InvalidItem: one of them is no item, or was changed while it was read.
             AlreadyAnswered: an output for a call that has its output.
             VersionConflict, KeyReused, NotFound, StoreError: nothing was written.
         """
@@ -128,6 +129,7 @@ class Conversation:
         if not items:
             raise Invalid("append: at least one item is needed")
         version_of(expected)
+        switch("pinned", pinned)
         events = await self._engine.intake.caller(items, pinned=pinned, meta=meta)
         named = None if key is None else Key(key, content_digest(events))
         appended = await self._written(events, expected, named)
@@ -621,7 +623,7 @@ class Conversation:
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
         """Yield the log's events behind *after*, in seq order; with *follow* go on with what comes, for ever."""
         whole("after", after, 0, LAST)
-        return self._list.events(after, follow=follow)
+        return self._list.events(after, follow=switch("follow", follow))
 
     def items(
         self,

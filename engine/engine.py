@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from .canonical import canonical, digest, loads
-from .checks import whole, why
+from .checks import lapse, whole, why
 from .codec import event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
@@ -209,8 +209,9 @@ class Engine:
         Args:
             id: the conversation.
             forks: what becomes of conversations that share its events: nothing is deleted while there are such; they
-                keep what they share, and it goes with the last of them; or they are deleted too. Metadata that a fork
-                has copied is its own: the receipt names those that have such.
+                keep what they share, and it goes with the last of them; or they are deleted too. The receipt's `left`
+                names what others still have, a parent too. Metadata that a fork has copied is its own: the receipt
+                names those that have such.
             reason: is written on the tombstone; default: none is given.
 
         Raises:
@@ -281,12 +282,12 @@ class Engine:
         Those with a running turn are left alone, and with forks="refuse" those that have forks.
 
         Raises:
-            Invalid: an age that is not positive, a blank reason, or a value to look for that is an object or an array.
+            Invalid: an age that is no positive timedelta, a blank reason, or a value to look for that is an object or
+                an array.
         """
         self.check()
         one_of("forks", forks, ("refuse", "keep", "delete"))
-        if age <= timedelta(0):
-            raise Invalid(f"age={age!r}: more than nothing is needed")
+        lapse("age", age, timedelta.resolution)
         return expire(self, age, _wanted(where), forks, why(reason))
 
     async def collect(self, age: timedelta = timedelta(hours=1)) -> int:
@@ -297,13 +298,11 @@ class Engine:
         and then, as `turnlog expire` does.
 
         Raises:
-            Invalid: an age that is negative.
+            Invalid: an age that is no timedelta, or negative.
             StoreError: the store cannot write; nothing was removed.
         """
         self.check()
-        if age < timedelta(0):
-            raise Invalid(f"age={age!r}: it cannot be negative")
-        return await self.store.collect(age.total_seconds())
+        return await self.store.collect(lapse("age", age, timedelta(0)).total_seconds())
 
     def now(self) -> int:
         """Return the time by the engine's clock, in microseconds since 1970, UTC."""
@@ -324,7 +323,7 @@ class Engine:
         after `open_engine(lease=)` seconds, 60 by default.
 
         Raises:
-            Invalid: a name or a batch size that cannot be (on entering).
+            Invalid: a name, a position or a batch size that cannot be (on entering).
         """
         return follow(self, None if name is None else check_key(name, "name"), after, batch)
 

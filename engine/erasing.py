@@ -52,6 +52,10 @@ _COPIED: Final = (
     "metadata that {} copied or has too, which is their own: take it away there with update_metadata, and erase the "
     "events there that said it"
 )
+_SHARED: Final = (
+    "events 1 to {}, which {} still has: they go with the last conversation that has them; erase there what is not to "
+    "wait for that"
+)
 _KEPT: Final[Mapping[str, frozenset[str]]] = {
     ITEM: frozenset({"origin"}),
     "response.interrupted": frozenset({"cause", "sealed"}),
@@ -76,7 +80,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     seqs: Sequence[int]
     """The events whose content is gone."""
     forks: Sequence[str] = ()
-    """Other conversations that shared it: it is gone there too; or, where they were to keep it, that keep it."""
+    """Other conversations that shared it: it is gone there too; or, where they were to keep it, that keep it, as `left`
+    says."""
     blobs: int = 0
     """Bodies that went, because nothing refers to them any more."""
     derived: Sequence[str] = ()
@@ -84,7 +89,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     remote: Sequence[str] = ()
     """Ids of what providers still hold."""
     left: Sequence[str] = ()
-    """What could not be reached, in words; empty when nothing is left in the store's own files."""
+    """What is left, in words: what could not be reached, and what other conversations still have; empty when nothing
+    is left in the store's own files."""
 
 
 async def erase(engine: Engine, name: str, seqs: Sequence[int], reason: str) -> Receipt:
@@ -292,29 +298,64 @@ async def _about(store: Store, head: Head) -> list[dict[str, Any]]:
 async def _copies(store: Store, name: str, about: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return, in words, which of the conversations that may share events have some of the metadata as their own."""
     found: list[str] = []
-    for other in await _sharers(store, name) if about else ():
-        snapshot = await store.read(other)
-        if snapshot is None or snapshot.head.deleted:
-            continue
-        theirs = await _about(store, snapshot.head)
+    for other, head in (await _sharers(store, name)).items() if about else ():
+        theirs = await _about(store, head)
         if any(_alike(one, said) for one in theirs for said in about):
             found.append(other)
     return [_COPIED.format(", ".join(found))] if found else []
 
 
-async def _sharers(store: Store, name: str) -> list[str]:
+async def _sharers(store: Store, name: str) -> dict[str, Head]:
     """Return the conversations that may share events with one: its ancestors, and their and its forks."""
-    found: dict[str, None] = {}
+    found: dict[str, Head] = {}
     place: str | None = name
     while place is not None:
         snapshot = await store.read(place)
         if snapshot is None:
             break
         if not snapshot.head.deleted:
-            found[place] = None
-        found |= dict.fromkeys(head.conversation for head in await store.forks(place))
+            found[place] = snapshot.head
+        found |= {head.conversation: head for head in await store.forks(place)}
         place = snapshot.head.parent[0] if snapshot.head.parent else None
-    return [one for one in found if one != name]
+    found.pop(name, None)
+    return found
+
+
+async def _kept(store: Store, head: Head) -> dict[str, int]:
+    """Return who else has events of a conversation, and up to which seq: who shares any has all that came before."""
+    sharers = await _sharers(store, head.conversation)
+    heads = {**sharers, head.conversation: head}
+    own = await _line(store, head, heads)
+    kept: dict[str, int] = {}
+    for other, their_head in sharers.items():
+        theirs = await _line(store, their_head, heads)
+        last = max((min(last, theirs[owner]) for owner, last in own.items() if owner in theirs), default=0)
+        if last:
+            kept[other] = last
+    return kept
+
+
+async def _line(store: Store, head: Head, heads: dict[str, Head]) -> dict[str, int]:
+    """Return whose events a conversation has, its own and its ancestors', and up to which seq it has each one's."""
+    line = {head.conversation: head.version}
+    last = head.version
+    while head.parent is not None:
+        name, at = head.parent
+        line[name] = last = min(last, at)
+        if name not in heads:
+            snapshot = await store.read(name)
+            assert snapshot is not None  # of a conversation that was deleted the head stays
+            heads[name] = snapshot.head
+        head = heads[name]
+    return line
+
+
+def _in_words(kept: Mapping[str, int]) -> list[str]:
+    """Return what others still have."""
+    by_last: dict[int, list[str]] = {}
+    for other, last in kept.items():
+        by_last.setdefault(last, []).append(other)
+    return [_SHARED.format(last, ", ".join(by_last[last])) for last in sorted(by_last, reverse=True)]
 
 
 async def _remote(store: Store, name: str) -> list[str]:
@@ -344,15 +385,18 @@ async def delete(engine: Engine, name: str, forks: Literal["refuse", "keep", "de
     blobs, left = 0, dict[str, None]()
     for other in sharers if forks == "delete" else ():
         blobs, left = _sum(await _deleted(engine, other, reason, "keep"), blobs, left)
-    blobs, left = _sum(await _deleted(engine, name, reason, "keep" if forks == "delete" else forks), blobs, left)
+    erased = await _deleted(engine, name, reason, "keep" if forks == "delete" else forks)
+    blobs, left = _sum(erased, blobs, left)
+    # As it was when it went: somebody may have appended since it was read.
+    kept = await _kept(store, msgspec.structs.replace(snapshot.head, version=erased.versions[name] - 1))
     _log.info("turnlog.deleted", conversation=name, forks=len(sharers), bodies=blobs)
     return Receipt(
         conversation=name,
-        seqs=range(1, snapshot.head.version + 1),
+        seqs=range(max(kept.values(), default=0) + 1, erased.versions[name]),
         forks=sharers,
         blobs=blobs,
         remote=remote,
-        left=[*left, *await _copies(store, name, [said for said in about if said])],
+        left=[*left, *_in_words(kept), *await _copies(store, name, [said for said in about if said])],
     )
 
 

@@ -97,7 +97,7 @@ class Follower:
         """Store that everything up to *position* has been dealt with.
 
         Raises:
-            Invalid: the follower has no name.
+            Invalid: the follower has no name, or that is no position, or one behind the end of the log.
             Conflict: somebody else reads under this name by now; what was read since the last `ack` goes to it.
         """
         self._engine.check()
@@ -132,7 +132,9 @@ async def follow(
     engine.check()
     whole_number("batch", batch, 1, 10_000)
     # The end as it is now: what is appended before the first batch is asked for is not to be missed.
-    place = None if after == "start" else await engine.store.end() if after == "end" else Position(after)
+    place = None if after == "start" else await engine.store.end() if after == "end" else after
+    if place is not None and after != "end":
+        await engine.store.feed(place, 1)  # which refuses what is no position
     follower = Follower(engine, name, place, batch)
     engine.followers.add(follower)
     try:

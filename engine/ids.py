@@ -21,9 +21,12 @@ __all__ = (
     "check_id",
     "check_key",
     "micros",
+    "misplaced",
     "moment",
+    "ordinal",
     "system_clock",
     "ulid",
+    "version_of",
 )
 
 Position = NewType("Position", str)
@@ -68,6 +71,38 @@ def check_key(value: object, what: str = "key") -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 255 or _SURROGATE.search(value):
         raise Invalid(f"{what} {value!r:.100}: a text of 1 to 255 characters is needed")
     return value
+
+
+def version_of(expected: object) -> int | None:
+    """Return the version that is expected, None for any.
+
+    Raises:
+        Invalid: it is no version.
+    """
+    if expected == ANY:
+        return None
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    if expected != NO_STREAM:
+        raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed: a whole number, at least 0")
+    return 0
+
+
+def misplaced(position: object, *, beyond: bool = False) -> Invalid:
+    """Return the error for what a store's feed cannot have given as a position, such as one beyond the log's end."""
+    what = "behind the end of this log" if beyond else "not a position of this store"
+    return Invalid(f"position {position!r:.100}: {what}; use one that its feed gave, such as batch[-1].position")
+
+
+def ordinal(position: object) -> int:
+    """Return the number that a position is in stores that number all events in one row.
+
+    Raises:
+        Invalid: it is none.
+    """
+    if not isinstance(position, str) or not (position.isdecimal() and len(position) < 19):
+        raise misplaced(position)
+    return int(position)
 
 
 def ulid(prefix: str) -> str:

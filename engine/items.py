@@ -237,7 +237,7 @@ def effects(item: Item, kind: Kind) -> tuple[str, ...]:
 def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
     """Return a caller's item as plain JSON, with its canonical bytes.
 
-    A string becomes a user's message; anything with `model_dump` is dumped with `exclude_unset=True`.
+    A string becomes a user's message; anything with `model_dump`, at any depth, is dumped with `exclude_unset=True`.
 
     Raises:
         InvalidItem: it is no item, or not JSON (see `turnlog.engine.canonical`), or in the shape of Chat Completions;
@@ -246,7 +246,7 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
     if isinstance(value, str):
         value = {"role": "user", "content": value}
     elif not isinstance(value, dict | Mapping):  # a dict is told much sooner
-        value = _dumped(value, path)
+        _check_dumps(value, path)
     item = plain(value, path)
     data = written(item, path)
     if not is_common(item):
@@ -254,29 +254,11 @@ def accept(value: InputItem, path: str) -> tuple[Any, bytes]:
     return item, data
 
 
-def _dumped(value: SupportsModelDump, path: str) -> dict[str, Any]:
+def _check_dumps(value: object, path: str) -> None:
     # A class has model_dump too; it was meant to be called first.
     if isinstance(value, type) or not isinstance(value, SupportsModelDump):
-        raise InvalidItem(path, f"{_named(value)} is no item; pass a string, a mapping, or an object with model_dump")
-    try:
-        made = _model_dump(value)
-    except ValueError as error:
-        raise InvalidItem(path, f"{_named(value)} cannot be dumped: {error}") from error
-    if not isinstance(made, dict):
-        raise InvalidItem(path, f"{_named(value)} was dumped as {_named(made)}; an item is a mapping")
-    return made
-
-
-def _model_dump(value: SupportsModelDump) -> Any:
-    try:
-        # Fields have other names in Python where the wire's name is a keyword ("async").
-        return value.model_dump(mode="json", exclude_unset=True, by_alias=True)  # type: ignore[call-arg]
-    except TypeError:
-        return value.model_dump(mode="json", exclude_unset=True)
-
-
-def _named(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        said = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise InvalidItem(path, f"{said} is no item; pass a string, a mapping, or an object with model_dump")
 
 
 def _check(item: dict[str, Any], path: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from .blobs import whole as whole_record
 from .canonical import loads
-from .checks import whole
+from .checks import switch, whole
 from .codec import REQUESTED, REQUESTS, RESTORE, body, item_of, when
 from .damage import damage_named
 from .errors import CorruptLog, NotFound
@@ -246,6 +246,7 @@ class Listing:
     ) -> Pages[Entry]:
         """List items by seq, behind *after* and before *before*."""
         whole("limit", limit, 1, 1000)
+        switch("abandoned", abandoned)
         for name, place in (("after", after), ("before", before)):
             if place is not None:
                 whole(name, place, 0, LAST)
@@ -283,6 +284,7 @@ class Listing:
     def turns(self, after: int | None, limit: int, order: Literal["asc", "desc"], *, abandoned: bool) -> Pages[Turn]:
         """List turns by seq, behind *after*."""
         whole("limit", limit, 1, 1000)
+        switch("abandoned", abandoned)
         down = one_of("order", order, ("asc", "desc")) == "desc"
 
         async def fetch(cursor: str | None) -> Page[Turn]:

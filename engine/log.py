@@ -46,7 +46,7 @@ from .errors import (
     VersionConflict,
 )
 from .events import ASIDE, NewEvent, Record
-from .ids import ANY, NO_STREAM, Expected, Position, check_key
+from .ids import ANY, Expected, Position, check_key, version_of
 
 __all__ = (
     "Append",
@@ -383,7 +383,8 @@ class Store(Protocol):
     async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
         """Return the store's events behind a position (None: from the first on), in the order of their positions.
 
-        It stops before the first event that may still be followed by an earlier one.
+        It stops before the first event that may still be followed by an earlier one. A position of another store, or
+        behind the end of the log, is `Invalid`.
         """
         ...
 
@@ -396,7 +397,7 @@ class Store(Protocol):
         ...
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
-        """Store a reader's place; return whether it is still the one who reads under that name."""
+        """Store a reader's place, as `feed` takes it; return whether it is still the one who reads under that name."""
         ...
 
     async def resign(self, name: str, owner: str) -> None:
@@ -480,7 +481,7 @@ def decide(
     replay). What keys are to be written, `brought` tells.
     """
     name = append.conversation
-    expected = _version(append.expected)
+    expected = version_of(append.expected)
     use = used.get(append.key.name) if append.key is not None else None
     if append.key is not None and use is not None:
         if use.digest != append.key.digest:
@@ -528,18 +529,6 @@ def _check_uses(append: Append, used: Mapping[str, KeyUse], head: Head) -> None:
             )
         if used.get(name, use) != use:
             raise KeyReused(append.conversation, name)
-
-
-def _version(expected: Expected) -> int | None:
-    """Return the version that is expected, None for any."""
-    if expected == ANY:
-        return None
-    said: object = expected
-    if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
-        return said
-    if said != NO_STREAM:
-        raise Invalid(f"expected={expected!r:.100}: ANY, NO_STREAM or a version is needed")
-    return 0
 
 
 def _existing(append: Append, head: Head | None, trunk: Trunk | None, now: int) -> Head:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from .checks import seconds
+from .checks import seconds, switch
 from .engine import Engine
 from .errors import Invalid
 from .ids import Clock, system_clock
@@ -127,9 +127,8 @@ class _Once(AbstractAsyncContextManager[Engine]):
 
 
 def _check(switches: Mapping[str, object], policy: object, sources: Mapping[str, object]) -> None:
-    for name, switch in switches.items():
-        if not isinstance(switch, bool):
-            raise Invalid(f"{name}={switch!r:.100}: True or False is needed")
+    for name, value in switches.items():
+        switch(name, value)
     check_policy(policy)
     for name, source in sources.items():
         if source is not None and not callable(source):

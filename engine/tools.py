@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from .canonical import encode, plain
-from .checks import seconds
+from .checks import seconds, switch
 from .errors import Invalid, InvalidItem
 from .items import Item
 from .logs import Log
@@ -195,8 +195,7 @@ class tool:  # noqa: N801 - it is used as a decorator
 def _check(name: str, approval: object, rerun_safe: object) -> None:
     if not isinstance(approval, bool) and (not callable(approval) or inspect.iscoroutinefunction(approval)):
         raise Invalid(f"tool {name}: approval={approval!r:.100}: True, False or a plain function of the arguments")
-    if not isinstance(rerun_safe, bool):
-        raise Invalid(f"tool {name}: rerun_safe={rerun_safe!r:.100}: True or False is needed")
+    switch(f"tool {name}: rerun_safe", rerun_safe)
 
 
 class Runs(Protocol):

@@ -1,11 +1,14 @@
 """Arguments of the wrong type: refused by their names, with the remedy, and nothing is written."""
 
+import re
+from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
-from turnlog import Budget, Invalid, tool
+from turnlog import Budget, Invalid, open_engine, tool
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.conversations import Conversations
 from turnlog.adapters.responses import Responses
@@ -35,6 +38,8 @@ class Odd(Responses):
 
 SAYS_BUDGET = r"Budget\(context=…\) is needed"
 SAYS_TOOLS = r"a list is needed, such as tools=\[look_up\]"
+SAYS_VERSION = "ANY, NO_STREAM or a version is needed: a whole number, at least 0$"
+SAYS_SWITCH = "True or False is needed$"
 SAYS_MODEL = r"an adapter is needed, such as Responses\(client, 'gpt-5'\)"
 OPTIONS = [
     ({"budget": 500}, f"^budget=500: {SAYS_BUDGET}"),
@@ -97,10 +102,55 @@ async def test_places_in_listings(engine, place):
 
 async def test_what_an_append_is_given(engine):
     c = await engine.create()
-    for options in ({"meta": 3}, {"meta": "x"}, {"key": 3}, {"expected": "x"}):
+    for options in ({"meta": 3}, {"meta": "x"}, {"key": 3}):
         with pytest.raises(Invalid, match=next(iter(options))):
             await c.append("Hi", **options)
+    for expected in ("x", "1", None, 1.0, True, -1):
+        says = f"^expected={expected!r}: {SAYS_VERSION}"
+        run = partial(c.run, Responses(CLIENT, "gpt-4o-mini"), "Hi")
+        for attempt in (partial(c.append, "Hi"), partial(c.rewind, 1), partial(c.update_metadata, {"a": 1}), run):
+            with pytest.raises(Invalid, match=says):
+                await attempt(expected=expected)
     assert (await c.refresh()).version == 1
+
+
+@pytest.mark.parametrize("value", ["no", 0, 1, None, []])
+async def test_what_is_on_or_off(engine, value):
+    c = await engine.create()
+    model = Responses(CLIENT, "gpt-4o-mini")
+    for name, ask in (
+        ("pinned", partial(c.append, "Hi")),
+        ("aside", partial(c.respond, model, "Hi")),
+        ("approve", partial(c.decide, "call_1", by="ada")),
+        ("items", partial(Conversations(AsyncOpenAI(api_key="x")).delete, c)),
+    ):
+        with pytest.raises(Invalid, match=f"^{name}={re.escape(repr(value))}: {SAYS_SWITCH}"):
+            await ask(**{name: value})
+    for name, ask in (
+        ("follow", c.events),
+        ("abandoned", c.items),
+        ("abandoned", c.turns),
+        ("migrate", partial(open_engine, ":memory:")),
+        ("preload", partial(open_engine, ":memory:")),
+        ("rerun_safe", tool),
+    ):
+        with pytest.raises(Invalid, match=f"{name}={re.escape(repr(value))}: {SAYS_SWITCH}"):
+            made = ask(**{name: value})
+            if name == "rerun_safe":
+                made(look_up)
+    assert (await c.refresh()).version == 1
+
+
+@pytest.mark.parametrize("age", [5, None, "x", -1.5, timedelta(-1), timedelta.max])
+async def test_an_age_that_is_none(engine, age):
+    says = rf"^age={re.escape(repr(age))}: a timedelta is needed, such as timedelta\(days=90\); .* 1,000,000 days$"
+    with pytest.raises(Invalid, match=says):
+        engine.expire(age)
+    with pytest.raises(Invalid, match=says):
+        await engine.collect(age)
+    with pytest.raises(Invalid, match="more than nothing"):
+        engine.expire(timedelta(0))
+    assert await engine.collect(timedelta(0)) == await engine.collect(timedelta(1_000_000)) == 0
 
 
 @pytest.mark.parametrize("adapter", [Responses, ChatCompletions])

@@ -1,11 +1,13 @@
 """Forks and rewinds: what is alive, what is shared, and where a conversation may be cut."""
 
 import random
+from itertools import permutations
 
 import pytest
 
 from turnlog import Budget, Conflict, ConversationBusy, Invalid, NotFound
 from turnlog.engine.errors import AlreadyAnswered, KeyReused, VersionConflict
+from turnlog.engine.log import Query
 from turnlog.engine.replay import verify
 from turnlog.engine.testing.server import Call, Reply
 
@@ -252,6 +254,25 @@ async def test_deleting_what_has_forks(engine, forks):
     assert await texts(deep) == ["one"]
     await engine.delete(deep.id)
     assert [one.record.kind for one in await engine.store.feed(None, 100)] == ["conversation.deleted"] * 3
+
+
+@pytest.mark.parametrize("order", [*permutations(("root", "twin", "deep", "far"))], ids="-".join)
+async def test_a_deletion_says_what_is_gone_and_who_still_has_the_rest(engine, order):
+    root = await engine.create(id="root")
+    await root.append("one", "two", "three")
+    twin = await root.fork(at=3, id="twin")
+    await twin.append("four")
+    there = {"root": root, "twin": twin, "deep": await twin.fork(at=2, id="deep"), "far": await twin.fork(id="far")}
+    for name in order:
+        own = [record.position for record in (await engine.store.read(name, Query())).records[0]]
+        receipt = await engine.delete(name, forks="keep")
+        del there[name]
+        left = {other: len({event.position async for event in c.events()} & set(own)) for other, c in there.items()}
+        assert list(receipt.seqs) == list(range(max(left.values(), default=0) + 1, len(own) + 1))
+        said = {last: words for last in left.values() for words in receipt.left if f"events 1 to {last}, " in words}
+        assert len(said) == len(receipt.left)
+        for other in there:
+            assert [last for last, words in said.items() if other in words] == [left[other]] * (left[other] > 0)
 
 
 # -- any history

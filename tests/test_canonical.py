@@ -235,6 +235,22 @@ def test_a_value_that_holds_itself_is_refused():
         canonical(value)
 
 
+class Changing(UserDict):
+    """A mapping that somebody adds to while it is read."""
+
+    def items(self):
+        for pair in self.data.items():
+            yield pair
+            self.data[f"{pair[0]}+"] = 1
+
+
+@pytest.mark.parametrize("value", [{"a": Changing(b=1)}, Changing(a=[1]), [Changing(b=1, c=2)]])
+def test_what_changes_while_it_is_read_is_refused_with_the_remedy(value):
+    for door in (plain, canonical):
+        with pytest.raises(InvalidItem, match=r"^items\[0\]: it was changed while .*; pass a copy: copy\.deepcopy"):
+            door(value, "items[0]")
+
+
 def test_more_than_64_mib_are_refused_with_the_remedy():
     text = "x" * (MAX_BYTES - 2)
     assert len(canonical(text)) == MAX_BYTES

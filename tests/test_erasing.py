@@ -285,12 +285,15 @@ async def test_a_deletion_names_the_forks_that_keep_metadata(engine):
     c = await engine.create(metadata={"user": "ada"})
     await c.append("one")
     twin, other = await c.fork(), await c.fork(metadata={"user": "bob"})
-    (left,) = (await engine.delete(c.id, forks="keep")).left
-    assert (twin.id in left, other.id in left) == (True, False)
+    shared, copied = (await engine.delete(c.id, forks="keep")).left
+    assert (twin.id in shared, other.id in shared) == (True, True)
+    assert (twin.id in copied, other.id in copied) == (True, False)
     assert twin.metadata == {"user": "ada"}
     await twin.erase(1, reason="x")  # the events that it shares are its own now
     assert b"ada" not in ((await engine.store.read(twin.id, Query(before=2))).records[0][0].data or b"")
-    assert list((await engine.delete(twin.id)).left) == []
+    (shared,) = (await engine.delete(twin.id)).left
+    assert other.id in shared
+    assert list((await engine.delete(other.id)).left) == []
 
 
 @pytest.mark.parametrize("reason", ["", " ", "\n", None, 7])

@@ -140,3 +140,21 @@ async def test_a_conversation_is_followed(engine):
             await anyio.sleep(0.05)
             await c.append("two")
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("position", [5, "middle", "", "99999", b"1"])
+async def test_a_position_that_is_none(engine, position):
+    c = await engine.create()
+    await c.append("one")
+    says = r"use one that its feed gave, such as batch\[-1\]\.position"
+    with pytest.raises(Invalid, match=says):
+        async with engine.follow(after=position):
+            pass
+    async with engine.follow(name="n") as batches:
+        batch = await anext(aiter(batches))
+        for wrong in (position, batch[-1]):
+            with pytest.raises(Invalid, match=says):
+                await batches.ack(wrong)
+        await batches.ack(batch[-1].position)
+    await c.append("two")
+    assert [event.seq for event in await taken(engine, 1, name="n")] == [3]

@@ -28,6 +28,15 @@ def circle():
     return value
 
 
+class Changing(UserDict):
+    """A mapping that is added to while it is read."""
+
+    def items(self):
+        for pair in self.data.items():
+            yield pair
+            self.data[f"{pair[0]}+"] = 1
+
+
 def user(content, **more):
     return {"role": "user", "content": content, **more}
 
@@ -72,6 +81,7 @@ HOSTILE = {
     "nothing": (None, "", "a NoneType is no item; pass a string, a mapping, or an object with model_dump"),
     "a number": (7, "", "a int is no item"),
     "a list": ([user("x")], "", "a list is no item"),
+    "what changes meanwhile": (user("x", more=Changing(a=1)), "", "it was changed while it was read"),
     "a class": (UserDict, "", "the class UserDict is no item"),
 }
 

@@ -181,6 +181,24 @@ def test_anything_with_model_dump_is_taken():
     assert accept(Dumps({"role": "user", "content": "x"}), "$")[0] == {"role": "user", "content": "x"}
 
 
+def test_objects_within_an_item_are_taken_as_those_that_are_one():
+    from openai.types.responses import ResponseInputText
+
+    part = ResponseInputText(type="input_text", text="hi")
+    item = {"role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    for made in (part, Dumps({"type": "input_text", "text": "hi"})):
+        assert accept({"role": "user", "content": [made]}, "$") == (item, canonical(item))
+    output = {"type": "function_call_output", "call_id": "c", "output": [part]}
+    assert accept(output, "$")[0]["output"] == [{"type": "input_text", "text": "hi"}]
+
+
+def test_an_object_that_holds_itself_is_refused():
+    around = Dumps({"role": "user"})
+    around.made["content"] = [around]
+    with pytest.raises(InvalidItem, match="nested deeper than 100 levels"):
+        accept(around, "$")
+
+
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "c"}
 
@@ -193,7 +211,15 @@ OUTPUT = {"type": "function_call_output", "call_id": "c"}
         (b"hello", "$", "a bytes is no item"),
         ([{"role": "user"}], "$", "a list is no item"),
         (Dumps, "$", "the class Dumps is no item"),
-        (Dumps([1]), "$", "a Dumps was dumped as a list; an item is a mapping"),
+        (Dumps([1]), "$", "a Dumps was dumped as a list; a mapping is needed"),
+        (
+            {"role": "user", "content": [Dumps([1])]},
+            "$.content[0]",
+            "a Dumps was dumped as a list; a mapping is needed",
+        ),
+        ({"role": "user", "content": Dumps(ValueError("half"))}, "$.content", "a Dumps cannot be dumped: half"),
+        ({"role": "user", "content": [Dumps]}, "$.content[0]", "a type is no JSON value"),
+        ({"role": "user", "content": [Dumps({"type": "a", "b": b""})]}, "$.content[0].b", "a bytes is no JSON value"),
         (Dumps(ValueError("half a character")), "$", "a Dumps cannot be dumped: half a character"),
         (Dumps({"role": "user", "content": b""}), "$.content", "a bytes is no JSON value"),
         ("\ud800", "$.content", "a lone surrogate"),

@@ -139,7 +139,7 @@ def _told(receipts: Sequence[Receipt], *, as_json: bool, collected: int | None =
         for place in receipt.derived:
             show.console.print(f"  void: the compaction at {place}", markup=False)
         for left in [*receipt.left, *(f"held by a provider: {one}" for one in receipt.remote)]:
-            show.console.print(f"  not reached: {left}", markup=False)
+            show.console.print(f"  left: {left}", markup=False)
     if not receipts:
         show.console.print("nothing is that old")
 

@@ -20,7 +20,7 @@ from ..answers import Linked
 from ..canonical import canonical, encode, loads
 from ..errors import Conflict, ConversationBusy, NotFound
 from ..events import NewEvent, Record
-from ..ids import ANY, Clock, Expected, Position, micros, system_clock
+from ..ids import ANY, Clock, Expected, Position, micros, misplaced, ordinal, system_clock
 from ..log import (
     Append,
     Appended,
@@ -360,9 +360,15 @@ class MemoryStore:
 
     async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
         """See `turnlog.engine.log.Store.feed`."""
-        start = bisect_right(self._feed, int(after), key=lambda entry: entry[0]) if after else 0
+        start = 0 if after is None else bisect_right(self._feed, self._place(after), key=lambda entry: entry[0])
         places = self._feed[start : start + limit]
         return [Fed(self._streams[name].records[seq], self._heads[name].metadata) for _, name, seq in places]
+
+    def _place(self, position: Position) -> int:
+        place = ordinal(position)
+        if place > self._position:
+            raise misplaced(position, beyond=True)
+        return place
 
     async def end(self) -> Position | None:
         """See `turnlog.engine.log.Store.end`."""
@@ -379,6 +385,7 @@ class MemoryStore:
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
         """See `turnlog.engine.log.Store.ack`."""
+        self._place(position)
         holder, expires, _ = self._readers.get(name, ("", 0.0, None))
         if holder != owner:
             return False

@@ -15,7 +15,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
 from ..events import Record
-from ..ids import Position
+from ..ids import Position, misplaced
 from ..log import Fed, Head, KeyUse, Query, Scalar, Snapshot, Standing, limited, ordering, weight
 from .postgres_link import Link, Session
 from .postgres_rows import (
@@ -159,6 +159,8 @@ class Reading:
         """See `turnlog.engine.log.Store.feed`."""
         place, number = numbers(after) if after is not None else (-1, -1)
         rows = await self._rows("feed", {"place": place, "number": number, "limit": limit})
+        if not rows and after is not None:
+            await self._check_place(after)
         return [Fed(record_of(row[-2], row), row[-1]) for row in rows]
 
     async def end(self) -> Position | None:
@@ -176,8 +178,18 @@ class Reading:
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
         """See `turnlog.engine.log.Store.ack`."""
-        values = {"name": text(name), "owner": text(owner), "position": text(position)}
-        return await self._written("ack", values, _count) == 1
+        place, number = numbers(position)
+        values = {"name": text(name), "owner": text(owner), "place": place, "number": number}
+        stored = await self._written("ack", {**values, "position": text(position)}, _count) == 1
+        if not stored:
+            await self._check_place(position)
+        return stored
+
+    async def _check_place(self, position: Position) -> None:
+        """Refuse a position behind the end of the log."""
+        place, number = numbers(position)
+        if (await self._one("beyond", {"place": place, "number": number}))[0]:
+            raise misplaced(position, beyond=True)
 
     async def resign(self, name: str, owner: str) -> None:
         """See `turnlog.engine.log.Store.resign`."""

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from ..canonical import canonical, encode, loads
 from ..errors import Invalid
 from ..events import Record
-from ..ids import Position
+from ..ids import Position, misplaced
 from ..log import Head, Lease, Scalar
 from .statements import statements
 
@@ -39,7 +39,7 @@ __all__ = (
 )
 
 ITEM: Final = "item.appended"
-_POSITION = re.compile(r"(\d{1,19})\.(\d{1,19})")
+_POSITION = re.compile(r"(\d{1,18})\.(\d{1,18})")
 _ESCAPED = re.compile(r"\\(.)")
 
 Sql: TypeAlias = Mapping[str, bytes]
@@ -116,15 +116,15 @@ def _field(pair: bytes) -> bytes:
     return hashlib.blake2b(pair, digest_size=16).digest()
 
 
-def numbers(position: Position) -> tuple[int, int]:
+def numbers(position: object) -> tuple[int, int]:
     """Return what a position of this store stands for: a place in the feed, and a number within it.
 
     Raises:
         Invalid: it is none.
     """
-    found = _POSITION.fullmatch(position)
+    found = _POSITION.fullmatch(position) if isinstance(position, str) else None
     if found is None:
-        raise Invalid(f"position {position!r:.100}: not a position of this store; use one that its feed gave")
+        raise misplaced(position)
     return int(found[1]), int(found[2])
 
 

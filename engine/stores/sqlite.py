@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from ..errors import NotFound, StoreError
 from ..events import NewEvent
-from ..ids import ANY, Clock, Expected, Position, micros, system_clock
+from ..ids import ANY, Clock, Expected, Position, micros, ordinal, system_clock
 from ..log import (
     Append,
     Appended,
@@ -350,7 +350,7 @@ class SqliteStore:
 
     async def feed(self, after: Position | None, limit: int) -> Sequence[Fed]:
         """See `turnlog.engine.log.Store.feed`."""
-        place = reading.place_of(after)
+        place = 0 if after is None else ordinal(after)
         return await self._read(lambda db: reading.feed(db, place, limit))
 
     async def end(self) -> Position | None:
@@ -363,7 +363,7 @@ class SqliteStore:
 
     async def ack(self, name: str, owner: str, position: Position) -> bool:
         """See `turnlog.engine.log.Store.ack`."""
-        place = reading.place_of(position)
+        place = ordinal(position)
         return await self._write(lambda db: writing.ack(db, name, owner, place))
 
     async def resign(self, name: str, owner: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
 from ..codec import numbers
-from ..errors import CorruptLog, Invalid
+from ..errors import CorruptLog
 from ..events import Record
-from ..ids import Position
+from ..ids import Position, misplaced
 from ..log import Fed, Head, KeyUse, Lease, Query, Scalar, Snapshot, ordering
 from .sqlite_connection import SQL, Database, Span, moment
 from .sqlite_facets import facet, has, wanted
@@ -23,6 +23,7 @@ __all__ = (
     "ITEM",
     "Known",
     "body",
+    "check_place",
     "end",
     "feed",
     "forks",
@@ -33,7 +34,6 @@ __all__ = (
     "known",
     "lineage",
     "owner_of",
-    "place_of",
     "sharers",
     "snapshot",
 )
@@ -321,27 +321,30 @@ def _size(db: Database, number: int) -> int:
 # -- the feed
 
 
-def place_of(position: Position | None) -> int:
-    """Return a position as the database numbers it; 0 is before the first.
-
-    Raises:
-        Invalid: it is no position of this store.
-    """
-    if position is None:
-        return 0
-    if not (position.isdecimal() and len(position) < 19):
-        raise Invalid(f"position {position!r:.100}: not a position of this store; use one that its feed gave")
-    return int(position)
-
-
 def feed(db: Database, after: int, limit: int) -> list[Fed]:
-    """Return the log's events behind a position.
+    """Return the log's events behind a position; 0 is before the first.
 
     There is one writer at a time, so positions become visible in their order and none comes late.
+
+    Raises:
+        Invalid: the position is behind the end.
     """
     with moment(db):
         rows = db.execute(SQL["fed"], {"after": after, "limit": limit})
-        return [Fed(Record(name, *row), b"{}" if about is None else about) for *row, name, about in rows]
+        found = [Fed(Record(name, *row), b"{}" if about is None else about) for *row, name, about in rows]
+        if not found and after:
+            check_place(db, after)
+        return found
+
+
+def check_place(db: Database, position: int) -> None:
+    """Refuse a position behind the end of the log.
+
+    Raises:
+        Invalid: it is.
+    """
+    if position > (db.execute(SQL["end"]).fetchone()[0] or 0):
+        raise misplaced(str(position), beyond=True)
 
 
 def end(db: Database) -> Position | None:

@@ -15,7 +15,7 @@ from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought
 from .batching import Outcome
 from .sqlite_connection import SQL, Database, check_schema, file_of, transaction, translated
 from .sqlite_facets import facets
-from .sqlite_reading import ITEM, Known, known, lineage, owner_of
+from .sqlite_reading import ITEM, Known, check_place, known, lineage, owner_of
 from .sqlite_rows import read_rows, write_rows
 
 __all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
@@ -381,9 +381,16 @@ def stand(db: Database, name: str, owner: str, seconds: float) -> Standing | Non
 
 
 def ack(db: Database, name: str, owner: str, position: int) -> bool:
-    """Store a reader's place; return whether it is still the one who reads under that name."""
+    """Store a reader's place; return whether it is still the one who reads under that name.
+
+    Raises:
+        Invalid: the place is behind the end of the log.
+    """
     with transaction(db):
-        return db.execute(SQL["ack"], {"name": name, "owner": owner, "position": position}).rowcount == 1
+        stored = db.execute(SQL["ack"], {"name": name, "owner": owner, "position": position}).rowcount == 1
+        if not stored:
+            check_place(db, position)
+        return stored
 
 
 def resign(db: Database, name: str, owner: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
 from ..codec import event
+from ..errors import Invalid
 from ..events import ItemErased
 from ..ids import Position
 from ..log import Append, Erasure, Fed, Fork, Store
@@ -19,6 +21,7 @@ from .contract_kit import (
     Declined,
     Place,
     created,
+    fails,
     forked,
     item,
     other,
@@ -342,6 +345,43 @@ async def readers_of_all_openings_are_known(place: Place) -> None:
             assert not await one.ack("search", "one", position)
 
 
+async def what_is_no_position_is_refused(place: Place) -> None:
+    """What the feed cannot have given, beyond its end too, is Invalid to `feed` and `ack`, and moves nothing."""
+    async with place.open() as store:
+        await started(store, "c", "one", "two")
+        fed = await all_of(store)
+        last = fed[-1].record.position
+        assert await store.feed(last, 5) == []
+        await store.stand("search", "one", LONG)
+        assert await store.ack("search", "one", last)
+        beyond = [Position(re.sub("[0-9]+", str(10**number), last, count=1)) for number in (9, 12, 17)]
+        odd: list[Any] = ["", "x", "-1", "1e3", "9" * 30, "9" * 30 + ".1", 5, True, 1.5, b"1", [last], fed[0]]
+        for position in (*odd, *beyond):
+            for ask in (partial(store.feed, position, 5), partial(store.ack, "search", "one", position)):
+                error = await fails(Invalid, ask())
+                assert f"position {position!r:.100}: " in str(error)
+                assert "use one that its feed gave, such as batch[-1].position" in str(error)
+        await fails(Invalid, store.ack("search", "one", None))  # type: ignore[arg-type]
+        standing = await store.stand("search", "one", LONG)
+        assert standing is not None
+        assert standing.position == last
+        await store.append("c", [item("three")])
+        assert _places(await all_of(store, standing.position)) == [("c", 4)]
+
+
+async def the_place_of_what_was_deleted_stays_one(place: Place) -> None:
+    """The position of an event that has gone since is one to read on from, and to acknowledge, at the end too."""
+    async with place.open() as store:
+        await started(store, "c", "one", "two")
+        last = (await all_of(store))[-1].record.position
+        await store.stand("search", "one", LONG)
+        await store.delete("c", tombstone(), forks="refuse")
+        assert await store.ack("search", "one", last)
+        (left,) = await all_of(store, last)
+        assert await store.feed(left.record.position, 5) == []
+        assert await store.ack("search", "one", left.record.position)
+
+
 FEEDING = (
     the_feed_gives_every_event_once,
     the_feed_gives_at_most_its_limit,
@@ -356,6 +396,8 @@ FEEDING = (
     one_reads_under_a_name,
     a_reader_that_shows_no_life_is_replaced,
     a_former_reader_acknowledges_nothing,
+    what_is_no_position_is_refused,
+    the_place_of_what_was_deleted_stays_one,
     who_resigns_makes_room_at_once,
     readers_places_are_kept,
     readers_of_all_openings_are_known,

@@ -9,12 +9,12 @@ import msgspec
 
 from ..blobs import bodies_of
 from ..canonical import canonical, digest, plain
-from ..checks import whole
+from ..checks import switch, whole
 from ..errors import Invalid, UnknownModel
 from ..events import NewEvent, Origin, Target
 from ..families import family_of
 from ..history import History
-from ..ids import ANY, NO_STREAM, Expected, check_key
+from ..ids import check_key, version_of
 from ..intake import content_digest, inputs
 from ..items import Input, Item
 from ..kept import stateless
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..conversation import Conversation
     from ..engine import Engine
 
-__all__ = ("Plan", "View", "budget_for", "mapping", "one_of", "plan", "preview", "version_of")
+__all__ = ("Plan", "View", "budget_for", "mapping", "one_of", "plan", "preview")
 
 
 class View:
@@ -266,23 +266,13 @@ def mapping(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def version_of(expected: Expected) -> int | None:
-    """Return the version that is expected, None for any.
-
-    Raises:
-        Invalid: it is no version.
-    """
-    if expected == ANY:
-        return None
-    return 0 if expected == NO_STREAM else whole("expected", expected, 0)
-
-
 def _check(options: Options) -> None:
     if options.key is not None:
         check_key(options.key)
     accepted(options.budget)
     check_policy(options.policy)
     version_of(options.expected)
+    switch("aside", options.aside)
     one_of("when_busy", options.when_busy, ("raise", "wait"))
     one_of("open_calls", options.open_calls, ("raise", "seal"))
     _check_text("instructions", options.instructions)

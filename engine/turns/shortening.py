@@ -18,7 +18,7 @@ from ..errors import (
     VersionConflict,
 )
 from ..events import CompactionUndone, Target, Usage
-from ..ids import Expected
+from ..ids import Expected, version_of
 from ..items import read
 from ..kept import stateless
 from ..log import Appended, Break, LeaseChange
@@ -35,7 +35,7 @@ from .errands import Declined
 from .material import gather, gather_all
 from .outcome import Options, Result, failed
 from .places import turn_at
-from .plan import Plan, budget_for, one_of, version_of, view
+from .plan import Plan, budget_for, one_of, view
 
 if TYPE_CHECKING:
     from ..conversation import Conversation

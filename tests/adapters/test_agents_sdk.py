@@ -370,6 +370,8 @@ async def test_wrong_arguments(engine):
         TurnlogSession(7, "ada")
     with pytest.raises(Invalid, match="a text is needed"):
         TurnlogSession(engine, "")
+    with pytest.raises(Invalid, match=r"^compact='no': True or False is needed"):
+        TurnlogSession(engine, "ada", budget=Budget(800), compact="no")
     with pytest.raises(Invalid, match="a budget is needed"):
         TurnlogSession(engine, "ada", compact=True)
     with pytest.raises(Invalid, match="limit=-1"):

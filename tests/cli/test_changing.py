@@ -50,6 +50,8 @@ def test_erase_and_delete(tmp_path, db):
     assert "twin" in refused.err
     said = turnlog("delete", name, "--forks", "keep", "--reason", "asked to", "--db", db)
     assert (said.code, "shared by twin" in said.out) == (0, True)
+    assert "the content of 0 events is gone" in said.out
+    assert "left: events 1 to 6, which twin still has" in said.out
     assert turnlog("show", name, "--db", db).code == 2
     assert shown(db, "twin")[:3] == ["one", "two", "three"]
     listed = {one["id"] for one in turnlog("list", "--db", db, "--json").json["conversations"]}

@@ -49,6 +49,7 @@ async def test_round_trips(pg_url, schema, trips):
         digest, data = body("settings")
         await store.append("c", [item("x")], bodies={digest: data})
         await forked(store, "d", "c", 3, "three")
+        await store.stand("name", "o", 60.0)
         calls = {
             "append": (
                 2,
@@ -220,6 +221,7 @@ VALUES = {
     "marked_falling": ONE | {"word": "request"},
     "feed": {"place": 50_000, "number": 0, "limit": 100},
     "feed_end": {},
+    "beyond": {"place": 50_000, "number": 0},
 }
 NO_PLAN = {"having", "settings", "moment", "version", "fate", "stand", "ack", "resign", "vacuum", "hint"}
 """They look at no table, or at one of a few rows, or are a part of others."""

@@ -275,7 +275,7 @@ PLANS = {
     "end": ["SEARCH events"],
     "reader": OF_READERS,
     "stand": [],
-    "ack": OF_READERS,
+    "ack": [*OF_READERS, "SCALAR SUBQUERY 1", "SEARCH events"],
     "resign": OF_READERS,
     "overwrite_event": ["SEARCH events USING INDEX events_seq (conversation=? AND seq=?)"],
     "tombstone": OF_HEAD,

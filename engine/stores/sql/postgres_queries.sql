@@ -362,10 +362,17 @@ ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, expires = excluded.expi
 WHERE r.owner = excluded.owner OR r.expires <= extract(epoch FROM clock_timestamp())
 RETURNING position;
 
+-- name: beyond
+-- Whether a place is behind the end: a tombstone stays of what was removed, so no place that was there ever is.
+SELECT (%(place)s, %(number)s) <= (
+    SELECT e.place, e.number FROM {schema}.events AS e ORDER BY e.place DESC, e.number DESC LIMIT 1) IS NOT TRUE;
+
 -- name: ack
--- A reader's place.
+-- A reader's place, unless it is behind the end.
 UPDATE {schema}.readers SET position = %(position)s WHERE name = %(name)s AND owner = %(owner)s
-    AND EXISTS (SELECT FROM {schema}.schema_version WHERE version = %(version)s);
+    AND EXISTS (SELECT FROM {schema}.schema_version WHERE version = %(version)s)
+    AND (%(place)s, %(number)s) <= (
+        SELECT e.place, e.number FROM {schema}.events AS e ORDER BY e.place DESC, e.number DESC LIMIT 1);
 
 -- name: resign
 -- Let somebody else read under a name.

@@ -261,8 +261,9 @@ ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
 WHERE owner = excluded.owner OR until <= :now;
 
 -- name: ack
--- What a reader has done with.
-UPDATE readers SET position = :position WHERE name = :name AND owner = :owner;
+-- What a reader has done with, if there is as much.
+UPDATE readers SET position = :position
+WHERE name = :name AND owner = :owner AND :position <= (SELECT max(position) FROM events);
 
 -- name: resign
 -- Let somebody else read.
