@@ -45,8 +45,8 @@ class Database(sqlite3.Connection):
     patience: float
     failed: bool
     """Whether it met an error while it wrote a batch; what was queued behind it goes to another connection."""
-    lineages: dict[int, tuple[Span, ...]]
-    """What forks share, newest first, by their keys. It never changes."""
+    lineages: dict[tuple[int, int, int, int], tuple[Span, ...]]
+    """What forks share, newest first. It never changes while the fork is the same, see `Known.fork`."""
     heads: dict[str, Any]
     """Conversations as the last transaction left them, by id, if it was one of appends; see `seen`."""
     seen: int
