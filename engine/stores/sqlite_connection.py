@@ -18,10 +18,12 @@ __all__ = (
     "SCHEMA_VERSION",
     "SQL",
     "Database",
+    "File",
     "Span",
     "check_schema",
     "connect",
     "file_of",
+    "in_place",
     "make_file",
     "moment",
     "prepare_writer",
@@ -31,7 +33,11 @@ __all__ = (
 
 SCHEMA_VERSION: Final = 2
 SQL: Final = statements("sqlite_queries.sql")
+_NONE: Final = (0, 0)
+"""No file."""
 
+File: TypeAlias = tuple[int, int]
+"""What tells a file from every other, whatever has its name."""
 Span: TypeAlias = tuple[int, int, int]
 """Where some of a conversation's events are: whose own they are, by key, from which seq, and up to which."""
 
@@ -40,8 +46,8 @@ class Database(sqlite3.Connection):
     """A connection that knows its file."""
 
     path: Path
-    file: tuple[int, int]
-    """Which file it was, whatever has its name now."""
+    file: File
+    """Which file it has open."""
     patience: float
     failed: bool
     """Whether it met an error while it wrote a batch; what was queued behind it goes to another connection."""
@@ -81,25 +87,50 @@ def make_file(path: Path, migrate: bool) -> Path:
     return path
 
 
-def connect(path: Path, patience: float) -> Database:
-    """Open a connection to a file that is there; it waits for others' locks for *patience* seconds."""
+def connect(path: Path, patience: float, file: File | None = None) -> Database:
+    """Open a connection to a file that is there; it waits for others' locks for *patience* seconds.
+
+    Raises:
+        StoreError: it is not the *file* that it has to be.
+    """
+    # Looked at first: of one that takes its place meanwhile this connection then says what it is not, and is closed.
+    there = file_of(path)
+    if file is not None and there != _NONE:
+        in_place(path, file)
     # Not to be made: a file that was deleted meanwhile must not come back empty.
     url = path.as_uri() + "?mode=rw"
     db = sqlite3.connect(url, uri=True, timeout=patience, isolation_level=None, cached_statements=256, factory=Database)
     db.execute("PRAGMA temp_store = MEMORY")
-    db.path, db.file, db.patience = path, file_of(path), patience
+    db.path, db.file, db.patience = path, there, patience
     db.failed = False
     db.lineages, db.heads, db.seen = {}, {}, -1
     return db
 
 
-def file_of(path: Path) -> tuple[int, int]:
-    """Return what tells the file at *path* from every other, whatever its name."""
+def file_of(path: Path) -> File:
+    """Return which file is at *path*."""
     try:
         there = path.stat()
     except OSError:
-        return 0, 0
+        return _NONE
     return there.st_dev, there.st_ino
+
+
+def in_place(path: Path, file: File) -> None:
+    """See to it that a file still has its name: SQLite would go on writing to one that nobody can find any more.
+
+    Raises:
+        StoreError: it was moved or deleted, or another has its name.
+    """
+    there = file_of(path)
+    if there == file:
+        return
+    if there == _NONE:
+        raise StoreError(f"{path}: the file was moved or deleted while it was open; put it back, then try again")
+    raise StoreError(
+        f"{path}: the file was replaced by another while it was open; put it back, then try again, or restart whatever "
+        "has it open, to go on with the other"
+    )
 
 
 def prepare_writer(db: Database, durability: str) -> None:
@@ -138,8 +169,10 @@ def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
     """Write in one transaction: all of it, or nothing.
 
     Raises:
-        StoreError: the schema is no longer what this process works with, unless that is not to be *checked*.
+        StoreError: the file has no longer its name, or the schema is no longer what this process works with, unless
+            that is not to be *checked*.
     """
+    in_place(db.path, db.file)
     db.execute("BEGIN IMMEDIATE")
     db.heads = {}
     try:

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from ..errors import Conflict, ConversationBusy, Invalid, NotFound, StoreError
 from ..events import NewEvent
 from ..log import Append, Erased
-from .sqlite_connection import SQL, Database
+from .sqlite_connection import SQL, Database, in_place
 from .sqlite_reading import Known, lineage, owner_of, sharers
 from .sqlite_sweeping import Sweep, locked
-from .sqlite_writing import OF_ONE, Writing, in_place
+from .sqlite_writing import OF_ONE, Writing
 
 __all__ = ("alone", "collect", "delete", "erase", "truncated")
 
@@ -39,7 +39,7 @@ def alone(db: Database, work: Callable[[Database], T]) -> tuple[T, str]:
     Raises:
         StoreError: the file was moved, or another process erases for too long; nothing was changed.
     """
-    in_place(db)
+    in_place(db.path, db.file)
     with locked(db):
         return work(db), truncated(db, 0.1)
 

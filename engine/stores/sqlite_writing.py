@@ -13,12 +13,12 @@ from ..errors import Invalid, StoreError, TurnlogError
 from ..ids import Position
 from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
-from .sqlite_connection import SQL, Database, check_schema, file_of, transaction, translated
+from .sqlite_connection import SQL, Database, check_schema, transaction, translated
 from .sqlite_facets import facets
 from .sqlite_reading import ITEM, Known, known, lineage, owner_of
 from .sqlite_rows import read_rows, write_rows
 
-__all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
+__all__ = ("OF_ONE", "Writing", "ack", "commit", "renew", "resign", "stand")
 
 OF_ONE: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
 """What SQLite's module raises for a value that no column can hold."""
@@ -38,7 +38,6 @@ def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
     Raises:
         StoreError, sqlite3.Error: the database cannot be written; nothing of the batch is in it.
     """
-    in_place(db)
     try:
         return _written(db, batch, now)
     except (StoreError, sqlite3.Error) as error:
@@ -48,16 +47,6 @@ def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
         pass
     # It is the fault of one append, such as one that holds what cannot be stored; the others are not to pay for it.
     return [_alone(db, append, now) for append in batch]
-
-
-def in_place(db: Database) -> None:
-    """See to it that the file still has its name: SQLite would go on writing to one that nobody can find any more.
-
-    Raises:
-        StoreError: it was moved or deleted.
-    """
-    if file_of(db.path) != db.file:
-        raise StoreError(f"{db.path}: the file was moved or deleted while it was open; put it back, then try again")
 
 
 def _alone(db: Database, append: Append, now: int) -> Outcome:
