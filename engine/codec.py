@@ -28,6 +28,7 @@ __all__ = (
     "SCHEMAS",
     "UPCASTERS",
     "body",
+    "changed",
     "damage",
     "event",
     "item_in",
@@ -57,6 +58,7 @@ UPCASTERS: Final[dict[tuple[str, int], Callable[[Any], Any]]] = {}
 
 RESTORE: Final = "restore it from a backup or an export"
 """The remedy for what is missing, or not what was written."""
+_CHANGED: Final = "it was changed after it was written: restore the database from a backup"
 _DAMAGED: Final = f"it was changed after it was written: {RESTORE}"
 _NUMBERS: Final = ("schema", "response", "tokens", "excerpt", "flags")
 _MISSING: Final = ("response", "excerpt")
@@ -232,6 +234,11 @@ def when(record: Record) -> datetime:
     except (TypeError, OverflowError):
         place = f"{record.conversation}/{record.seq}"
         raise CorruptLog(f"{place}: its time {record.time!r:.40} is none; {_DAMAGED}") from None
+
+
+def changed(conversation: str, why: str) -> CorruptLog:
+    """Return what to raise where the rows of a conversation are not as they were written."""
+    return CorruptLog(f"conversation {conversation}: {why}; {_CHANGED}")
 
 
 def numbers(record: Record) -> None:

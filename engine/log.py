@@ -35,10 +35,10 @@ import msgspec
 
 from .answers import Linked, standing
 from .canonical import canonical, loads
+from .codec import changed
 from .errors import (
     AlreadyAnswered,
     ConversationBusy,
-    CorruptLog,
     Fenced,
     Invalid,
     KeyReused,
@@ -625,15 +625,10 @@ def metadata_of(head: Head) -> dict[str, Any]:
     try:
         value = loads(head.metadata)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _damaged(head, str(error)) from error
+        raise changed(head.conversation, f"its metadata cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise _damaged(head, "it is no JSON object")
+        raise changed(head.conversation, "its metadata cannot be read: it is no JSON object")
     return value
-
-
-def _damaged(head: Head, why: str) -> CorruptLog:
-    remedy = "it was changed after it was written: restore the database from a backup"
-    return CorruptLog(f"conversation {head.conversation}: its metadata cannot be read: {why}; {remedy}")
 
 
 def _object(event: NewEvent, field: str) -> dict[str, Any]:

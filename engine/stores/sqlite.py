@@ -52,9 +52,9 @@ from .sqlite_connection import (
     file_of,
     make_file,
     prepare_writer,
-    translated,
 )
 from .sqlite_copying import copy
+from .sqlite_errors import translated
 from .sqlite_schema import migrate as migrated
 from .sqlite_schema import migration_sql, schema_version, stored_version
 

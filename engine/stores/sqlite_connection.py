@@ -1,10 +1,9 @@
-"""Connections to a SQLite file, their transactions, errors in words. Blocking: a connection's thread calls it."""
+"""Connections to a SQLite file, and their transactions. Blocking: a connection's thread calls it."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ __all__ = (
     "moment",
     "prepare_writer",
     "transaction",
-    "translated",
 )
 
 SCHEMA_VERSION: Final = 2
@@ -213,56 +211,3 @@ def check_schema(db: Database) -> None:
             f"{db.path}: its schema was {SCHEMA_VERSION} when it was opened, and is {version} now: "
             f"restart this process with a turnlog that works with schema {version}"
         )
-
-
-_GROWING: Final = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
-"""What SQLite makes of a file that may not grow, as of other errors; it does not tell the system's own."""
-_REMEDIES: Final[dict[str, tuple[str, bool]]] = {
-    "SQLITE_FULL": ("the disk is full; free some space, then try again", True),
-    "SQLITE_READONLY": (
-        "the database is read-only; make it, the files beside it (-wal, -shm) and their folder writable for this user",
-        False,
-    ),
-    "SQLITE_CANTOPEN": (
-        "the database cannot be opened; check that it is there and that this user may read and write it and its folder",
-        False,
-    ),
-    "SQLITE_PERM": ("access was denied; check the permissions of the file and its folder", False),
-    "SQLITE_AUTH": ("access was denied; check the permissions of the file and its folder", False),
-    "SQLITE_BUSY": ("another program keeps the database locked; close it, then try again", True),
-    "SQLITE_LOCKED": ("the database is locked from inside this process; try again", True),
-    "SQLITE_NOTADB": ("this is no SQLite database; give turnlog a file of its own", False),
-    "SQLITE_CORRUPT": ("the database file is damaged; restore it from a backup", False),
-    "SQLITE_IOERR": ("the disk reported an error; check it, then try again", True),
-    "SQLITE_TOOBIG": ("the item is larger than SQLite can hold; store a reference to it", False),
-}
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into `StoreError`, with the file and the remedy.
-
-    The primary code is the name up to its second underscore: SQLITE_IOERR_WRITE is an SQLITE_IOERR.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        primary = "_".join(name.split("_")[:2])
-        remedy, retryable = _REMEDIES.get(primary, ("SQLite refused", False))
-        if name in _GROWING and (limit := _limit()) is not None:
-            remedy = (
-                f"a file would have grown beyond the {limit:,} bytes that this process may write (ulimit -f), or the "
-                "disk reported an error; raise the limit, or check the disk; then try again"
-            )
-        raise StoreError(f"{path}: {remedy} ({name or type(error).__name__}: {error})", retryable=retryable) from error
-
-
-def _limit() -> int | None:
-    """Return the size beyond which the system lets this process write no file, None where there is no such size."""
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 - it is not there for all systems
-
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return None if most == resource.RLIM_INFINITY else most

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import Invalid, StoreError
-from .sqlite_connection import File, connect, moment, translated
+from .sqlite_connection import File, connect, moment
+from .sqlite_errors import translated
 from .sqlite_schema import schema_version
 
 __all__ = ("copy",)

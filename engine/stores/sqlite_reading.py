@@ -11,7 +11,7 @@ from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
-from ..codec import numbers
+from ..codec import changed, numbers
 from ..errors import CorruptLog, Invalid
 from ..events import Record
 from ..ids import Position
@@ -97,10 +97,7 @@ def _damaged(head: Head) -> CorruptLog:
     """Return what to raise where a conversation's row has something else in the place of a number."""
     values = {name: getattr(head, name) for name in _NUMBERS}
     name = next(name for name, value in values.items() if not isinstance(value, int))
-    remedy = "it was changed after it was written: restore the database from a backup"
-    return CorruptLog(
-        f"conversation {head.conversation}: no number is stored under {name}, but {values[name]!r:.40}; {remedy}"
-    )
+    return changed(head.conversation, f"no number is stored under {name}, but {values[name]!r:.40}")
 
 
 # -- what is shared

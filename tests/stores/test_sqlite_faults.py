@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from ordinary_user import mode, ordinary_folder
-from turnlog.engine.errors import StoreError
+from turnlog.engine.errors import CorruptLog, StoreError
 from turnlog.engine.log import Append, Erasure, Key, Query, Take
 from turnlog.engine.stores import sqlite_connection
 from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
@@ -21,6 +21,7 @@ from turnlog.engine.testing.contract_kit import (
     text_of,
     texts_of,
     together,
+    tombstone,
 )
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +179,14 @@ async def test_tables_that_disagree_are_told_and_not_made_worse(db):
     connection.commit()
     connection.close()
     store = await SqliteStore.open(db)
-    await refused(store.append("c", [item("x")]), db, "SQLITE_CONSTRAINT", "UNIQUE constraint failed: events")
+    erasing = [Append(conversation="c", events=[other("x")], erasures=[Erasure(seq=2, item=b"{}")])]
+    for attempt in (
+        store.append("c", [item("x")]),
+        store.erase(erasing),
+        store.delete("c", tombstone(), forks="refuse"),
+    ):
+        error = await refused(attempt, "conversation c: events behind its version are there already", "from a backup")
+        assert isinstance(error, CorruptLog)
     await store.append("d", [created()])
     await store.close()
 
