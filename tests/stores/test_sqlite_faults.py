@@ -164,6 +164,27 @@ async def test_a_damaged_file(db):
     await store.close()
 
 
+async def test_a_page_that_is_damaged_fails_only_those_who_need_it(db):
+    store = await SqliteStore.open(db)
+    await started(store, "c")
+    await store.append("d", [created({"a": "x" * 50_000})])
+    await store.close()
+    content = db.read_bytes()
+    with db.open("r+b") as file:
+        for start in range(0, len(content), 8192):
+            if content[start + 4 : start + 1000] == b"x" * 996:
+                file.seek(start)
+                file.write(b"\xff" * 4)  # where the next page of the metadata is
+    store = await SqliteStore.open(db)
+    appends = [partial(store.append, name, [item("x")]) for name in "cdc"]
+    first, damaged, last = await together(*appends)
+    assert (first.version, last.version) == (2, 3)
+    assert isinstance(damaged, StoreError)
+    assert "the database file is damaged; restore it from a backup" in str(damaged)
+    assert (await store.append("c", [item("x")])).version == 4
+    await store.close()
+
+
 async def test_a_file_that_was_cut_short(db):
     await logged(db)
     with db.open("r+b") as file:
