@@ -28,6 +28,7 @@ __all__ = (
     "SCHEMAS",
     "UPCASTERS",
     "body",
+    "changed",
     "damage",
     "event",
     "item_in",
@@ -242,6 +243,11 @@ def when(record: Record) -> datetime:
         raise CorruptLog(f"{place}: its time {record.time!r:.40} is none; {_DAMAGED}") from None
 
 
+def changed(conversation: str, why: str) -> CorruptLog:
+    """Return what to raise where the rows of a conversation are not as they were written."""
+    return CorruptLog(f"conversation {conversation}: {why}; {_CHANGED}")
+
+
 def numbers(record: Record) -> None:
     """See to it that what a record has in numbers are numbers.
 
@@ -288,11 +294,7 @@ def metadata_in(data: bytes, conversation: str) -> dict[str, Any]:
     try:
         value = loads(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _unread(conversation, str(error)) from error
+        raise changed(conversation, f"its metadata cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise _unread(conversation, "it is no JSON object")
+        raise changed(conversation, "its metadata cannot be read: it is no JSON object")
     return value
-
-
-def _unread(conversation: str, why: str) -> CorruptLog:
-    return CorruptLog(f"conversation {conversation}: its metadata cannot be read: {why}; {_CHANGED}")

@@ -66,6 +66,7 @@ LAYERS = (
     ("codec", "prices", "answers", "notices"),
     ("log", "blobs", "kept", "groups"),
     ("stores.batching", "stores.statements", "history", "compaction"),
+    ("stores.sqlite_errors",),
     ("stores.memory", "stores.sqlite_connection", "stores.sqlite_facets", "window.excerpts", "window.kinds"),
     ("stores.sqlite_reading", "stores.sqlite_rows", "stores.sqlite_schema", "stores.sqlite_sweeping"),
     ("stores.sqlite_writing", "stores.sqlite_copying"),

@@ -6,7 +6,7 @@ else uses its room; and whatever was written is in the write-ahead log. What can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -15,6 +15,7 @@ import psycopg
 from ..errors import Conflict, ConversationBusy, NotFound, StoreError
 from ..events import NewEvent
 from ..log import Append, Appended, Erased, Erasure, Head
+from .postgres_errors import refusal
 from .postgres_link import Link, Session
 from .postgres_reading import shared_by
 from .postgres_rows import Span, columns
@@ -64,7 +65,8 @@ class Erasing:
                 await session.commit()
             return Erased(versions=dict(versions), bodies=bodies[0])
 
-        erased = await self._link.transact(work, lambda: Erased(versions=dict(versions), bodies=bodies[0]))
+        names = ", ".join(append.conversation for append in appends)
+        erased = await self._done(names, work, lambda: Erased(versions=dict(versions), bodies=bodies[0]))
         return await self._vacuumed(erased) if any(append.erasures for append in appends) else erased
 
     async def delete(self, name: str, tombstone: NewEvent, forks: Literal["refuse", "keep"], now: int) -> Erased:
@@ -95,7 +97,16 @@ class Erasing:
                 await session.commit()
             return results[0]
 
-        return await self._vacuumed(await self._link.transact(work, lambda: results[0]))
+        return await self._vacuumed(await self._done(name, work, lambda: results[0]))
+
+    async def _done(
+        self, names: str, work: Callable[[Session], Awaitable[Erased]], written: Callable[[], Erased]
+    ) -> Erased:
+        try:
+            return await self._link.transact(work, written)
+        except (StoreError, OverflowError, ValueError) as error:
+            told = refusal(names, error)
+            raise told from told.__cause__
 
     async def collect(self, seconds: float) -> int:
         """See `turnlog.engine.log.Store.collect`."""

@@ -9,12 +9,20 @@ from typing import Final
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from ..errors import StoreError
+from ..codec import changed
+from ..errors import Invalid, StoreError, TurnlogError
 
-__all__ = ("collided", "ended", "of_one", "translated")
+__all__ = ("collided", "ended", "of_one", "refusal", "translated")
 
 _COLLISIONS: Final = frozenset({"40001", "40P01", "23505"})
 """A serialization failure, a deadlock, or somebody who created the same conversation a moment before."""
+_OWN: Final = frozenset({"events", "marks", "keys", "spans"})
+"""Tables whose rows nobody writes but who has locked, or just created, their conversation."""
+_OF_VALUES: Final = ("22", "23502", "54")
+_OF_PYTHON: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What Python raises of a value, before anything is sent."""
+_OF_ONE: Final = (*_OF_VALUES, "23", "P0", "XX")
+"""What is said of a value, or of a row that is met: whoever has to do with others does not meet it."""
 
 _REMEDIES: Final[Mapping[str, tuple[str, bool]]] = {
     "53100": ("the server's disk is full; free some space, then try again", True),
@@ -46,16 +54,45 @@ _HOPELESS: Final = (
 
 
 def of_one(error: BaseException) -> bool:
-    """Return whether an error says that a value cannot be stored: the fault of the append that brought it."""
-    if isinstance(error, psycopg.ProgrammingError):
-        return error.sqlstate is None  # the driver's own: a value of a type that it does not know
-    kinds = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, OverflowError, ValueError)
-    return isinstance(error, kinds)
+    """Return whether an error has to do with one append: with what it holds, or with the rows of its conversation."""
+    if isinstance(error, psycopg.Error):
+        return _unstorable(error) or (error.sqlstate or "").startswith(_OF_ONE)
+    return isinstance(error, _OF_PYTHON)
+
+
+def _unstorable(error: BaseException) -> bool:
+    """Return whether an error says that no column can hold a value."""
+    if not isinstance(error, psycopg.Error):
+        return isinstance(error, OverflowError | ValueError)
+    if error.sqlstate is None:  # the driver's own: a value of a type that it does not know, say
+        return isinstance(error, psycopg.ProgrammingError | psycopg.DataError)
+    return error.sqlstate.startswith(_OF_VALUES)
+
+
+def refusal(conversation: str, error: Exception) -> Exception:
+    """Return what to tell of an append to a conversation that an error kept from being written."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if cause is None or isinstance(cause, TurnlogError):
+        return error
+    if _unstorable(cause):
+        told: Exception = Invalid(f"{conversation!r:.100}: an event holds what cannot be stored: {_said(cause)}")
+    elif isinstance(cause, psycopg.errors.UniqueViolation) and _doubled(cause):
+        what = "events behind its version" if cause.diag.table_name == "events" else "rows that are to be new"
+        told = changed(conversation, f"{what} are there already ({_said(cause)})")
+    else:
+        return error
+    told.__cause__ = cause
+    return told
 
 
 def collided(error: psycopg.Error) -> bool:
     """Return whether the same transaction may well succeed when it is made again."""
-    return error.sqlstate in _COLLISIONS
+    return error.sqlstate in _COLLISIONS and not _doubled(error)
+
+
+def _doubled(error: psycopg.Error) -> bool:
+    """Return whether a row is there already that nobody else can have written meanwhile."""
+    return error.sqlstate == "23505" and error.diag.table_name in _OWN
 
 
 def ended(error: psycopg.Error) -> bool:
@@ -71,9 +108,15 @@ def ended(error: psycopg.Error) -> bool:
 def translated(place: str, error: BaseException) -> StoreError:
     """Return an error of the driver as ours, with the remedy."""
     remedy, retryable = _remedy(error)
-    said = " ".join(str(error).split())
     code = f"{error.sqlstate}: " if isinstance(error, psycopg.Error) and error.sqlstate else ""
-    return StoreError(f"{place}: {remedy} ({code}{said:.300})", retryable=retryable)
+    return StoreError(f"{place}: {remedy} ({code}{_said(error)})", retryable=retryable)
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's own words, without the row that the server may quote: it is content."""
+    kinds = (psycopg.errors.NotNullViolation, psycopg.errors.CheckViolation)
+    quoted = error.diag.message_primary if isinstance(error, kinds) else None
+    return f"{' '.join((quoted or str(error)).split()):.300}"
 
 
 def _remedy(error: BaseException) -> tuple[str, bool]:

@@ -47,7 +47,8 @@ class Reading:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._spans: dict[str, Sequence[Span]] = {}
+        self._spans: dict[str, tuple[Head, Sequence[Span]]] = {}
+        """Whose events forks share, with a head that says which fork it was: tables can be put back."""
 
     # -- one conversation
 
@@ -69,7 +70,7 @@ class Reading:
         self, name: str, queries: Sequence[Query], chunks: Sequence[int]
     ) -> Callable[[Session], Awaitable[tuple[Head | None, Sequence[Span], list[list[list[Record]]]]]]:
         """Return a read of the head and the parts of each query, where the conversation's events are thought to be."""
-        spans = self._spans.get(name) or [(name, 1, _FAR)]
+        _, spans = self._spans.get(name) or (None, [(name, 1, _FAR)])
 
         async def work(session: Session) -> tuple[Head | None, Sequence[Span], list[list[list[Record]]]]:
             async with session.pipeline():
@@ -98,15 +99,16 @@ class Reading:
         if head.deleted:
             spans: Sequence[Span] = [(name, head.version, head.version)]
         elif head.parent is None:
+            self._spans.pop(name, None)
             return [(name, 1, _FAR)]
-        elif (known := self._spans.get(name)) is not None:
-            return known
+        elif (known := self._spans.get(name)) is not None and _same_fork(known[0], head):
+            return known[1]
         else:
             shared = await self._link.run(lambda session: shared_by(session, [name]))
             spans = [*shared.get(name, ()), (name, head.first, _FAR)]
         while len(self._spans) >= _REMEMBERED:
             self._spans.pop(next(iter(self._spans)))
-        self._spans[name] = spans
+        self._spans[name] = head, spans
         return spans
 
     async def key(self, conversation: str, name: str) -> KeyUse | None:
@@ -227,6 +229,10 @@ class Reading:
             return await found(done)
 
         return await self._link.run(work)
+
+
+def _same_fork(one: Head, other: Head) -> bool:
+    return (one.parent, one.created, one.deleted) == (other.parent, other.created, other.deleted)
 
 
 async def _count(done: AsyncCursor[TupleRow]) -> int:

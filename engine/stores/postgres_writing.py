@@ -19,7 +19,7 @@ from ..answers import Linked
 from ..errors import Invalid, StoreError, TurnlogError
 from ..log import Append, Appended, Head, KeyUse, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
-from .postgres_errors import of_one, translated
+from .postgres_errors import of_one, refusal, translated
 from .postgres_link import Link, Session
 from .postgres_rows import ITEM, columns, digest_of, fields_of, head_of, said, text
 from .postgres_schema import check_version
@@ -62,10 +62,10 @@ async def commit(link: Link, settings: Settings, batch: Sequence[Append], now: i
     """
     try:
         return await _committed(link, settings, batch, now)
-    except (StoreError, ValueError, OverflowError) as error:
+    except Exception as error:
         cause = error.__cause__ if isinstance(error, StoreError) else error
         if cause is not None and of_one(cause):
-            # One append holds what cannot be stored; the others are not to pay for it.
+            # It has to do with one append, such as one that holds what cannot be stored; others are not to pay for it.
             return [await _alone(link, settings, append, now) for append in batch]
         if len(batch) > 1 and isinstance(cause, psycopg.errors.LockNotAvailable):
             # Somebody keeps one of the conversations locked; appends to others go on.
@@ -89,11 +89,8 @@ async def _around(link: Link, settings: Settings, batch: Sequence[Append], now: 
 async def _alone(link: Link, settings: Settings, append: Append, now: int) -> Outcome:
     try:
         return (await _committed(link, settings, [append], now))[0]
-    except (StoreError, ValueError, OverflowError) as error:
-        cause = error.__cause__ if isinstance(error, StoreError) else error
-        if cause is not None and of_one(cause):
-            return Invalid(f"{append.conversation!r:.100}: an event holds what cannot be stored: {cause}")
-        return error
+    except Exception as error:  # noqa: BLE001 - some may be in the log by now, and are to be told so
+        return refusal(append.conversation, error)
 
 
 async def _committed(link: Link, settings: Settings, batch: Sequence[Append], now: int) -> Sequence[Outcome]:

@@ -44,8 +44,17 @@ from . import sqlite_erasing as erasing
 from . import sqlite_reading as reading
 from . import sqlite_writing as writing
 from .batching import Batcher, Outcome, Take
-from .sqlite_connection import SCHEMA_VERSION, Database, connect, make_file, prepare_writer, translated
+from .sqlite_connection import (
+    SCHEMA_VERSION,
+    Database,
+    File,
+    connect,
+    file_of,
+    make_file,
+    prepare_writer,
+)
 from .sqlite_copying import copy
+from .sqlite_errors import translated
 from .sqlite_schema import migrate as migrated
 from .sqlite_schema import migration_sql, schema_version, stored_version
 
@@ -65,8 +74,8 @@ _LOG_LEFT: Final = (
 class _Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole function in its thread, for one hop instead of one a statement."""
 
-    def __init__(self, path: Path, patience: float) -> None:
-        super().__init__(lambda: connect(path, patience), 64)
+    def __init__(self, path: Path, patience: float, file: File | None) -> None:
+        super().__init__(lambda: connect(path, patience, file), 64)
         self._path = path
         # A process that ends without closing its store must end. What it is told of is on the disk.
         thread: threading.Thread = vars(self).get("_thread", self)
@@ -97,6 +106,8 @@ class SqliteStore:
         self._durability = durability
         self._clock = clock
         self._patience = patience
+        self._file: File | None = None
+        """The one that all connections have open."""
         self._writer: _Connection | None = None
         self._opening = anyio.Lock()
         self._batcher = Batcher(self._commit, ahead=True)
@@ -135,6 +146,7 @@ class SqliteStore:
 
     async def _prepare(self, migrate: bool) -> None:
         self.path = await anyio.to_thread.run_sync(make_file, self.path, migrate)
+        self._file = await anyio.to_thread.run_sync(file_of, self.path)
         async with self._reader() as reader:
             version = await reader.run(schema_version)
         if version == SCHEMA_VERSION:
@@ -154,7 +166,7 @@ class SqliteStore:
             raise StoreError(f"{self.path}: the store is closed")
 
     async def _connect(self) -> _Connection:
-        connection = _Connection(self.path, self._patience)
+        connection = _Connection(self.path, self._patience, self._file)
         try:
             await finish(connection.open())
         except BaseException:
@@ -380,7 +392,7 @@ class SqliteStore:
             StoreError: the log cannot be read, or the copy not be written.
         """
         self._check()
-        await copied(self.path, path)
+        await copied(self.path, path, file=self._file)
 
     async def close(self) -> None:
         """See `turnlog.engine.log.Store.close`."""
@@ -401,15 +413,17 @@ class SqliteStore:
             self._readers.release()
 
 
-async def copied(path: str | os.PathLike[str], target: str | os.PathLike[str], *, patience: float = 30.0) -> int:
+async def copied(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], *, patience: float = 30.0, file: File | None = None
+) -> int:
     """Copy a log of any schema that this turnlog knows, as it is at one moment, to a new file; return its schema.
 
     Raises:
         Invalid: there is a file already, or none can be made.
-        StoreError: the log cannot be read, or the copy not be written.
+        StoreError: the log cannot be read, or is not in the *file* that it has to be in; or the copy not be written.
     """
     stop = threading.Event()
-    work = asyncio.ensure_future(anyio.to_thread.run_sync(copy, Path(path), Path(target), patience, stop.is_set))
+    work = asyncio.ensure_future(anyio.to_thread.run_sync(copy, Path(path), Path(target), patience, stop.is_set, file))
     try:
         return await asyncio.shield(work)
     finally:

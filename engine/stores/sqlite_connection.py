@@ -1,10 +1,9 @@
-"""Connections to a SQLite file, their transactions, errors in words. Blocking: a connection's thread calls it."""
+"""Connections to a SQLite file, and their transactions. Blocking: a connection's thread calls it."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,20 +17,25 @@ __all__ = (
     "SCHEMA_VERSION",
     "SQL",
     "Database",
+    "File",
     "Span",
     "check_schema",
     "connect",
     "file_of",
+    "in_place",
     "make_file",
     "moment",
     "prepare_writer",
     "transaction",
-    "translated",
 )
 
 SCHEMA_VERSION: Final = 2
 SQL: Final = statements("sqlite_queries.sql")
+_NONE: Final = (0, 0)
+"""No file."""
 
+File: TypeAlias = tuple[int, int]
+"""What tells a file from every other, whatever has its name."""
 Span: TypeAlias = tuple[int, int, int]
 """Where some of a conversation's events are: whose own they are, by key, from which seq, and up to which."""
 
@@ -40,13 +44,13 @@ class Database(sqlite3.Connection):
     """A connection that knows its file."""
 
     path: Path
-    file: tuple[int, int]
-    """Which file it was, whatever has its name now."""
+    file: File
+    """Which file it has open."""
     patience: float
     failed: bool
     """Whether it met an error while it wrote a batch; what was queued behind it goes to another connection."""
-    lineages: dict[int, tuple[Span, ...]]
-    """What forks share, newest first, by their keys. It never changes."""
+    lineages: dict[tuple[int, int, int, int], tuple[Span, ...]]
+    """What forks share, newest first. It never changes while the fork is the same, see `Known.fork`."""
     heads: dict[str, Any]
     """Conversations as the last transaction left them, by id, if it was one of appends; see `seen`."""
     seen: int
@@ -81,25 +85,50 @@ def make_file(path: Path, migrate: bool) -> Path:
     return path
 
 
-def connect(path: Path, patience: float) -> Database:
-    """Open a connection to a file that is there; it waits for others' locks for *patience* seconds."""
+def connect(path: Path, patience: float, file: File | None = None) -> Database:
+    """Open a connection to a file that is there; it waits for others' locks for *patience* seconds.
+
+    Raises:
+        StoreError: it is not the *file* that it has to be.
+    """
+    # Looked at first: of one that takes its place meanwhile this connection then says what it is not, and is closed.
+    there = file_of(path)
+    if file is not None and there != _NONE:
+        in_place(path, file)
     # Not to be made: a file that was deleted meanwhile must not come back empty.
     url = path.as_uri() + "?mode=rw"
     db = sqlite3.connect(url, uri=True, timeout=patience, isolation_level=None, cached_statements=256, factory=Database)
     db.execute("PRAGMA temp_store = MEMORY")
-    db.path, db.file, db.patience = path, file_of(path), patience
+    db.path, db.file, db.patience = path, there, patience
     db.failed = False
     db.lineages, db.heads, db.seen = {}, {}, -1
     return db
 
 
-def file_of(path: Path) -> tuple[int, int]:
-    """Return what tells the file at *path* from every other, whatever its name."""
+def file_of(path: Path) -> File:
+    """Return which file is at *path*."""
     try:
         there = path.stat()
     except OSError:
-        return 0, 0
+        return _NONE
     return there.st_dev, there.st_ino
+
+
+def in_place(path: Path, file: File) -> None:
+    """See to it that a file still has its name: SQLite would go on writing to one that nobody can find any more.
+
+    Raises:
+        StoreError: it was moved or deleted, or another has its name.
+    """
+    there = file_of(path)
+    if there == file:
+        return
+    if there == _NONE:
+        raise StoreError(f"{path}: the file was moved or deleted while it was open; put it back, then try again")
+    raise StoreError(
+        f"{path}: the file was replaced by another while it was open; put it back, then try again, or restart whatever "
+        "has it open, to go on with the other"
+    )
 
 
 def prepare_writer(db: Database, durability: str) -> None:
@@ -138,8 +167,10 @@ def transaction(db: Database, *, checked: bool = True) -> Iterator[None]:
     """Write in one transaction: all of it, or nothing.
 
     Raises:
-        StoreError: the schema is no longer what this process works with, unless that is not to be *checked*.
+        StoreError: the file has no longer its name, or the schema is no longer what this process works with, unless
+            that is not to be *checked*.
     """
+    in_place(db.path, db.file)
     db.execute("BEGIN IMMEDIATE")
     db.heads = {}
     try:
@@ -180,56 +211,3 @@ def check_schema(db: Database) -> None:
             f"{db.path}: its schema was {SCHEMA_VERSION} when it was opened, and is {version} now: "
             f"restart this process with a turnlog that works with schema {version}"
         )
-
-
-_GROWING: Final = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
-"""What SQLite makes of a file that may not grow, as of other errors; it does not tell the system's own."""
-_REMEDIES: Final[dict[str, tuple[str, bool]]] = {
-    "SQLITE_FULL": ("the disk is full; free some space, then try again", True),
-    "SQLITE_READONLY": (
-        "the database is read-only; make it, the files beside it (-wal, -shm) and their folder writable for this user",
-        False,
-    ),
-    "SQLITE_CANTOPEN": (
-        "the database cannot be opened; check that it is there and that this user may read and write it and its folder",
-        False,
-    ),
-    "SQLITE_PERM": ("access was denied; check the permissions of the file and its folder", False),
-    "SQLITE_AUTH": ("access was denied; check the permissions of the file and its folder", False),
-    "SQLITE_BUSY": ("another program keeps the database locked; close it, then try again", True),
-    "SQLITE_LOCKED": ("the database is locked from inside this process; try again", True),
-    "SQLITE_NOTADB": ("this is no SQLite database; give turnlog a file of its own", False),
-    "SQLITE_CORRUPT": ("the database file is damaged; restore it from a backup", False),
-    "SQLITE_IOERR": ("the disk reported an error; check it, then try again", True),
-    "SQLITE_TOOBIG": ("the item is larger than SQLite can hold; store a reference to it", False),
-}
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into `StoreError`, with the file and the remedy.
-
-    The primary code is the name up to its second underscore: SQLITE_IOERR_WRITE is an SQLITE_IOERR.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        primary = "_".join(name.split("_")[:2])
-        remedy, retryable = _REMEDIES.get(primary, ("SQLite refused", False))
-        if name in _GROWING and (limit := _limit()) is not None:
-            remedy = (
-                f"a file would have grown beyond the {limit:,} bytes that this process may write (ulimit -f), or the "
-                "disk reported an error; raise the limit, or check the disk; then try again"
-            )
-        raise StoreError(f"{path}: {remedy} ({name or type(error).__name__}: {error})", retryable=retryable) from error
-
-
-def _limit() -> int | None:
-    """Return the size beyond which the system lets this process write no file, None where there is no such size."""
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 - it is not there for all systems
-
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return None if most == resource.RLIM_INFINITY else most

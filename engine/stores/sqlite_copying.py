@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import Invalid, StoreError
-from .sqlite_connection import connect, moment, translated
+from .sqlite_connection import File, connect, moment
+from .sqlite_errors import translated
 from .sqlite_schema import schema_version
 
 __all__ = ("copy",)
@@ -23,16 +24,22 @@ class _Stopped(Exception):
     """Nobody wants the copy any more."""
 
 
-def copy(path: Path, target: Path, patience: float, stopped: Callable[[], bool] = lambda: False) -> int:
+def copy(
+    path: Path,
+    target: Path,
+    patience: float,
+    stopped: Callable[[], bool] = lambda: False,
+    file: File | None = None,
+) -> int:
     """Copy the log at *path* to *target*, as of one moment; return its schema version.
 
     Others append meanwhile, and are not waited for. The copy appears when it is whole, for its owner only.
 
     Raises:
         Invalid: there is a file already, or none can be made.
-        StoreError: the log cannot be read, or the copy not be written.
+        StoreError: the log cannot be read, or is not in the *file* that it has to be in; or the copy not be written.
     """
-    with translated(path), closing(connect(path.absolute(), patience)) as source:
+    with translated(path), closing(connect(path.absolute(), patience, file)) as source:
         version = schema_version(source)
         if version == 0:
             raise StoreError(f"{path}: there is no log in it")

@@ -16,13 +16,14 @@ from typing import Final, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import Conflict, ConversationBusy, Invalid, NotFound, StoreError
+from ..errors import Conflict, ConversationBusy, NotFound, StoreError
 from ..events import NewEvent
 from ..log import Append, Erased
-from .sqlite_connection import SQL, Database
+from .sqlite_connection import SQL, Database, in_place
+from .sqlite_errors import refused
 from .sqlite_reading import Known, lineage, owner_of, sharers
 from .sqlite_sweeping import Sweep, locked
-from .sqlite_writing import OF_ONE, Writing, in_place
+from .sqlite_writing import Writing
 
 __all__ = ("alone", "collect", "delete", "erase", "truncated")
 
@@ -39,7 +40,7 @@ def alone(db: Database, work: Callable[[Database], T]) -> tuple[T, str]:
     Raises:
         StoreError: the file was moved, or another process erases for too long; nothing was changed.
     """
-    in_place(db)
+    in_place(db.path, db.file)
     with locked(db):
         return work(db), truncated(db, 0.1)
 
@@ -51,13 +52,9 @@ def erase(db: Database, appends: Sequence[Append], now: int) -> Erased:
         NotFound, VersionConflict, StoreError: nothing was changed.
     """
     with Sweep(db) as sweep:
-        try:
-            with sweep.transaction():
-                versions, bodies = _erased(db, appends, now, sweep)
-        except OF_ONE as error:
-            if isinstance(error, Invalid):
-                raise
-            raise Invalid(f"an event holds what cannot be stored: {error}") from error
+        names = ", ".join(append.conversation for append in appends)
+        with refused(db.path, names), sweep.transaction():
+            versions, bodies = _erased(db, appends, now, sweep)
         return Erased(versions=versions, bodies=bodies, left=_swept(db, sweep))
 
 
@@ -117,7 +114,7 @@ def delete(
         Conflict: it has forks, and they are to "refuse".
     """
     with Sweep(db) as sweep:
-        with sweep.transaction():
+        with refused(db.path, conversation), sweep.transaction():
             version, bodies = _deleted(db, conversation, tombstone, now, forks, sweep)
         return Erased(versions={conversation: version}, bodies=bodies, left=_swept(db, sweep))
 

@@ -11,7 +11,7 @@ from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 from ..canonical import encode
-from ..codec import numbers
+from ..codec import changed, numbers
 from ..errors import CorruptLog
 from ..events import Record
 from ..ids import Position, misplaced
@@ -62,6 +62,12 @@ class Known(NamedTuple):
     origin: int | None
     about: int | None
 
+    @property
+    def fork(self) -> tuple[int, int, int, int] | None:
+        """What tells a fork from every other, those too that had its key before the database was put back."""
+        at = self.head.parent
+        return None if at is None or self.origin is None else (self.key, self.head.created, self.origin, at[1])
+
 
 def known(db: Database, name: str, now: float) -> Known | None:
     """Return a conversation by its id."""
@@ -101,8 +107,7 @@ def _damaged(row: Sequence[Any]) -> CorruptLog:
     numbers |= {} if said["owner"] is None else {"until": float}
     numbers |= {} if said["parent"] is None else {"at": int}
     name = next(name for name, kind in numbers.items() if not isinstance(said[name], kind))
-    remedy = "it was changed after it was written: restore the database from a backup"
-    return CorruptLog(f"conversation {said['id']}: no number is stored under {name}, but {said[name]!r:.40}; {remedy}")
+    return changed(said["id"], f"no number is stored under {name}, but {said[name]!r:.40}")
 
 
 # -- what is shared
@@ -110,19 +115,20 @@ def _damaged(row: Sequence[Any]) -> CorruptLog:
 
 def lineage(db: Database, of: Known) -> Sequence[Span]:
     """Return where a conversation's events are, newest first."""
-    head = of.head
-    if head.parent is None or of.origin is None:
+    head, fork = of.head, of.fork
+    if fork is None:
         return ((of.key, 1, head.version),)
-    return ((of.key, head.first, head.version), *_shared(db, of.key, of.origin, head.parent[1]))
+    return ((of.key, head.first, head.version), *_shared(db, fork))
 
 
-def _shared(db: Database, key: int, origin: int, at: int) -> tuple[Span, ...]:
-    found = db.lineages.get(key)
+def _shared(db: Database, fork: tuple[int, int, int, int]) -> tuple[Span, ...]:
+    found = db.lineages.get(fork)
     if found is None:
         if len(db.lineages) >= _REMEMBERED:
             db.lineages.clear()
+        *_, origin, at = fork
         found = tuple(db.execute(SQL["lineage"], {"origin": origin, "at": at}))
-        db.lineages[key] = found
+        db.lineages[fork] = found
     return found
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import Invalid, StoreError
-from .sqlite_connection import SCHEMA_VERSION, Database, connect, moment, transaction, translated
+from .sqlite_connection import SCHEMA_VERSION, Database, connect, moment, transaction
+from .sqlite_errors import translated
 from .statements import script
 
 __all__ = ("migrate", "migration_sql", "schema_version", "stored_version")

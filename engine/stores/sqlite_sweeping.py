@@ -88,7 +88,7 @@ class Sweep:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._stack = ExitStack()
-        self._reader = self._stack.enter_context(closing(connect(db.path, db.patience)))
+        self._reader = self._stack.enter_context(closing(connect(db.path, db.patience, db.file)))
         self._owed = self._noted = False
 
     def __enter__(self) -> Self:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from ..answers import Linked
-from ..errors import Invalid, StoreError, TurnlogError
+from ..codec import changed
+from ..errors import CorruptLog, TurnlogError
 from ..ids import Position
 from ..log import Append, Appended, Fork, Head, KeyUse, Standing, Trunk, brought, decide, is_counted, place
 from .batching import Outcome
-from .sqlite_connection import SQL, Database, check_schema, file_of, transaction, translated
+from .sqlite_connection import SQL, Database, check_schema, transaction
+from .sqlite_errors import of_all, refusal
 from .sqlite_facets import facets
 from .sqlite_reading import ITEM, Known, check_place, known, lineage, owner_of
 from .sqlite_rows import read_rows, write_rows
 
-__all__ = ("OF_ONE", "Writing", "ack", "commit", "in_place", "renew", "resign", "stand")
+__all__ = ("Writing", "ack", "commit", "renew", "resign", "stand")
 
-OF_ONE: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError, ValueError)
-"""What SQLite's module raises for a value that no column can hold."""
-_REFUSED: Final = (*OF_ONE, sqlite3.IntegrityError, sqlite3.DataError)
-"""What of SQLite's errors the appends of others have nothing to do with: those of their own conversation too."""
 _COUNTED: Final = 64
 """After so many events it is written down how many items there are."""
 _NONE: Final = b"{}"
@@ -38,37 +35,22 @@ def commit(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
     Raises:
         StoreError, sqlite3.Error: the database cannot be written; nothing of the batch is in it.
     """
-    in_place(db)
     try:
         return _written(db, batch, now)
-    except (StoreError, sqlite3.Error) as error:
-        if not isinstance(error, _REFUSED):
+    except Exception as error:
+        if of_all(error):
             raise
-    except Exception:  # noqa: BLE001, S110 - it comes again
-        pass
-    # It is the fault of one append, such as one that holds what cannot be stored; the others are not to pay for it.
+    # It has to do with one append, such as one that holds what cannot be stored; the others are not to pay for it.
     return [_alone(db, append, now) for append in batch]
-
-
-def in_place(db: Database) -> None:
-    """See to it that the file still has its name: SQLite would go on writing to one that nobody can find any more.
-
-    Raises:
-        StoreError: it was moved or deleted.
-    """
-    if file_of(db.path) != db.file:
-        raise StoreError(f"{db.path}: the file was moved or deleted while it was open; put it back, then try again")
 
 
 def _alone(db: Database, append: Append, now: int) -> Outcome:
     try:
-        with translated(db.path):
-            return _written(db, [append], now)[0]
-    except OF_ONE as error:
-        return Invalid(f"{append.conversation!r:.100}: an event holds what cannot be stored: {error}")
+        return _written(db, [append], now)[0]
     except Exception as error:  # noqa: BLE001 - some may be in the log by now, and are to be told so
-        db.failed = db.failed or isinstance(error, StoreError)
-        return error
+        told = refusal(db.path, append.conversation, error)
+        db.failed = db.failed or of_all(told)
+        return told
 
 
 def _written(db: Database, batch: Sequence[Append], now: int) -> list[Outcome]:
@@ -165,6 +147,17 @@ class Writing:
             for link in append.answers
         }
 
+    def _unreadable(self, append: Append, found: Known | None) -> CorruptLog | None:
+        """Return what to tell where calls have something else than numbers; None where that is not so."""
+        owners = [owner for owner, *_ in lineage(self._db, found)] if found else []
+        for link in append.answers:
+            for owner in owners:
+                for seq, _, flags in self._linked.get((owner, link), ()):
+                    values: dict[str, Any] = {"seq": seq, "flags": flags}
+                    if not all(isinstance(value, int) for value in values.values()):
+                        return changed(append.conversation, f"no numbers are stored of call {link}, but {values!r:.80}")
+        return None
+
     def decided(self, append: Append) -> Outcome:
         """Decide on an append, and note what it writes."""
         name = append.conversation
@@ -178,6 +171,8 @@ class Writing:
             head, result = decide(append, found.head if found else None, used, self._now, trunk, linked)
         except TurnlogError as error:
             return error
+        except TypeError as error:
+            return self._unreadable(append, found) or error
         if head is None:
             return result
         if found is None:

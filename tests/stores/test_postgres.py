@@ -343,6 +343,23 @@ async def test_a_read_of_tokens_asks_for_more_when_items_are_short(pg_url, schem
                     assert list(found) == list(limited(ordered[:limit], tokens))
 
 
+async def test_a_fork_that_has_the_name_of_another_since_the_tables_were_put_back(pg_url, schema):
+    async with opened(pg_url, schema) as store:
+        for name in ("alice", "bob"):
+            await started(store, name, f"of {name}", "more")
+        for parent in ("alice", "bob", None):
+            if parent is None:
+                await started(store, "f", "of nobody")
+            else:
+                await forked(store, "f", parent, 2, "own")
+            assert await texts_of(store, "f") == ([f"of {parent}", "own"] if parent else ["of nobody"])
+            gone = "".join(
+                f"DELETE FROM \"{schema}\".{table} WHERE {column} = 'f';"
+                for table, column in (("conversations", "id"), ("spans", "conversation"), ("events", "conversation"))
+            )
+            await rows(pg_url, gone)
+
+
 async def test_more_forks_than_are_remembered(pg_url, schema, monkeypatch):
     monkeypatch.setattr(postgres_reading, "_REMEMBERED", 2)
     async with opened(pg_url, schema) as store:

@@ -10,8 +10,8 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from pg_talk import opened, proxied, role, rows, stranger
-from turnlog.engine.errors import Invalid, StoreError, VersionConflict
-from turnlog.engine.log import Appended, Key, Query
+from turnlog.engine.errors import CorruptLog, Invalid, StoreError, VersionConflict
+from turnlog.engine.log import Append, Appended, Erasure, Key, Query
 from turnlog.engine.stores.postgres import PostgresStore
 from turnlog.engine.testing.cancelling import HOW, everywhere
 from turnlog.engine.testing.contract_kit import (
@@ -187,13 +187,73 @@ async def test_values_that_no_column_holds_are_one_appends_own(pg_url, schema):
             "mark": [item("x", marks=("m" * 9000 + str(list(range(2000))),))],
             "object": [item("x", excerpt={"a": 1})],
             "number": [item("x", sum=2**63)],
+            "nothing": [item("x", schema=None)],
         }
         attempts = [partial(store.append, name, [created(), *events]) for name, events in odd.items()]
         attempts += [partial(store.append, "c", [item(str(number))]) for number in range(10)]
         results = await together(*attempts)
-        assert [type(result) for result in results] == [Invalid] * 4 + [Appended] * 10
+        assert [type(result) for result in results] == [Invalid] * 5 + [Appended] * 10
         for name in odd:
             assert await store.read(name) is None
+
+
+async def beside(store, attempt):
+    """Make an attempt to append to the conversation c among those to others, see to them, and return its outcome."""
+    others = [f"other{number}" for number in range(20)]
+    attempts = [partial(store.append, name, [item("x")]) for name in others]
+    *before, outcome, after = await together(*attempts, attempt, partial(store.append, others[0], [item("x")]))
+    assert [type(one) for one in (*before, after)] == [Appended] * 21
+    return outcome
+
+
+DAMAGE = {
+    "version": ("UPDATE conversations SET version = 1 WHERE id = 'c'", "events behind its version are there already"),
+    "mark": ("UPDATE marks SET seq = 3 WHERE mark = 'm'", "rows that are to be new are there already"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_nobody_pays_for_a_conversation_that_is_damaged(pg_url, schema, damage):
+    async with opened(pg_url, schema) as store:
+        for number in range(20):
+            await started(store, f"other{number}")
+        await store.append("c", [created(), item("x", marks=("m",))])
+        statement, says = DAMAGE[damage]
+        await rows(pg_url, f'SET search_path = "{schema}"; {statement}')
+        append = partial(store.append, "c", [item("x", marks=("m",))])
+        told = [await beside(store, append), await fails(StoreError, append())]
+        erasing = [Append(conversation="c", events=[item("x", marks=("m",))], erasures=[Erasure(seq=1, data=b"{}")])]
+        told.append(await fails(StoreError, store.erase(erasing)))
+        if damage == "version":
+            told.append(await fails(StoreError, store.delete("c", tombstone(), forks="refuse")))
+        for error in told:
+            assert isinstance(error, CorruptLog)
+            assert str(error).startswith(f"conversation c: {says}")
+            assert str(error).endswith("it was changed after it was written: restore the database from a backup")
+
+
+async def test_nobody_pays_for_an_append_that_the_server_refuses(pg_url, schema):
+    async with opened(pg_url, schema) as store:
+        for number in range(20):
+            await started(store, f"other{number}")
+        await started(store)
+        await rows(
+            pg_url,
+            f"""SET search_path = "{schema}";
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN IF NEW.conversation = 'c' THEN RAISE EXCEPTION 'not for c'; END IF; RETURN NEW; END$$;
+            CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()""",
+        )
+        error = await beside(store, partial(store.append, "c", [item("x")]))
+        assert type(error) is StoreError
+        assert "not for c" in str(error)
+        await rows(pg_url, f'DROP TRIGGER refuse ON "{schema}".events')
+        error = await beside(store, partial(store.append, "c", [item("x", link=5)]))
+        assert isinstance(error, TypeError)
+        error = await beside(store, partial(store.append, "c", [item("x", tokens=None)]))
+        assert isinstance(error, Invalid)
+        assert str(error).endswith('null value in column "tokens" of relation "events" violates not-null constraint')
+        assert (await store.append("c", [item("y")])).version == 2
 
 
 # -- connections that end

@@ -2,16 +2,27 @@
 
 import resource
 import sqlite3
+from functools import partial
 
 import anyio
 import pytest
 
 from ordinary_user import mode, ordinary_folder
-from turnlog.engine.errors import StoreError
-from turnlog.engine.log import Key, Query, Take
+from turnlog.engine.errors import CorruptLog, StoreError
+from turnlog.engine.log import Append, Erasure, Key, Query, Take
 from turnlog.engine.stores import sqlite_connection
 from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
-from turnlog.engine.testing.contract_kit import created, item, records_of, started, text_of
+from turnlog.engine.testing.contract_kit import (
+    created,
+    item,
+    other,
+    records_of,
+    started,
+    text_of,
+    texts_of,
+    together,
+    tombstone,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +164,27 @@ async def test_a_damaged_file(db):
     await store.close()
 
 
+async def test_a_page_that_is_damaged_fails_only_those_who_need_it(db):
+    store = await SqliteStore.open(db)
+    await started(store, "c")
+    await store.append("d", [created({"a": "x" * 50_000})])
+    await store.close()
+    content = db.read_bytes()
+    with db.open("r+b") as file:
+        for start in range(0, len(content), 8192):
+            if content[start + 4 : start + 1000] == b"x" * 996:
+                file.seek(start)
+                file.write(b"\xff" * 4)  # where the next page of the metadata is
+    store = await SqliteStore.open(db)
+    appends = [partial(store.append, name, [item("x")]) for name in "cdc"]
+    first, damaged, last = await together(*appends)
+    assert (first.version, last.version) == (2, 3)
+    assert isinstance(damaged, StoreError)
+    assert "the database file is damaged; restore it from a backup" in str(damaged)
+    assert (await store.append("c", [item("x")])).version == 4
+    await store.close()
+
+
 async def test_a_file_that_was_cut_short(db):
     await logged(db)
     with db.open("r+b") as file:
@@ -168,7 +200,14 @@ async def test_tables_that_disagree_are_told_and_not_made_worse(db):
     connection.commit()
     connection.close()
     store = await SqliteStore.open(db)
-    await refused(store.append("c", [item("x")]), db, "SQLITE_CONSTRAINT", "UNIQUE constraint failed: events")
+    erasing = [Append(conversation="c", events=[other("x")], erasures=[Erasure(seq=2, item=b"{}")])]
+    for attempt in (
+        store.append("c", [item("x")]),
+        store.erase(erasing),
+        store.delete("c", tombstone(), forks="refuse"),
+    ):
+        error = await refused(attempt, "conversation c: events behind its version are there already", "from a backup")
+        assert isinstance(error, CorruptLog)
     await store.append("d", [created()])
     await store.close()
 
@@ -411,6 +450,47 @@ async def test_a_file_that_is_replaced_while_it_is_open(db):
     for _ in range(2):
         await refused(store.append("c", [item("x")]), db)
     await store.close()
+
+
+@pytest.mark.parametrize("log_kept", [False, True])
+async def test_what_is_written_and_what_is_read_are_never_of_two_files(db, log_kept):
+    store = await SqliteStore.open(db)
+    await store.append("c", [created(), item("one")], lease=Take(owner="o", seconds=60, turn=-1))
+    await store.stand("search", "o", 60.0)
+    await store.backup(db.with_name("other.db"))
+    await store.append("c", [item("two")])
+    place = await store.end()
+    mine = db.with_name("mine.db")
+    mine.hardlink_to(db)
+    db.with_name("other.db").replace(db)
+    beside = (
+        [] if log_kept else [(db.with_name(f"log.db{end}"), db.with_name(f"kept{end}")) for end in ("-wal", "-shm")]
+    )
+    for there, away in beside:
+        there.rename(away)
+    replaced = "the file was replaced by another while it was open; put it back, then try again, or restart"
+    erasing = [Append(conversation="c", events=[other("x")], erasures=[Erasure(seq=2, item=b"{}")])]
+    writing = [
+        lambda: store.append("c", [item("lost")]),
+        lambda: store.renew("c", 1, 1.0),
+        lambda: store.ack("search", "o", place),
+        lambda: store.erase(erasing),
+    ]
+    for first in range(len(writing)):
+        for write in writing[first:] + writing[:first]:
+            await refused(write(), db, replaced)
+        await refused(store.backup(db.with_name("no.db")), db, replaced)
+        assert await texts_of(store) == ["one", "two"]
+    # More at once than have it open already.
+    results = await together(*[partial(texts_of, store)] * 4)
+    assert [result for result in results if not isinstance(result, StoreError)] == [["one", "two"]]
+    mine.replace(db)
+    for there, away in beside:
+        away.rename(there)
+    assert (await store.append("c", [item("three")])).version == 4
+    assert await texts_of(store) == ["one", "two", "three"]
+    await store.close()
+    assert whole(db) == 4
 
 
 def test_where_no_write_ahead_log_can_be_kept(db):

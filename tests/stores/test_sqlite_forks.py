@@ -1,7 +1,8 @@
 """What forks, and finding conversations by their metadata, cost in the SQLite store: counted, not timed."""
 
+import sqlite3
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from turnlog.engine.log import Query
 from turnlog.engine.stores import sqlite_reading
 from turnlog.engine.stores.sqlite import SqliteStore
-from turnlog.engine.testing.contract_kit import created, forked, head_of, item, other, records_of
+from turnlog.engine.testing.contract_kit import created, forked, head_of, item, other, records_of, started, texts_of
 
 pytestmark = pytest.mark.anyio
 
@@ -134,6 +135,18 @@ async def test_lineages_are_remembered_and_not_for_ever(store, monkeypatch):
             assert len(await records_of(store, f"d{number}")) == 4
     sizes = [await connection.run(lambda db: len(db.lineages)) for connection in store._free]
     assert max(sizes) <= 3
+
+
+async def test_a_fork_that_has_the_key_of_another_since_the_database_was_put_back(store, tmp_path):
+    for name in ("alice", "bob"):
+        await started(store, name, f"of {name}", "more")
+    await store.backup(tmp_path / "before.db")
+    for parent in ("alice", "bob"):
+        for name, at in (("f", 3), ("g", 4)):
+            await forked(store, f"{name} of {parent}", parent if name == "f" else f"f of {parent}", at, "own", "more")
+            assert (await texts_of(store, f"{name} of {parent}"))[0] == f"of {parent}"
+        with closing(sqlite3.connect(tmp_path / "before.db")) as before, closing(sqlite3.connect(store.path)) as now:
+            before.backup(now)
 
 
 async def test_storage_is_linear_however_often_it_is_forked(store, db):

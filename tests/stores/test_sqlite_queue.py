@@ -5,16 +5,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from turnlog.engine.errors import Invalid, StoreError
+from turnlog.engine.errors import CorruptLog, Invalid, StoreError
 from turnlog.engine.log import Appended
 from turnlog.engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
-from turnlog.engine.testing.contract_kit import item, started, texts_of
+from turnlog.engine.testing.contract_kit import created, item, started, texts_of
 
 pytestmark = pytest.mark.anyio
 
@@ -131,21 +132,44 @@ async def test_nobody_pays_for_the_append_of_another(store, gate, columns, kind)
     assert await texts_of(store) == ["a", "c", "e"]
 
 
-async def test_nobody_pays_for_a_conversation_that_is_damaged(store, gate, db):
-    await started(store, "damaged", "x")
-    other = sqlite3.connect(db)
-    other.execute("UPDATE conversations SET version = 1 WHERE id = 'damaged'")
-    other.commit()
-    other.close()
+DAMAGE = {
+    "version": ("conversations SET version = 1 WHERE id = 'd'", "events behind its version are there already"),
+    "number": ("conversations SET items = 'x' WHERE id = 'd'", "no number is stored under items, but 'x'"),
+    "shape": (
+        "events SET shape = x'00ff' WHERE link = 'call'",
+        "its rows cannot be worked with (JSON cannot hold BLOB",
+    ),
+    "seq": (
+        "events SET seq = 'x' WHERE link = 'call'",
+        "no numbers are stored of call call, but {'seq': 'x', 'flags': 0}",
+    ),
+    "mark": (
+        "marks SET seq = 3 WHERE mark = 'm'",
+        "rows that are to be new are there already (UNIQUE constraint failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_nobody_pays_for_a_conversation_that_is_damaged(store, gate, db, damage):
+    await store.append("d", [created(), item("x", shape="function_call", link="call", marks=("m",))])
+    statement, says = DAMAGE[damage]
+    with closing(sqlite3.connect(db, isolation_level=None)) as stranger:
+        assert stranger.execute(f"UPDATE {statement}").rowcount == 1
+    writer = store._writer
     gate.close()
-    names = ["c", "damaged", "c"]
-    tasks = [asyncio.ensure_future(store.append(name, [item("x")])) for name in names]
+    output = item("y", shape="function_call_output", link="call", marks=("m",))
+    attempts = [store.append("c", [item("x")]), store.append("d", [output], answers=["call"])]
+    tasks = [asyncio.ensure_future(attempt) for attempt in [*attempts, store.append("c", [item("x")])]]
     await anyio.lowlevel.checkpoint()
     gate.opened.set()
     first, damaged, last = await told(tasks)
     assert (first.version, last.version) == (2, 3)
-    assert isinstance(damaged, StoreError)
-    assert "UNIQUE constraint failed: events" in str(damaged)
+    assert isinstance(damaged, CorruptLog)
+    assert str(damaged).startswith(f"conversation d: {says}")
+    assert str(damaged).endswith("it was changed after it was written: restore the database from a backup")
+    assert (await store.append("c", [item("x")])).version == 4
+    assert store._writer is writer
 
 
 # -- the end
