@@ -226,11 +226,13 @@ class _Choice:
             mark_turns(self.units)
             return self.units
         begin = self._first_answer()
-        units = [unit for index, unit in enumerate(self.units) if index >= begin or unit.pinned]
-        mark_turns(units)
+        pinned, after = [unit for unit in self.units[:begin] if unit.pinned], self.units[begin:]
+        # Behind those of which nothing is sent, a turn would seem to start at an answer: what is between is not here.
+        mark_turns([*(unit for unit in pinned if not unit.fit.empty), *after])
+        units = pinned + after
         if not (
             getattr(self.policy, "oldest_first", False)
-            and any(unit.start for unit in self.units[begin:])
+            and any(unit.start for unit in after)
             and sum([unit.fit.lean for unit in units if not unit.fit.empty]) > left
         ):
             raise Deeper
