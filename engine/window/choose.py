@@ -306,13 +306,25 @@ def _least(one: int, other: int) -> int:
 
 
 def _place(units: Sequence[Unit], kept: AbstractSet[int]) -> int:
-    """Return the place behind the last unit that was dropped, 0 when none was."""
-    behind = 0
+    """Return the place behind the last unit that was dropped, 0 when none was.
+
+    It lies behind the items of each answer that stays before it: an answer stands where it was asked for, and what came
+    while it was made stands behind it, but before its items in the log.
+    """
+    place = 0
     for unit in reversed(units):
         if unit.at not in kept:
-            return behind
-        behind = unit.at
-    return 0
+            break
+        place = unit.at
+    else:
+        return 0
+    for unit in units:
+        if unit.at >= place:
+            break
+        if unit.at in kept:
+            made = [entry.seq + 1 for entry in unit.group.entries if entry.response and not entry.reading.is_output]
+            place = max([place, *made])
+    return place
 
 
 def _frontier(units: Sequence[Unit]) -> frozenset[int]:
