@@ -119,8 +119,8 @@ async def test_an_answer_stays_whatever_goes_of_what_came_while_it_was_made(targ
     assert fate(window, pasted).startswith("dropped: own@3")
     log.ask(target, manifest=window.manifest)
     last = log.say("And?")
-    live, cold = log.window(target, Budget(100), policy), await log.stored_window(target, Budget(100), policy, tokens=tokens)
-    for window in (live, cold):
+    cold = await log.stored_window(target, Budget(100), policy, tokens=tokens)
+    for window in (cold, log.window(target, Budget(100), policy)):
         assert sent(window) == [first, *answered, sorry, well, *more, last]
         assert window.manifest.items == sum(window.manifest.weights.values())
         assert log.refusals(window) == []
