@@ -184,7 +184,21 @@ class _Choice:
             refused=self.refused,
             **self.barred,
             **self._shares(account.columns(exact=self.request.seen.share == 0)),
+            **self._weighed(account),
         )
+
+    def _weighed(self, account: Account) -> dict[str, Any]:
+        """Return the manifest's columns about the tokens of single items, which are its items' in all."""
+        unseen = forgotten(account.units) if self.request.seen.forgets else {}
+        weights, base = account.weights, self.history.base
+        if not (unseen or base or account.sealed):
+            return {"weights": weights}
+        weights = weights | dict.fromkeys(unseen, 0)
+        if base:
+            weights[base[0].seq] = self.fixed
+        for call in account.sealed:
+            weights[call] += self.scene.seal
+        return {"weights": weights, "forgotten": set(unseen)}
 
     def _shares(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest's columns with what stands in front, without which nothing behind it is shared."""
@@ -207,7 +221,7 @@ class _Choice:
 
     def _total(self, units: Sequence[Unit]) -> int:
         total = self.fixed + sum([unit.fit.lean if unit.excerpted else unit.fit.cost for unit in units])
-        return total - forgotten(units) if self.request.seen.forgets else total
+        return total - sum(forgotten(units).values()) if self.request.seen.forgets else total
 
     def _observed(self) -> int | None:
         """Return the factor that the line's last answer showed, None before the first."""
