@@ -135,6 +135,24 @@ def test_what_stands_for_a_missing_output_counts_with_its_call():
     assert verdicts(log.window(weights=Weights({}, seal=3)), *calls) == [WEIGHT + 3, WEIGHT]
 
 
+async def test_so_it_is_of_a_recorded_request(stage, api):
+    async with stage("Yes.", "No.") as s:
+        c = await s.engine.create()
+        model = s.model(api)
+        await c.append("one", *({"role": "assistant", "content": f"{number} " * 90} for number in range(9)))
+        await c.compact(method="extract")
+        asked = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+        await c.append(asked, "once more", asked, output(1), "four")
+        await c.respond(model)
+        recorded = (await c.responses(order="desc", limit=1)).data[0]
+        manifest = recorded.manifest
+        assert manifest.base
+        assert manifest.sealed
+        told = [(await recorded.why(seq)).tokens for seq in range(1, manifest.as_of + 1)]
+        assert sum(told) == manifest.items
+        assert told[manifest.base - 1] > 0
+
+
 # -- what has changed
 
 
