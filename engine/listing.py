@@ -14,11 +14,13 @@ from .blobs import whole as whole_record
 from .canonical import loads
 from .checks import switch, whole
 from .codec import REQUESTED, REQUESTS, RESTORE, body, item_of, when
+from .compaction import weight
 from .damage import damage_named
 from .errors import CorruptLog, NotFound
 from .events import (
     ASIDE,
     ERASED,
+    ContextCompacted,
     ItemAppended,
     Record,
     ResponseCompleted,
@@ -32,10 +34,11 @@ from .history import ENDS, is_answer
 from .ids import Position
 from .items import Item
 from .log import Query
-from .manifest import SENT, Manifest, Verdict
+from .manifest import SENT, Fate, Manifest, Verdict
 from .pages import Page, Pages
 from .paths import Along, Paths, Reads, Shelf, paths_of
 from .replay import rebuild
+from .tokens import SEAL_TOKENS
 from .turns.listed import Turn, turns_on
 from .turns.places import turn_end, turns_of
 from .turns.plan import one_of
@@ -138,7 +141,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     async def why(self, seq: int) -> Verdict:
         """Return what became of an event in this call's window, with the tokens that the log counts for it there.
 
-        Of one that was erased since, the rule says so, and no tokens are known any more.
+        Of one that was erased since, the rule says so, and no tokens are known any more. Reasoning counts as it was
+        sent, whether the model was shown it or not.
 
         Raises:
             Invalid: there can be no such seq.
@@ -155,10 +159,18 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         record = snapshot.records[0][0]
         if record.flags & ERASED and verdict.fate != "erased":
             return msgspec.structs.replace(verdict, rule=f"{verdict.rule}; erased since", tokens=0)
-        if verdict.fate not in SENT or record.item is None:
-            return verdict
-        lean = verdict.fate == "excerpted" and record.excerpt is not None
-        return msgspec.structs.replace(verdict, tokens=record.excerpt if lean else record.tokens)
+        return msgspec.structs.replace(verdict, tokens=self._tokens(verdict.fate, record))
+
+    def _tokens(self, fate: Fate, record: Record) -> int:
+        """Return the tokens that the log counts for an event in this call's window."""
+        said, asked = body(record), body(self._record)
+        if isinstance(said, ContextCompacted) and record.seq == self.manifest.base:
+            assert isinstance(asked, ResponseRequested)
+            return weight(record, said, asked.target)
+        if fate not in SENT or record.item is None:
+            return 0
+        seal = SEAL_TOKENS if record.seq in self.manifest.sealed else 0
+        return seal + (record.excerpt if fate == "excerpted" and record.excerpt is not None else record.tokens)
 
 
 def event_of(record: Record) -> Event:

@@ -54,7 +54,10 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of one event in one window: its fate, the rule that decided it, the tokens it took there."""
+    """What became of one event in one window: its fate, the rule that decided it, the tokens it took there.
+
+    What stands for a call's missing output counts with the call, what stands for compacted events with the compaction.
+    """
 
     seq: int
     fate: Fate
@@ -142,7 +145,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     told: tuple[Span, ...] = ()
     """What was not sent as items, but of which the request's own question holds an excerpt."""
     weights: dict[int, int] = msgspec.field(default_factory=dict)
-    """Tokens of each item, in memory only: a stored manifest comes back without them."""
+    """Tokens of each item as `Verdict` has them, `items` in all; in memory only: a stored manifest comes back without
+    them."""
+    forgotten: set[int] = msgspec.field(default_factory=set)
+    """Reasoning that is sent and that the model is not shown again, so that it takes no tokens; in memory only."""
 
     def run(self, seq: int) -> Run | None:
         """Return the run that *seq* lies in, None beyond `as_of`."""
@@ -177,7 +183,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 rule += f", in a fork made at {self.forked}"
             return Verdict(seq, "later", rule, 0)
         tokens = self.weights.get(seq, 0) if run.fate in SENT else 0
-        return Verdict(seq, run.fate, self.rule(run), tokens)
+        unseen = ", and the model is not shown it again" if seq in self.forgotten else ""
+        return Verdict(seq, run.fate, self.rule(run) + unseen, tokens)
 
     def rule(self, run: Run) -> str:
         """Return the rule of a run; of what lies beside the path, which rewind has left it there."""
@@ -220,7 +227,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 yield run.first, min(run.last, self.cut - 1)
 
     def folded(self) -> Manifest:
-        """Return the manifest as it is logged: without weights, and below the cut without what the log tells anyhow.
+        """Return the manifest as it is logged: without tokens, and below the cut without what the log tells anyhow.
 
         A conversation may have been rewound thousands of times; what is below the cut is one run all the same.
         """
@@ -228,7 +235,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for run in self.runs:
             folds = run.fate == "rewound" and run.last < self.cut
             runs.append(Run(run.first, run.last, "dropped", self.cut_by) if folds else run)
-        return msgspec.structs.replace(self, runs=_joined(runs), weights={})
+        return msgspec.structs.replace(self, runs=_joined(runs), weights={}, forgotten=set())
 
     def along(self, path: Sequence[Span]) -> Manifest:
         """Return a logged manifest with what lay beside the path told apart again; *path* is as of then."""

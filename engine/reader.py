@@ -216,7 +216,8 @@ class Reader:
             known = _Choice(history, history.version, aim.policy, *await self._choose(aim, history))
             self._remember(known)
         # Whoever gets a window may change it.
-        return known.ahead, replace(known.manifest, weights=known.manifest.weights.copy())
+        made = known.manifest
+        return known.ahead, replace(made, weights=made.weights.copy(), forgotten=made.forgotten.copy())
 
     async def _choose(
         self, aim: Aim, history: History, pending: Sequence[Record] = ()

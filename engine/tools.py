@@ -69,7 +69,8 @@ class Tool:
         self.timeout = timeout
         self.rerun_safe = rerun_safe
         if not inspect.iscoroutinefunction(function):
-            raise Invalid(f"tool {self.name}: an async function is needed (async def {self.name}(…))")
+            shown = getattr(function, "__name__", None) or f"{function!r:.100}"
+            raise Invalid(f"tool {shown}: an async function is needed (async def {self.name}(…))")
         if not _NAME.fullmatch(self.name):
             raise Invalid(f"tool {self.name!r}: a name has 1 to 64 of A-Z a-z 0-9 _ -; pass one: tool(name=…)")
         if timeout is not None:

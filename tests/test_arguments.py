@@ -50,7 +50,7 @@ OPTIONS = [
     ({"tools": tool()(look_up)}, f"^tools=<Tool look_up>: {SAYS_TOOLS}"),
     ({"tools": "look_up"}, f"^tools='look_up': {SAYS_TOOLS}"),
     ({"tools": {"type": "function", "name": "f"}}, f"^tools={{'type'.*: {SAYS_TOOLS}"),
-    ({"tools": [5]}, "an async function is needed"),
+    ({"tools": [5]}, "tool 5: an async function is needed"),
     ({"instructions": 5}, "^instructions=5: a text is needed"),
     ({"model": "gpt-4o"}, f"^model='gpt-4o': {SAYS_MODEL}"),
     ({"model": None}, f"^model=None: {SAYS_MODEL}"),

@@ -57,10 +57,11 @@ def test_spans_hold_what_they_were_made_of(seqs):
 
 @given(fates)
 def test_a_stored_manifest_comes_back_without_its_weights(fates):
-    manifest = made(fates, line="l", cut=3, bare=((1, 2),), weights={1: 5})
+    manifest = made(fates, line="l", cut=3, bare=((1, 2),), weights={1: 5}, forgotten={1})
     back = msgspec.convert(msgspec.json.decode(msgspec.json.encode(stored(manifest))), Manifest)
     assert back == manifest.folded()
     assert back.weights == {}
+    assert "forgotten" not in stored(manifest)
     assert made(fates, weights={1: 5}).folded() == made(fates)
 
 

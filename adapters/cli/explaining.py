@@ -43,6 +43,7 @@ def explained(made: Window) -> dict[str, Any]:
         "bare": list(manifest.bare),
         "trimmed": list(manifest.trimmed),
         "early": list(manifest.early),
+        "forgotten": sorted(manifest.forgotten),
     }
 
 
@@ -98,6 +99,9 @@ def _notes(manifest: Manifest) -> Iterator[str]:
         yield f"in front of everything else: {', '.join(map(str, manifest.early))}"
     if manifest.sealed:
         yield f"followed by an output that says that there is none: {', '.join(map(str, manifest.sealed))}"
+    if manifest.forgotten:
+        unseen = ", ".join(map(str, sorted(manifest.forgotten)))
+        yield f"sent, but not shown to the model again, so that they take no tokens: {unseen}"
     if manifest.bare:
         yield f"without the ids that their maker gave them: {', '.join(starmap(span, manifest.bare))}"
     if manifest.shared:

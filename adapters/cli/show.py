@@ -316,7 +316,7 @@ def window(made: Window, api: Literal["responses", "chat"]) -> None:
     rows = table("seq", "counted", "what", title=title, right=("seq", "counted"))
     weights = dict(made.manifest.weights)
     for one in made.rendered:
-        tokens = weights.pop(one.seq, None)  # what stands for a missing output has its call's seq
+        tokens = weights.pop(one.seq, None)  # what stands for a missing output has its call's seq, and counts with it
         rows.add_row(str(one.seq), "" if tokens is None else str(tokens), plain(short(said(one.item))))
     lay(rows)
     console.print(_added_up(made.manifest), style="dim")
@@ -326,10 +326,7 @@ def window(made: Window, api: Literal["responses", "chat"]) -> None:
 
 def _added_up(manifest: Manifest) -> str:
     """Say how the tokens of a window come from those of its items."""
-    told = [f"counted: {sum(manifest.weights.values()):,} of items"]
-    others = manifest.items - sum(manifest.weights.values())
-    if others:
-        told.append(f" + {others:,} of what stands for missing outputs or compacted events")
+    told = [f"counted: {manifest.items:,} of items"]
     if manifest.overhead:
         told.append(f" + {manifest.overhead:,} of instructions and tools")
     if manifest.factor != 1000:

@@ -42,6 +42,7 @@ class Account:
         self.last = last
         self.fates = Fates(last) if last else None
         self.weights: dict[int, int] = {}
+        """Tokens of each item that is sent."""
         self.estimated = 0
         self.bare: list[int] = []
         self.trimmed: list[int] = []
@@ -152,7 +153,6 @@ class Account:
             "sealed": tuple(sorted(self.sealed)),
             "measured": exact and self.estimated == 0,
             "shared": self._shared(runs, early),
-            "weights": self.weights,
         }
 
     # -- runs

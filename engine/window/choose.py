@@ -184,7 +184,21 @@ class _Choice:
             refused=self.refused,
             **self.barred,
             **self._shares(account.columns(exact=self.request.seen.share == 0)),
+            **self._weighed(account),
         )
+
+    def _weighed(self, account: Account) -> dict[str, Any]:
+        """Return the manifest's columns about the tokens of single items, which are its items' in all."""
+        unseen = forgotten(account.units) if self.request.seen.forgets else {}
+        weights, base = account.weights, self.history.base
+        if not (unseen or base or account.sealed):
+            return {"weights": weights}
+        weights = weights | dict.fromkeys(unseen, 0)
+        if base:
+            weights[base[0].seq] = self.fixed
+        for call in account.sealed:
+            weights[call] += self.scene.seal
+        return {"weights": weights, "forgotten": set(unseen)}
 
     def _shares(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest's columns with what stands in front, without which nothing behind it is shared."""
@@ -207,7 +221,7 @@ class _Choice:
 
     def _total(self, units: Sequence[Unit]) -> int:
         total = self.fixed + sum([unit.fit.lean if unit.excerpted else unit.fit.cost for unit in units])
-        return total - forgotten(units) if self.request.seen.forgets else total
+        return total - sum(forgotten(units).values()) if self.request.seen.forgets else total
 
     def _observed(self) -> int | None:
         """Return the factor that the line's last answer showed, None before the first."""
@@ -226,11 +240,13 @@ class _Choice:
             mark_turns(self.units)
             return self.units
         begin = self._first_answer()
-        units = [unit for index, unit in enumerate(self.units) if index >= begin or unit.pinned]
-        mark_turns(units)
+        pinned, after = [unit for unit in self.units[:begin] if unit.pinned], self.units[begin:]
+        # Behind those of which nothing is sent, a turn would seem to start at an answer: what is between is not here.
+        mark_turns([*(unit for unit in pinned if not unit.fit.empty), *after])
+        units = pinned + after
         if not (
             getattr(self.policy, "oldest_first", False)
-            and any(unit.start for unit in self.units[begin:])
+            and any(unit.start for unit in after)
             and sum([unit.fit.lean for unit in units if not unit.fit.empty]) > left
         ):
             raise Deeper
@@ -304,13 +320,25 @@ def _least(one: int, other: int) -> int:
 
 
 def _place(units: Sequence[Unit], kept: AbstractSet[int]) -> int:
-    """Return the place behind the last unit that was dropped, 0 when none was."""
-    behind = 0
+    """Return the place behind the last unit that was dropped, 0 when none was.
+
+    It lies behind the items of each answer that stays before it: an answer stands where it was asked for, and what came
+    while it was made stands behind it, but before its items in the log.
+    """
+    place = 0
     for unit in reversed(units):
         if unit.at not in kept:
-            return behind
-        behind = unit.at
-    return 0
+            break
+        place = unit.at
+    else:
+        return 0
+    for unit in units:
+        if unit.at >= place:
+            break
+        if unit.at in kept:
+            made = [entry.seq + 1 for entry in unit.group.entries if entry.response and not entry.reading.is_output]
+            place = max([place, *made])
+    return place
 
 
 def _frontier(units: Sequence[Unit]) -> frozenset[int]:

@@ -90,16 +90,16 @@ def forgets(model: str, api: str, params: Mapping[str, Any]) -> bool:
     return context == "current_turn" or (context in (None, "auto") and (family_of(model) or ANY_FAMILY).forgets)
 
 
-def forgotten(units: Sequence[Unit]) -> int:
-    """Return the counted tokens of units in order that a model which forgets is sent and not shown."""
+def forgotten(units: Sequence[Unit]) -> dict[int, int]:
+    """Return what of units in order a model that forgets is sent and not shown: its counted tokens, by seq."""
     spoken = (index for index in range(len(units) - 1, -1, -1) if units[index].entries[0].reading.shape == "user")
-    return sum(
-        unit.fit.weight(entry)[0]
+    return {
+        entry.seq: unit.fit.weight(entry)[0]
         for unit in units[: next(spoken, 0)]
         if unit.fit.flags & SECRET
         for entry in unit.entries
         if entry.flags & SECRET and entry.reading.shape == "reasoning" and entry.seq not in unit.fit.out
-    )
+    }
 
 
 def differs(counter: Counter, history: History) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
@@ -19,6 +19,9 @@ from .remote import addressed, news
 from .render import Rendered
 
 __all__ = ("Tokens", "Window")
+
+_SHOWN: Final = 4
+"""Verdicts that stand in what is printed of many."""
 
 V = TypeVar("V", bound=Verdict)
 
@@ -123,6 +126,12 @@ class _Verdicts(Sequence[V]):
         self._verdict = verdict
         self._ends = list(accumulate(last - first + 1 for first, last in spans))
         """How many there are up to the end of each span."""
+
+    def __repr__(self) -> str:
+        shown = [repr(one) for one in (self if len(self) <= _SHOWN else self[: _SHOWN - 1])]
+        if len(self) > _SHOWN:
+            shown += ["...", repr(self[-1])]
+        return f"<{len(self):,} verdicts [{', '.join(shown)}]>"
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

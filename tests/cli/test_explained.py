@@ -18,7 +18,7 @@ def test_beside_what_is_sent_programs_are_told_why(log, api):
     assert told == turnlog("window", "talk", "--db", log, "--context", 60, "--api", api, "--json").json
     assert explained["policy"] == "oldest-turns@1"
     assert explained["cut"] == told["manifest"]["cut"] > 0
-    assert sum(run["tokens"] for run in explained["runs"]) <= told["tokens"]
+    assert sum(run["tokens"] for run in explained["runs"]) == told["manifest"]["items"]
 
 
 @pytest.mark.parametrize("api", ["responses", "chat"])
@@ -78,6 +78,28 @@ def test_what_is_rewound_or_in_front_or_shared_is_said(db):
     assert "in a fork: the events up to 5 are its parent's" in lines(told)
     assert window(db, "twin", 1000, "--json").json["explained"]["forked"] == 5
     assert window(db, "talk", 1000, "--json").json["explained"]["forked"] == 0
+
+
+def test_the_tokens_add_up_with_what_stands_for_something_else(db):
+    async def make():
+        async with open_engine(db) as engine:
+            conversation = await engine.create(id="talk")
+            await conversation.append(
+                "one", *({"role": "assistant", "content": f"{number} " * 90} for number in range(9))
+            )
+            await conversation.compact(method="extract")
+            await conversation.append({"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"})
+
+    anyio.run(make)
+    told = window(db, "talk", 1000, "--json").json
+    explained, items = told["explained"], told["manifest"]["items"]
+    assert explained["base"]
+    assert explained["sealed"]
+    assert sum(run["tokens"] for run in explained["runs"]) == items
+    assert (
+        f"counted: {items} of items = {told['tokens']} tokens"
+        in turnlog("window", "talk", "--db", db, "--context", 1000).out
+    )
 
 
 def test_it_is_as_of_a_version_where_one_is_given(log):

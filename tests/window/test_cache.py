@@ -123,7 +123,9 @@ async def taken(scribe, step, line):
 def same(last, sent):
     """Return the tokens with which two windows begin alike, byte for byte."""
     weights = dict(sent.manifest.weights)
-    base = sent.manifest.items - sum(weights.values()) - SEAL_TOKENS * len(sent.manifest.sealed)
+    base = weights.pop(sent.manifest.base, 0)
+    for seq in sent.manifest.sealed:
+        weights[seq] -= SEAL_TOKENS
     stand_in = [one for one in sent.rendered if one.seq == sent.manifest.base]
     total = base if not stand_in and last.manifest.base == sent.manifest.base else 0
     for one, two in zip(last.rendered, sent.rendered, strict=False):

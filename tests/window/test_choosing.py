@@ -4,6 +4,7 @@ import pytest
 
 from small_logs import CHAT, OTHER_MODEL, RESPONSES, SmallLog, call, fate, output, said, sent, thought
 from turnlog.engine.errors import BudgetExceeded
+from turnlog.engine.events import ERASED, PINNED
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.choose import line_of
 from turnlog.engine.window.policies import OldestTurns
@@ -56,6 +57,22 @@ def test_the_last_round_stays_with_what_led_to_it_and_came_after_it():
     assert log.refusals(window) == []
     with pytest.raises(BudgetExceeded):
         log.window(RESPONSES, Budget(49))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("flags", [PINNED, PINNED | ERASED])
+@pytest.mark.parametrize("tokens", [100, 1000])
+async def test_so_it_does_however_little_is_read_behind_what_is_pinned(tokens, flags):
+    """Where a pinned message was erased, the turn that it began does not begin anew with what is read."""
+    log = SmallLog()
+    log.say("I am Ada", flags=flags)
+    log.answer(said(1))
+    asked = log.say("What is in the files?")
+    for number in range(2, 14):
+        log.answer(call(number))
+        log.say(output(number), tokens=50)
+    window = await log.stored_window(RESPONSES, Budget(100), tokens=tokens)
+    assert asked in sent(window)
 
 
 # -- between two cuts

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 
-from small_logs import CHAT, RESPONSES, SmallLog, call, fate, output, said, thought
+from small_logs import CHAT, RESPONSES, WEIGHT, SmallLog, call, fate, output, said, thought
 from turnlog import Invalid
 from turnlog.engine.canonical import encode
 from turnlog.engine.codec import body
@@ -14,8 +14,10 @@ from turnlog.engine.paths import paths_of
 from turnlog.engine.stores.memory import MemoryStore
 from turnlog.engine.testing.steps import Compact, Part, Respond, Rewind, Say
 from turnlog.engine.testing.strategies import Scribe, conversations
+from turnlog.engine.tokens import SEAL_TOKENS
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.cutting import Cut
+from turnlog.engine.window.units import Weights
 from turnlog.engine.window.window import Window
 
 pytestmark = pytest.mark.anyio
@@ -102,6 +104,55 @@ async def test_what_a_fork_shares_has_its_fate_and_what_its_parent_has_behind_it
         assert (await grandchild.window(model=s.model(api))).manifest.forked == fork.version
 
 
+# -- the tokens that it took
+
+
+def verdicts(window, *seqs):
+    """Return the tokens that a window counts for some events, after seeing that those of all add up."""
+    told = {verdict.seq: verdict.tokens for verdict in window.explain()}
+    assert sum(told.values()) == window.manifest.items
+    return [told[seq] for seq in seqs]
+
+
+@pytest.mark.parametrize(("weights", "tokens"), [(None, 30), (Weights({}, base=7), 7)])
+async def test_what_stands_for_compacted_events_counts_with_the_compaction(weights, tokens):
+    log = SmallLog()
+    hello = log.say("Hello")
+    log.answer(said(1))
+    compacted = log.compact(log.records[-1].seq, StandIn(seq=hello), tokens=30)
+    last = log.say("Well?")
+    window = await log.stored_window(weights=weights)
+    assert verdicts(window, hello, compacted, last) == [0, tokens, WEIGHT]
+    assert window.tokens.bound == 6, "it is no item: one item may be off"
+
+
+def test_what_stands_for_a_missing_output_counts_with_its_call():
+    log = SmallLog()
+    log.say("Look")
+    calls = log.answer(call(1), call(2))
+    found = log.say(output(2))
+    assert verdicts(log.window(), *calls, found) == [WEIGHT + SEAL_TOKENS, WEIGHT, WEIGHT]
+    assert verdicts(log.window(weights=Weights({}, seal=3)), *calls) == [WEIGHT + 3, WEIGHT]
+
+
+async def test_so_it_is_of_a_recorded_request(stage, api):
+    async with stage("Yes.", "No.") as s:
+        c = await s.engine.create()
+        model = s.model(api)
+        await c.append("one", *({"role": "assistant", "content": f"{number} " * 90} for number in range(9)))
+        await c.compact(method="extract")
+        asked = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+        await c.append(asked, "once more", asked, output(1), "four")
+        await c.respond(model)
+        recorded = (await c.responses(order="desc", limit=1)).data[0]
+        manifest = recorded.manifest
+        assert manifest.base
+        assert manifest.sealed
+        told = [(await recorded.why(seq)).tokens for seq in range(1, manifest.as_of + 1)]
+        assert sum(told) == manifest.items
+        assert told[manifest.base - 1] > 0
+
+
 # -- what has changed
 
 
@@ -141,6 +192,18 @@ def test_windows_for_two_apis_differ_in_what_only_one_of_them_takes():
     log.say("Hello")
     seqs = log.answer(thought(1), said(1))
     assert changes(log.window(CHAT), log.window(RESPONSES)) == [(seqs[0], "kept", "dropped")]
+
+
+def test_verdicts_say_how_many_they_are_and_show_some():
+    log = SmallLog()
+    log.say("Look", "Again")
+    first, *_ = told = log.window().explain()
+    assert repr(told) == f"<3 verdicts [{', '.join(map(repr, told))}]>"
+    assert repr(log.window().diff(log.window())) == "<0 verdicts []>"
+    log.say("And there?", "Well?")
+    last = log.window().explain()[-1]
+    assert repr(log.window().explain()).startswith(f"<5 verdicts [{first!r}, ")
+    assert repr(log.window().explain()).endswith(f", ..., {last!r}]>")
 
 
 def test_differences_are_made_as_they_are_looked_at():

@@ -5,6 +5,7 @@ import pytest
 from pictures import png
 from turnlog import Budget, BudgetExceeded, open_engine
 from turnlog.adapters.responses import encode
+from turnlog.engine.manifest import Verdict
 from turnlog.engine.model import StreamEvent
 from turnlog.engine.window.ledger import Seen
 
@@ -207,12 +208,16 @@ async def test_what_a_model_is_not_shown_again_does_not_count(c, name, params, f
     model = Reporting(name, thinks=[SECRET], params=params)
     await c.respond(model, "Hi")
     before = (await c.window(model=model)).manifest
+    thought = next(seq for seq, tokens in before.weights.items() if tokens == THOUGHT)
     await c.append("And?")
-    after = (await c.window(model=model)).manifest
-    assert before.items == sum(before.weights.values())
-    gone = THOUGHT if forgets else 0
-    assert sum(after.weights.values()) - after.items == gone
-    assert after.items - before.items == after.weights[max(after.weights)] - gone
+    window = await c.window(model=model)
+    after = window.manifest
+    assert after.items - before.items == after.weights[after.as_of] - (THOUGHT if forgets else 0)
+    assert [sum(manifest.weights.values()) for manifest in (before, after)] == [before.items, after.items]
+    assert before.why(thought).rule == "it fits"
+    rule = "it fits, and the model is not shown it again" if forgets else "it fits"
+    assert window.explain()[thought - 1] == Verdict(thought, "kept", rule, 0 if forgets else THOUGHT)
+    assert thought in {one.seq for one in window.rendered}
 
 
 async def test_reasoning_in_the_log_weighs_what_was_reported(c):
@@ -227,12 +232,12 @@ async def test_reasoning_in_the_log_weighs_what_was_reported(c):
 
 async def test_what_is_thought_in_the_current_turn_counts(c):
     model = Reporting("gpt-5", thinks=[SECRET])
-    for _ in range(3):
+    for earlier in range(3):
         await c.respond(model, "Hi")
         manifest = (await c.window(model=model)).manifest
-        earlier = sum(tokens == THOUGHT for tokens in manifest.weights.values()) - 1
-        assert sum(manifest.weights.values()) - manifest.items == earlier * THOUGHT
-    assert earlier == 2
+        assert sum(manifest.weights.values()) == manifest.items
+        thoughts = [tokens for tokens in manifest.weights.values() if tokens in (0, THOUGHT)]
+        assert thoughts == [*[0] * earlier, THOUGHT]
 
 
 async def test_what_is_forgotten_makes_no_cut(c):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from small_logs import RESPONSES, SmallLog, call, fate, output, said, sent
+from small_logs import CHAT, RESPONSES, SmallLog, call, fate, output, said, sent, thought
 from turnlog.engine.errors import BudgetExceeded
 from turnlog.engine.events import PINNED, StandIn
 from turnlog.engine.window.budget import Budget
@@ -95,6 +95,35 @@ def test_a_policy_may_drop_in_the_middle_and_its_choice_lasts():
     assert sent(window) == [*seqs[:2], *seqs[6:], more]
     assert len(policy.asked) == 2
     assert fate(window, seqs[3]).startswith("dropped: own@3")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("target", [RESPONSES, CHAT])
+@pytest.mark.parametrize("tokens", [1, 1000])
+async def test_an_answer_stays_whatever_goes_of_what_came_while_it_was_made(target, tokens):
+    """It stands before that, and its items behind it; the first of them not every API is sent."""
+    log = SmallLog()
+    first = log.say("Hello")
+    asked = log.ask(target)
+    pasted, sorry = log.say("paste", tokens=100), log.say("the wrong window")
+    thinking = log.give(asked, thought(1))
+    well = log.say("Well?")
+    answer = log.give(asked, said(1))
+    log.end(asked)
+    more = [log.answer(said(2), target=target), log.say("Then?")]
+    policy = Own(drops=[pasted])
+    window = await log.stored_window(target, Budget(100), policy, tokens=tokens)
+    answered = [thinking, answer] if target is RESPONSES else [answer]
+    assert sent(window) == [first, *answered, sorry, well, *more]
+    assert all(fate(window, seq) == "kept: it fits" for seq in sent(window))
+    assert fate(window, pasted).startswith("dropped: own@3")
+    log.ask(target, manifest=window.manifest)
+    last = log.say("And?")
+    cold = await log.stored_window(target, Budget(100), policy, tokens=tokens)
+    for window in (cold, log.window(target, Budget(100), policy)):
+        assert sent(window) == [first, *answered, sorry, well, *more, last]
+        assert window.manifest.items == sum(window.manifest.weights.values())
+        assert log.refusals(window) == []
 
 
 def test_a_policy_may_excerpt_and_drop_nothing():
