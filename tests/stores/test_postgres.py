@@ -301,7 +301,7 @@ async def test_texts_and_bytes_come_back_as_they_were(pg_url, schema):
             assert [list(found) for found in snapshot.records[1:]] == [[first], [first]]
             assert snapshot.head.lease.owner == text
             assert [head.conversation for head in await store.heads(where={text: text})] == ["c"]
-            await reads_under(store, text, text)
+            await reads_under(store, text, text, second.position)
             await reads_under(store, f"reader {text}", text, second.position)
 
 
