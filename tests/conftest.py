@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import BlockBuster, blockbuster_ctx
+from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -23,12 +23,12 @@ from turnlog.engine.testing.server import ScriptedServer, scripted_server
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 
-settings.register_profile("short", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("short"), max_examples=2000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the long suites whole, not a tenth of them")
+    parser.addoption("--long", action="store_true", help="run the long suites whole, not a small part of them")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,9 +49,10 @@ def _seed(config: pytest.Config) -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is imported for good out of the collector's way: some tests call it again and again."""
+    """Keep what is imported for good out of the collector's way, and let it come less often than by default."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -73,11 +74,18 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def watch() -> BlockBuster:
+    """What watches for blocking calls: made once, since that takes longer than most tests."""
+    return BlockBuster("turnlog")
+
+
 @pytest.fixture(autouse=True)
-def nothing_blocks() -> Iterator[BlockBuster]:
+def nothing_blocks(watch: BlockBuster) -> Iterator[None]:
     """Fail a test in which turnlog makes a blocking call on the event loop."""
-    with blockbuster_ctx("turnlog") as blockbuster:
-        yield blockbuster
+    watch.activate()
+    yield
+    watch.deactivate()
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ async def secretive(engine):
                 "summary": [{"type": "summary_text", "text": place}],
                 "encrypted_content": "gAAAAB" * 50,
             }
-            return [thought, call("book", json.dumps({"to": place, "card": card, "nights": 1234}), 1)]
+            return [thought, call("book", json.dumps({"to": place, "card": card, "nights": 31415926}), 1)]
         return f"Booked for {who}: {place}."
 
     async def book(to: str, card: str, nights: int) -> dict[str, str]:
@@ -87,7 +87,7 @@ async def test_nothing_of_the_content_is_left(engine, redactor):
         "iVBOR",
         "gAAAAB",
         "492912345678",
-        "1234",
+        "31415926",  # long enough for no digest, checksum or time to have it by chance
         "xxxx",
         "Book it",
         'confirmation\\\\": \\\\"Ada',

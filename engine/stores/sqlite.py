@@ -78,12 +78,17 @@ class _Connection(aiosqlite.Connection):
         super().__init__(lambda: connect(path, patience, file), 64)
         self._path = path
         # A process that ends without closing its store must end. What it is told of is on the disk.
-        thread: threading.Thread = vars(self).get("_thread", self)
-        thread.daemon = True
+        self._worker: threading.Thread = vars(self).get("_thread", self)
+        self._worker.daemon = True
 
     async def open(self) -> None:
-        with translated(self._path):
-            await self
+        try:
+            with translated(self._path):
+                await self
+        except BaseException:
+            # It tells the event loop that it ends, and nobody waits for that: by then the loop may be closed.
+            await anyio.to_thread.run_sync(self._worker.join)
+            raise
 
     async def run(self, work: Callable[[Database], T]) -> T:
         with translated(self._path):

@@ -2,6 +2,7 @@
 
 import resource
 import sqlite3
+import threading
 from functools import partial
 
 import anyio
@@ -491,6 +492,20 @@ async def test_what_is_written_and_what_is_read_are_never_of_two_files(db, log_k
     assert await texts_of(store) == ["one", "two", "three"]
     await store.close()
     assert whole(db) == 4
+
+
+async def test_a_connection_that_cannot_be_opened_leaves_no_thread_behind(db):
+    """It would tell an event loop that it ends, which may be closed by then."""
+    await logged(db)
+    for _ in range(10):
+        store = await SqliteStore.open(db)
+        before = set(threading.enumerate())
+        db.rename(db.with_name("away.db"))
+        refusals = [one for one in await together(*[partial(texts_of, store)] * 2) if isinstance(one, StoreError)]
+        assert len(refusals) == 1
+        assert not [thread for thread in set(threading.enumerate()) - before if "connection" in thread.name]
+        db.with_name("away.db").rename(db)
+        await store.close()
 
 
 def test_where_no_write_ahead_log_can_be_kept(db):

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 
 targets = st.sampled_from(TARGETS)
 contexts = st.sampled_from([60, 120, 250, 500, 1000])
-CASES = 200
+CASES = 100
 
 
 async def loaded(steps, tokens=10**9):
@@ -44,7 +44,7 @@ def as_told(unit):
 def test_every_invariant_leaves_settled_groups_alone(seed, long, monkeypatch):
     seen = {"settled": 0}
 
-    @settings(max_examples=CASES * (50 if long else 1))
+    @settings(max_examples=CASES * (100 if long else 1))
     @seeded(seed)
     @given(conversations(), targets)
     def holds(steps, target):
@@ -65,7 +65,7 @@ def test_every_invariant_leaves_settled_groups_alone(seed, long, monkeypatch):
 def test_what_is_too_old_to_stay_need_not_be_looked_at(seed, long, monkeypatch):
     seen = {"less": 0}
 
-    @settings(max_examples=CASES * (50 if long else 1))
+    @settings(max_examples=CASES * (100 if long else 1))
     @seeded(seed)
     @given(conversations(), targets, contexts)
     def holds(steps, target, context):
@@ -90,7 +90,7 @@ def chosen(history, request):
 
 
 def test_what_a_window_sends_is_among_what_is_rendered(seed, long):
-    @settings(max_examples=CASES * (50 if long else 1))
+    @settings(max_examples=CASES * (100 if long else 1))
     @seeded(seed)
     @given(conversations(), targets, contexts)
     def holds(steps, target, context):
