@@ -78,6 +78,10 @@ def loop(request):
     return request.param
 
 
+one_loop = pytest.mark.parametrize("loop", ["anyio"], indirect=True)
+"""For what has nothing to do with event loops."""
+
+
 @pytest.fixture
 def run(tmp_path, loop):
     """Write a test module, run it, and return what pytest said."""
@@ -170,6 +174,7 @@ def test_a_recording_is_made_where_fixtures_are_async(run, tmp_path):
     assert (tmp_path / "recordings" / "test_it.jsonl.gz").exists()
 
 
+@one_loop
 def test_of_tests_that_name_one_file_the_first_records_and_the_others_play_it(run, recording):
     first = recording.read_bytes()
     more = """
@@ -190,6 +195,7 @@ def test_of_tests_that_name_one_file_the_first_records_and_the_others_play_it(ru
     assert "1 failed, 2 passed" in run(module=SERVICE + more)
 
 
+@one_loop
 def test_a_changed_prompt_is_told_at_the_end_and_exactly_fails(run, recording):
     exact = """
     @pytest.mark.turnlog("recordings/test_it.jsonl.gz", match="exact")
@@ -231,6 +237,7 @@ def test_what_goes_otherwise_fails_and_what_shares_a_recording_does_not(run, rec
     assert "1 recorded responses were not asked for: chat/" in told
 
 
+@one_loop
 def test_recording_wants_a_model_and_something_to_record(run, tmp_path):
     mine = """
     @pytest.fixture

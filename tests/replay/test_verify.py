@@ -92,7 +92,7 @@ async def talked(engine, turns, **models):
 @pytest.mark.parametrize("context", [2_000, 100_000])
 async def test_an_item_is_written_once_whatever_the_number_of_requests_that_hold_it(engine, api, context):
     model = Instant(api, with_calls, budget=Budget(context))
-    c = await talked(engine, 120, model=model)
+    c = await talked(engine, 60, model=model)
     assert all((await proven(engine.store, "c", encoders())).values())
     known, written = counted(encoders())
     report = await (await Verifier.made(engine.store, known)).verify("c")
