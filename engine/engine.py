@@ -16,7 +16,7 @@ import msgspec
 
 from .canonical import canonical, digest, loads
 from .checks import lapse, whole, why
-from .codec import event
+from .codec import changed, event
 from .conversation import Conversation
 from .erasing import Receipt, delete, expire
 from .errors import Conflict, Invalid, KeyReused, StoreError, VersionConflict
@@ -515,14 +515,26 @@ def _info(head: Head) -> Info:
     return Info(
         id=head.conversation,
         version=head.version,
-        created=moment(head.created),
-        updated=moment(head.updated),
+        created=_time(head, head.created),
+        updated=_time(head, head.updated),
         last_item=head.last_item,
         items=head.items,
         metadata=metadata_of(head),
         parent=head.parent,
         busy=head.lease is not None and head.lease.remaining > 0,
     )
+
+
+def _time(head: Head, time_us: int) -> datetime:
+    """Return one of the times of a conversation.
+
+    Raises:
+        CorruptLog: what is stored is no time.
+    """
+    try:
+        return moment(time_us)
+    except OverflowError:
+        raise changed(head.conversation, f"its time {time_us!r:.40} is none") from None
 
 
 def _wanted(where: Mapping[str, object] | None) -> dict[str, Scalar] | None:

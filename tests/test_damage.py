@@ -9,7 +9,7 @@ import pytest
 
 from turnlog import Budget, open_engine
 from turnlog.engine.damage import damage_named
-from turnlog.engine.errors import CorruptLog
+from turnlog.engine.errors import CorruptLog, StoreError
 from turnlog.engine.portable import dump
 from turnlog.engine.replay import verify
 
@@ -43,7 +43,7 @@ async def log(db, stage_for):
 
 def change(path, statement):
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        assert db.execute(statement).rowcount
+        assert db.execute(statement).rowcount or statement.startswith("ALTER")
 
 
 async def verified(path):
@@ -99,6 +99,28 @@ async def test_metadata_that_are_no_object_stop_no_append(log):
     change(log, "UPDATE metadata SET json = '[1]'")
     async with open_engine(log, migrate=False) as engine:
         assert (await (await engine.get("c")).append("More")).version == 12
+
+
+@pytest.mark.parametrize("when", [2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("column", ["created", "updated"])
+async def test_a_time_that_is_none_is_told_with_whose_it_is(log, column, when):
+    change(log, f"UPDATE conversations SET {column} = {when}")
+    order = "-updated" if column == "created" else "-created"
+    async with open_engine(log, migrate=False) as engine:
+        with pytest.raises(CorruptLog, match=f"conversation c: its time {when} is none"):
+            _ = [info async for info in engine.list(order=order)]
+
+
+async def test_a_table_that_is_gone_is_no_fault_of_a_conversation(log):
+    async with open_engine(log, migrate=False) as engine:
+        c = await engine.get("c")
+        change(log, "ALTER TABLE events RENAME TO away")
+        for attempt in (c.append("More"), c.append("And more")):
+            with pytest.raises(StoreError, match="a part of its schema is not there.*no such table") as told:
+                await attempt
+            assert not isinstance(told.value, CorruptLog)
+        change(log, "ALTER TABLE away RENAME TO events")
+        assert (await c.append("More")).version == 12
 
 
 async def test_a_row_that_was_edited_by_hand_is_read_as_what_it_says(log):

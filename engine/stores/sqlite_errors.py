@@ -60,6 +60,8 @@ def _said(path: Path, error: sqlite3.Error) -> StoreError:
     """Return one of SQLite's errors as ours."""
     name = _name(error)
     remedy, retryable = _REMEDIES.get(_primary(error), ("SQLite refused", False))
+    if _unmade(error):
+        remedy = "a part of its schema is not there; restore it from a backup"
     if name in _GROWING and (limit := _limit()) is not None:
         remedy = (
             f"a file would have grown beyond the {limit:,} bytes that this process may write (ulimit -f), or the "
@@ -71,7 +73,7 @@ def _said(path: Path, error: sqlite3.Error) -> StoreError:
 def of_all(error: Exception) -> bool:
     """Return whether an error is of the file, the disk or a lock: every append would meet it."""
     if isinstance(error, sqlite3.Error):
-        return _primary(error) not in _OF_ONE
+        return _primary(error) not in _OF_ONE or _unmade(error)
     return isinstance(error, StoreError) and not isinstance(error, CorruptLog)
 
 
@@ -86,7 +88,7 @@ def refusal(path: Path, conversation: str, error: Exception) -> Exception:
     elif _name(error) in _DOUBLED:
         what = "events behind its version" if _NUMBERED in str(error) else "rows that are to be new"
         told = changed(conversation, f"{what} are there already ({error})")
-    elif _name(error) == "SQLITE_ERROR":
+    elif _name(error) == "SQLITE_ERROR" and not _unmade(error):
         told = changed(conversation, f"its rows cannot be worked with ({error})")
     else:
         told = _said(path, error)
@@ -107,6 +109,11 @@ def refused(path: Path, conversation: str) -> Iterator[None]:
 def _name(error: sqlite3.Error) -> str:
     """Return what SQLite calls an error, "" where it is its module's own."""
     return getattr(error, "sqlite_errorname", "") or ""
+
+
+def _unmade(error: sqlite3.Error) -> bool:
+    """Return whether a table or a column is missing; nothing else than the message says so."""
+    return _name(error) == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column"))
 
 
 def _primary(error: sqlite3.Error) -> str:
