@@ -116,7 +116,7 @@ async def test_a_table_that_is_gone_is_no_fault_of_a_conversation(log):
         c = await engine.get("c")
         change(log, "ALTER TABLE events RENAME TO away")
         for attempt in (c.append("More"), c.append("And more")):
-            with pytest.raises(StoreError, match="a part of its schema is not there.*no such table") as told:
+            with pytest.raises(StoreError, match=r"a part of its schema is not there.*no such table") as told:
                 await attempt
             assert not isinstance(told.value, CorruptLog)
         change(log, "ALTER TABLE away RENAME TO events")
