@@ -63,9 +63,10 @@ class Groups:
         form = reading(record.shape or "unknown", record.link)
         if form.shape == "user":
             return "user"
+        pinned = place in self._pinned
         if form.maker == "input":
-            return "nothing" if place in self._pinned else "input"
-        return "nothing" if form.maker is None and record.response is None else "other"
+            return "nothing" if pinned else "input"
+        return "nothing" if form.maker is None and record.response is None and not pinned else "other"
 
     def starts(self, bottom: int) -> tuple[list[int], int | None]:
         """Return where turns start from *bottom* on, and where the last run of input does if it has no user yet.

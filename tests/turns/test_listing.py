@@ -180,6 +180,16 @@ async def test_any_log(engine, seed, long, run):
         await agree(c, sizes=(2, 1000))
 
 
+async def test_what_is_pinned_and_unknown_ends_a_run_of_input(engine):
+    """It may be the answer of an example."""
+    c = await engine.create()
+    await c.append("one", {"type": "acme:thing"}, "two")
+    assert await agree(c) == {2: 2, 3: 2, 4: 2}
+    await c.append({"type": "acme:thing"}, pinned=True)
+    await c.append("three")
+    assert await agree(c) == {2: 2, 3: 2, 4: 2, 5: 2, 6: 6}
+
+
 async def test_turns_of_nothing(engine):
     c = await engine.create()
     assert await turns_of(engine.store, c.id, []) == {}
