@@ -175,7 +175,9 @@ async def left(store, name):
 
 async def test_killed_at_any_moment_while_forgetting(db, seed, long):
     chance, gone = random.Random(seed), []
-    for run in range(100 if long else 4):
+    for run in count():
+        if run >= (100 if long else 4) and len(gone) > 100:
+            break
         told = killed(db, f"run{run}", chance.choice([1, 5, 20]), chance.random() * 0.03)
         gone += [word for name, number in told.items() for word in words(name, number)]
         assert found(db, gone) == [], "it was told that they are gone"
@@ -186,7 +188,6 @@ async def test_killed_at_any_moment_while_forgetting(db, seed, long):
             follows(await all_of(store, limit=1000))
         assert found(db, gone) == []
     assert dump(db)[0] == SCHEMA_VERSION
-    assert len(gone) > 20
 
 
 async def forgotten_too(store, told):
