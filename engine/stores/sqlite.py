@@ -87,7 +87,8 @@ class _Connection(aiosqlite.Connection):
                 await self
         except BaseException:
             # It tells the event loop that it ends, and nobody waits for that: by then the loop may be closed.
-            await anyio.to_thread.run_sync(self._worker.join)
+            if self._worker.is_alive():
+                await anyio.to_thread.run_sync(self._worker.join)
             raise
 
     async def run(self, work: Callable[[Database], T]) -> T:
