@@ -298,10 +298,14 @@ class _Groups:
 
     async def completed(self, older: Mapping[int, Record]) -> dict[int, Record]:
         """Return what belongs to the groups of *older* events, and calls that may be taken for theirs."""
-        await self._look_up(older.values())
-        calls = [call for record in older.values() if (call := self._call(record)) is not None]
-        found = {record.seq: record for record in await self._responses([one for one in calls if one.seq not in older])}
-        await self._look_up(found.values())
+        found: dict[int, Record] = {}
+        new = [*older.values()]
+        while new:
+            await self._look_up(new)
+            calls = [call for record in new if (call := self._due(record)) is not None]
+            made = await self._responses([one for one in calls if one.seq not in older and one.seq not in found])
+            new = [record for record in made if record.seq not in found]
+            found |= {record.seq: record for record in new}
         wanted = {_place(record) for record in (*older.values(), *found.values()) if not _is_output(record)}
         for records in self._links.values():
             for record in records:
@@ -310,6 +314,21 @@ class _Groups:
                 if call is not None and (record.seq > self._outline.start or _place(call) in wanted):
                     found[record.seq] = record
         return found
+
+    def _due(self, record: Record) -> Record | None:
+        """Return the call without which an event would be taken for another than it is; None: there is no such.
+
+        Of an output it is the call that it is for; but an output behind a compaction that covers its call is for none.
+        Of a call that a compaction covers, it is the last one there that bears its id: later outputs are for that.
+        """
+        start = self._outline.start
+        if _is_output(record):
+            call = self._call(record)
+            return None if call is None or call.seq <= start < record.seq else call
+        if not _is_call(record) or record.seq > start:
+            return None
+        calls = [one for one in self._links.get(record.link or "", ()) if one.shape == record.shape]
+        return next((one for one in reversed(calls) if one.seq <= start), None)
 
     async def _look_up(self, records: Iterable[Record]) -> None:
         """Learn of all calls and outputs with the links of some."""

@@ -46,7 +46,8 @@ class Material:
         self.base_users: list[tuple[int, dict[str, Any]]] = []
         """The user's messages in it that are in the log."""
         base = weight(*history.base, target) if history.base else 0
-        early = sum(entry.tokens for group in history.early for entry in group.entries if not entry.flags & ERASED)
+        pinned = [group for group in history.early if history.is_pinned(group)]
+        early = sum(entry.tokens for group in pinned for entry in group.entries if not entry.flags & ERASED)
         self.before = base + early + coverage.counted
         """Counted tokens of all that a window without a limit holds."""
         self.replaced = base + coverage.tokens

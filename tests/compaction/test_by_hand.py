@@ -196,6 +196,18 @@ async def test_one_after_another(stage, api):
         assert (await verify(s.engine.store, c.id)).diverged == []
 
 
+async def test_what_there_was_before_is_what_a_window_held(stage, api):
+    """Also where the last answer of a model is compacted, and only the caller has said something since."""
+    async with stage(*answers()) as s:
+        c = await told(s, api)
+        for _ in range(2):
+            for number in range(8):
+                await c.append(f"asked {number}: {LONG}", {"role": "assistant", "content": LONG})
+            held = (await c.window(model=s.model(api))).manifest.items
+            made = await c.compact(s.model(api), method="extract")
+            assert made.before == held
+
+
 async def test_in_parts(stage, api):
     """A model whose window is smaller than what it is to sum up gets it part by part."""
     script = [*answers(8), "Part one.", "Parts one and two.", "All of it.", "Fine."]

@@ -195,12 +195,16 @@ class SmallLog:
         manifest = choose(history, request, sight.policy)
         return Window(render(history, history.early, [], 0, manifest, target), manifest, target, budget)
 
-    async def stored_window(self, target=RESPONSES, budget=AMPLE, policy=None, *, tokens=None, **more):
-        """Return the same, read from a store of which *tokens* are read at first."""
+    async def stored(self):
+        """Return a store with the log in it, as the conversation c."""
         store = MemoryStore()
         for events in self.appends:
             await store.append("c", events)
-        reader, sight = Reader(store, Intake()), Sight(target, budget, policy, **more)
+        return store
+
+    async def stored_window(self, target=RESPONSES, budget=AMPLE, policy=None, *, tokens=None, **more):
+        """Return the same, read from a store of which *tokens* are read at first."""
+        reader, sight = Reader(await self.stored(), Intake()), Sight(target, budget, policy, **more)
         _, history = await reader.fresh("c", line=sight.line, tokens=budget.context if tokens is None else tokens)
         history, manifest = await reader.chosen(sight, history)
         return Window(await reader.rendered(history, manifest, target), manifest, target, budget)

@@ -19,6 +19,7 @@ from small_logs import (
 )
 from turnlog import open_engine
 from turnlog.engine.events import PINNED, StandIn
+from turnlog.engine.loading import load
 from turnlog.engine.window.budget import Budget
 from turnlog.engine.window.units import Weights
 
@@ -239,6 +240,45 @@ async def test_an_output_for_a_call_that_is_compacted_is_for_none(target):
     window = await log.stored_window(target)
     assert sent(window) == [base, last, head(log) - 1]
     assert fate(window, late) == "dropped: its call is not in the window"
+
+
+@BOTH
+async def test_an_output_is_for_the_latest_call_of_its_id_though_that_is_compacted(target):
+    """Ids of calls may come back: not even a pinned call gets the output of a later one, however much is loaded."""
+    log, budget = SmallLog(), Budget(100)
+    pinned = log.say("Look", call(1), flags=PINNED)
+    log.say("Look again", call(1), output(1), said(1))
+    base = log.compact(head(log), StandIn(item=said(9)))
+    late = log.say(output(1, "late"))
+    turns = []
+    for number in range(2, 12):
+        turns.append(log.say(f"question {number}"))
+        windows = [await log.stored_window(target, budget, tokens=tokens) for tokens in (1, 10, 30, 1000)]
+        window = windows[0]
+        assert [other.manifest for other in windows[1:]] == [window.manifest] * 3
+        assert sent(window)[: len(pinned) + 2] == [*pinned, pinned[-1], base]  # with what stands for its output
+        assert late not in sent(window)
+        assert log.refusals(window) == []
+        asked = log.ask(target, manifest=window.manifest)
+        turns.append(log.give(asked, said(number)))
+        log.end(asked)
+    assert window.manifest.cut > turns[0]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_what_waits_is_the_latest_call_of_its_id_though_that_is_compacted(answered):
+    log = SmallLog()
+    log.say("Look", call(1), flags=PINNED)
+    _, latest, *_ = log.say("Look again", call(1), *([output(1)] if answered else []))
+    open_calls = [] if answered else [latest]
+    assert [one.entry.seq for one in log.history().unanswered()] == open_calls
+    log.compact(head(log), StandIn(item=said(9)))
+    log.say("Well?")
+    store = await log.stored()
+    for tokens in (1, 1000):
+        _, history = await load(store, "c", line=None, tokens=tokens)
+        assert [one.entry.seq for one in history.unanswered()] == open_calls
+        assert [one.at for one in history.early if history.is_pinned(one)] == [2, 3]
 
 
 async def test_the_latest_compaction_counts():
