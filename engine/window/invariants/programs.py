@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Final
 
 from ...groups import Entry
 from ..units import Scene, Unit
@@ -15,6 +16,8 @@ from .identity import without_ids
 from .pairing import outputs_with_their_calls
 
 __all__ = ("programs_with_their_outputs",)
+
+_ENDLESS: Final = "it has no output"
 
 
 def programs_with_their_outputs(units: Sequence[Unit], scene: Scene) -> None:
@@ -34,11 +37,14 @@ def _leave_out_the_lone(units: Sequence[Unit], scene: Scene) -> bool:
             if entry.reading.shape not in ("program", "program_output") or entry.seq in unit.fit.out:
                 continue
             link = str(entry.value().get("call_id"))
+            begun = programs.pop(link, None)
             if entry.reading.shape == "program":
                 programs[link] = unit, entry
-            elif programs.pop(link, None) is None:
+                if begun is not None:  # ids may come back: an output is for the latest
+                    lone.append((*begun, _ENDLESS))
+            elif begun is None:
                 lone.append((unit, entry, "its program is not sent"))
-    lone += [(unit, entry, "it has no output") for unit, entry in programs.values() if unit is not latest]
+    lone += [(unit, entry, _ENDLESS) for unit, entry in programs.values() if unit is not latest]
     for unit, entry, rule in lone:
         _leave_out(unit, entry, rule, scene)
     return bool(lone)

@@ -85,6 +85,21 @@ def test_the_program_of_the_latest_answer_may_still_be_running():
     assert log.refusals(window) == []
 
 
+def test_a_program_that_never_ended_is_not_taken_for_a_later_one_of_its_id():
+    log = SmallLog()
+    hello = log.say("Hello")
+    endless = log.answer(program(1))
+    asked = log.say("Well?")
+    later = log.answer(program(1, id="pr_2"))
+    seqs = [hello, asked, later]
+    for _ in range(2):
+        window = log.window(RESPONSES)
+        assert sent(window) == seqs
+        assert fate(window, endless) == "dropped: it has no output"
+        assert log.refusals(window) == []
+        seqs += log.answer(program_output(1), said(1))
+
+
 def test_another_backend_gets_what_a_program_called_as_calls():
     log, *_ = looked()
     for target in (OTHER_BACKEND, CHAT):
