@@ -56,7 +56,7 @@ class Chained(Scribe):
             manifest = await self._following(kept, manifest)
             given = news(rendered, manifest)
             before = self._held(manifest.follows) if manifest.follows else []
-            self._check([*before, *map(told, given)], rendered, manifest)
+            self._check(before, [*map(told, given)], rendered)
             self.followed.append(manifest.follows)
             seq = await super()._request(kept, manifest, rendered, purpose)
             self.servers[seq] = [*before, *map(told, given)]
@@ -83,15 +83,26 @@ class Chained(Scribe):
         """What a server has of a response: all that came before it, and its answer."""
         return [*self.servers[response], *self.answered[response]]
 
-    def _check(self, held, rendered, manifest):
+    def _check(self, before, given, rendered):
         """See to it that the server has what the window has; reasoning it may have besides."""
+        held = [*before, *given]
         assert list(map(spoken, without_reasoning(held))) == list(
             map(spoken, without_reasoning(told(one) for one in rendered))
         )
         body = {"model": "m", "input": held}
         found = [str(one) for one in refusals("responses", body, born=self.born, stored=True)]
-        # A call by a program that there never was is the server's own making.
-        assert [one for one in found if not one.startswith("No program found")] == []
+        # A call by a program that there never was is the server's own making, and so is an id that it gave twice.
+        own = ("No program found", *(f"Duplicate item found with id {name}." for name in twice(before) - ids(given)))
+        assert [one for one in found if not one.startswith(own)] == []
+
+
+def ids(items):
+    return {item["id"] for item in items if "id" in item}
+
+
+def twice(items):
+    """The ids that come more than once."""
+    return {name for name in ids(items) if sum(item.get("id") == name for item in items) > 1}
 
 
 def told(one):
@@ -162,6 +173,17 @@ FOLLOWED = {
     "another model and back": (
         (*PLAIN, say(), respond("secret", "message", target=1), say(), respond(target=0)),
         [False, True, True, True, True],
+    ),
+    "an id that the server gives twice": (
+        (
+            say(),
+            Respond(parts=(Part("message", repeated=True),)),
+            say(),
+            Respond(parts=(Part("message", repeated=True),)),
+            say(),
+            respond(),
+        ),
+        [False, True, True],
     ),
     "another backend": ((say(), respond(), say(), respond(target=2), say(), respond()), [False, False, True]),
     "a cut": ((say("word " * 110), respond(budget=0), say("word " * 110), respond(budget=0)), [False, False]),
