@@ -31,6 +31,7 @@ __all__ = (
     "changed",
     "damage",
     "event",
+    "has_item",
     "item_in",
     "item_of",
     "kind_of",
@@ -259,6 +260,11 @@ def numbers(record: Record) -> None:
         if not isinstance(value, int | None if name in _MISSING else int):
             place = f"{record.conversation}/{record.seq}"
             raise CorruptLog(f"{place}: no number is stored under {name}, but {value!r:.40}; {_DAMAGED}")
+
+
+def has_item(record: Record) -> bool:
+    """Return whether an event has an item, or had one until it was erased. Nothing else of a log is ever sent."""
+    return record.item is not None or record.shape is not None or record.kind == ITEM
 
 
 def item_of(record: Record) -> Any:

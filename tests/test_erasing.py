@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from turnlog import Budget, Invalid, NotFound, StoreError, open_engine
+from turnlog import Budget, Invalid, NotFound, StoreError, open_engine, tool
 from turnlog.engine.canonical import loads
 from turnlog.engine.codec import event
 from turnlog.engine.errors import CallsOpen
@@ -209,6 +209,21 @@ async def test_metadata_that_was_set_in_between_stays(engine, monkeypatch):
     assert c.metadata == {"user": "bob"}
 
 
+async def test_what_no_request_held_takes_none_along(stage, api):
+    """What a person decided is no part of a request, though it stands between what is."""
+    async with stage(Call("look", id="a"), "Done.") as s:
+        c = await s.engine.create()
+        asked = {"tools": [tool(approval=True)(look)]}
+        await c.run(s.model(api), "Look", **asked)
+        decided = await c.decide("a", approve=True, by="ada@x", reason="she asked for it")
+        await c.run(s.model(api), **asked)
+        await c.erase(decided.first, reason="x")
+        assert "ada@x" not in str([event async for event in c.events()])
+        assert [await call.request() async for call in c.responses()] == s.bodies
+        report = await verify(s.engine.store, c.id)
+        assert (report.verified, report.erased) == (2, 0)
+
+
 # -- metadata
 
 
@@ -256,6 +271,7 @@ async def test_metadata_beside_a_compaction_and_a_request(stage, api):
         assert list(receipt.derived) == []
         assert "one and two" in str((await c.window(Budget(500))).items)
         assert (await verify(s.engine.store, c.id)).verified == 1
+        assert [await call.request() async for call in c.responses()] == s.bodies
         await c.run(s.model(api), "three")
         assert c.metadata == {}
 

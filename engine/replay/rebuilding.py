@@ -10,7 +10,7 @@ import msgspec
 
 from ..blobs import whole, whole_items
 from ..canonical import AROUND, canonical, digest, loads
-from ..codec import ITEM, RESTORE, body, damage, item_of, missing
+from ..codec import RESTORE, body, damage, has_item, item_of, missing
 from ..compaction import quotable, references, stand_in
 from ..errors import CorruptLog, NotFound, StoreError, TurnlogError
 from ..events import ASIDE, ERASED, ContextCompacted, Record, ResponseRequested
@@ -150,11 +150,12 @@ async def gathered(
     """
     manifest = said.manifest
     records = await _sent(store, name, manifest, near)
-    sent = [record for record in records if not manifest.follows or record.response != manifest.follows]
-    _still_there(name, [*sent, *(record for record in records if record.link is not None)])
+    items = [record for record in records if has_item(record)]
+    sent = [record for record in items if not manifest.follows or record.response != manifest.follows]
+    _still_there(name, [*sent, *(record for record in items if record.link is not None)])
     if changed is not None:
-        changed |= {record.seq for record in sent if _is_changed(record)}
-    records = [_in_the_window(record) for record in records if record.item is not None]
+        changed |= {record.seq for record in sent if damage(record)}
+    records = [_in_the_window(record) for record in items if record.item is not None]
     base: list[dict[str, Any]] = []
     if manifest.base and not manifest.follows:
         stood = await logged(store, name, [manifest.base])
@@ -163,9 +164,9 @@ async def gathered(
         parts = await logged(store, name, references(compaction, said.target))
         _still_there(name, [*stood, *parts])
         if changed is not None:
-            changed |= {record.seq for record in parts if _is_changed(record)}
-        items = {record.seq: quotable(item_of(await whole(store, record)), record, said.target) for record in parts}
-        base = stand_in(compaction, items, said.target)
+            changed |= {record.seq for record in parts if damage(record)}
+        quoted = {record.seq: quotable(item_of(await whole(store, record)), record, said.target) for record in parts}
+        base = stand_in(compaction, quoted, said.target)
     early = [record for record in records if record.seq in manifest.early]
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
@@ -175,10 +176,6 @@ async def gathered(
 def _in_the_window(record: Record) -> Record:
     """Return a record as its request saw it: what was sent was no aside there."""
     return msgspec.structs.replace(record, flags=record.flags & ~ASIDE) if record.flags & ASIDE else record
-
-
-def _is_changed(record: Record) -> bool:
-    return (record.item is not None or record.kind == ITEM) and bool(damage(record))
 
 
 async def _sent(store: Shelf, name: str, manifest: Manifest, near: Near | None) -> list[Record]:

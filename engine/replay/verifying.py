@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage
+from ..codec import ITEM, REQUESTED, REQUESTS, RESTORE, body, damage, has_item
 from ..errors import NotFound, TurnlogError
 from ..events import ERASED, Record, ResponseRequested, checksum
 from ..log import Head, Query, Snapshot
@@ -242,7 +242,7 @@ class _Seen:
         self.damaged: dict[int, tuple[int, str]] = {}
         """What is not as it was written: the first seq, the last one, and why."""
         self.gone: list[int] = []
-        """What was erased."""
+        """The items that were erased."""
 
     def take(self, record: Record) -> None:
         """Take the next event in."""
@@ -259,7 +259,7 @@ class _Seen:
             sound = False
         if not sound and (reason := damage(record)):
             self.damaged[record.seq] = record.seq, reason
-        if erased:
+        if erased and has_item(record):
             self.gone.append(record.seq)
         if record.kind == ITEM:
             return
