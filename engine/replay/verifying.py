@@ -261,8 +261,11 @@ class _Seen:
             self.damaged[record.seq] = record.seq, reason
         if erased and has_item(record):
             self.gone.append(record.seq)
-        if record.kind == ITEM:
-            return
+        if record.kind != ITEM:
+            self._answers(record)
+
+    def _answers(self, record: Record) -> None:
+        """Take in what asks for an answer, or is the end of one."""
         if record.kind == REQUESTED:
             self._open.add(record.seq)
         elif record.kind in _ANSWERED and record.response is not None:
