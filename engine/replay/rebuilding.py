@@ -156,21 +156,24 @@ async def gathered(
     if changed is not None:
         changed |= {record.seq for record in sent if damage(record)}
     records = [_in_the_window(record) for record in items if record.item is not None]
-    base: list[dict[str, Any]] = []
-    if manifest.base and not manifest.follows:
-        stood = await logged(store, name, [manifest.base])
-        compaction = body(stood[0])
-        assert isinstance(compaction, ContextCompacted)
-        parts = await logged(store, name, references(compaction, said.target))
-        _still_there(name, [*stood, *parts])
-        if changed is not None:
-            changed |= {record.seq for record in parts if damage(record)}
-        quoted = {record.seq: quotable(item_of(await whole(store, record)), record, said.target) for record in parts}
-        base = stand_in(compaction, quoted, said.target)
+    base = await _stood(store, name, said, changed) if manifest.base and not manifest.follows else []
     early = [record for record in records if record.seq in manifest.early]
     history = History(name, early=early)
     history.extend([record for record in records if record.seq not in manifest.early])
     return Gathered(history, base, said, await whole_items(store, records))
+
+
+async def _stood(store: Shelf, name: str, said: ResponseRequested, changed: set[int] | None) -> list[dict[str, Any]]:
+    """Return what stands for the compacted events of a request."""
+    stood = await logged(store, name, [said.manifest.base])
+    compaction = body(stood[0])
+    assert isinstance(compaction, ContextCompacted)
+    parts = await logged(store, name, references(compaction, said.target))
+    _still_there(name, [*stood, *parts])
+    if changed is not None:
+        changed |= {record.seq for record in parts if damage(record)}
+    items = {record.seq: quotable(item_of(await whole(store, record)), record, said.target) for record in parts}
+    return stand_in(compaction, items, said.target)
 
 
 def _in_the_window(record: Record) -> Record:
