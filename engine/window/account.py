@@ -109,14 +109,19 @@ class Account:
         return self.rule
 
     def _enter_strays(self) -> None:
-        """Decide on outputs that came after the cut for calls before it, whether these are loaded or not."""
+        """Decide on what came after the cut and belongs to groups before it.
+
+        These are outputs, whether their calls are loaded or not; and items of an answer that was requested before the
+        cut, while somebody else appended what now comes first.
+        """
         here = {unit.at for unit in self.units}
         first = max(self.cut, self.history.start + 1)
+        older: _Decision = ("dropped", self.rule) if self.cut else _STRAY
         for group in map(self.history.groups.__getitem__, self.history.late):
             if group.stray or (group.at < first and group.at not in here):
                 for entry in group.entries:
                     if entry.seq >= first:
-                        self._decisions[entry.seq] = _STRAY
+                        self._decisions[entry.seq] = _STRAY if entry.reading.is_output else older
 
     def columns(self, *, exact: bool = True) -> dict[str, Any]:
         """Return the manifest's columns about seqs; *exact*: text is counted in the model's own vocabulary."""
@@ -206,7 +211,7 @@ class Account:
         last, base = self.last, self.history.base
         if last is None:
             return 0
-        gone = _first_gone(last, runs)
+        gone = self._first_left(last, _first_gone(last, runs))
         bare = {seq for low, high in last.bare for seq in range(low, high + 1)}
         total = 0
         for unit in (unit for unit in self.units if unit.at in early):
@@ -223,6 +228,26 @@ class Account:
             if not same:
                 break
         return total
+
+    def _first_left(self, last: Manifest, gone: int) -> int:
+        """Return the first place at which something is missing, given the first seq: a group stands before its items.
+
+        What came while an answer was made stands behind it, and before its items in the log.
+        """
+        if gone > last.as_of:
+            return gone
+        for group in self.history.sent(last):
+            if group.at >= gone:
+                break
+            if any(self._is_gone(entry.seq) for entry in group.entries):
+                return group.at
+        return gone
+
+    def _is_gone(self, seq: int) -> bool:
+        """Return whether the last window sent an item that the new one does not."""
+        assert self.fates is not None
+        decision = self._decisions.get(seq)
+        return self.fates.sent(seq) and (decision is None or decision[0] not in SENT)
 
     def _same(self, unit: Unit, bare: set[int], gone: int) -> tuple[int, bool]:
         """Return the tokens with which a unit begins as it did in the last window, and whether that is all of it."""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from small_logs import CHAT, SmallLog, fate, said, sent
 from turnlog import open_engine
 from turnlog.adapters.chat_completions import ChatCompletions
 from turnlog.adapters.responses import Responses
@@ -113,6 +114,22 @@ async def test_between_two_cuts_a_window_only_grows_at_its_end(steps, budget, ta
             last = sent
 
 
+def test_what_came_while_an_answer_was_made_is_not_shared_once_the_answer_is_gone():
+    """It stands behind the answer, and before the answer's items in the log."""
+    log, budget = SmallLog(), Budget(50)
+    log.say({"type": "configuration_update", "reasoning": {"effort": "low"}})  # of which this API knows nothing
+    asked = log.ask(CHAT, budget)
+    meanwhile = log.say("meanwhile")
+    answer = log.give(asked, said(1), tokens=30)
+    log.end(asked)
+    log.ask(CHAT, budget)
+    last = log.say("more", tokens=20)
+    window = log.window(CHAT, budget)
+    assert sent(window) == [meanwhile, last]
+    assert fate(window, answer).startswith("dropped: oldest-turns")
+    assert window.manifest.shared == 0
+
+
 async def taken(scribe, step, line):
     """Take a step; return the request of a line that it made, if it made one."""
     there = len(scribe.sent)
@@ -145,7 +162,7 @@ async def changed(scribe, last, sent):
     """
     kinds = ("response.failed", "history.rewound", "context.compacted", "compaction.undone", "item.erased")
     return any(one.item.get("type") == "program" for one in last.rendered) or any(
-        record.kind in kinds or reading(record.shape or "", record.link).is_output
+        record.kind in kinds or record.shape == "program_output" or reading(record.shape or "", record.link).is_output
         for record in await scribe.records(last.seq)
         if record.seq < sent.seq
     )

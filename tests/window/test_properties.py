@@ -324,7 +324,8 @@ async def test_a_refusal_names_what_is_needed(steps, target, policy):
 
 @given(conversations(6), st.sampled_from(BUDGETS), targets)
 async def test_between_two_cuts_a_window_only_grows_at_its_end(steps, budget, target):
-    """Unless what was sent has itself changed: an output came late or in place of a seal, or a response failed."""
+    """Unless what was sent has itself changed: an output came late, of a program too, or in place of a seal, or a
+    response failed."""
     scribe = Scribe(MemoryStore())
     await scribe.begin()
     for step in steps:
@@ -368,7 +369,9 @@ async def changed_at(scribe):
     return [
         record.seq
         for record in await scribe.records()
-        if record.kind in kinds or reading(record.shape or "", record.link).is_output
+        if record.kind in kinds
+        or record.shape == "program_output"
+        or reading(record.shape or "", record.link).is_output
     ]
 
 
