@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .answers import first_outputs, standing
 from .checks import switch
-from .codec import body, event, item_of
+from .codec import body, event
 from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, NotFound, VersionConflict
-from .events import CallDecided, HistoryRewound, NewEvent, Record
+from .events import ASIDE, ERASED, CallDecided, HistoryRewound, NewEvent, Record
 from .history import alive, segments
 from .intake import content_digest
-from .items import KINDS, read, reading
+from .items import KINDS, reading
 from .log import Appended, Head, Query, Store
 from .paths import Along, paths_of
 from .writer import HASTY
@@ -35,11 +35,15 @@ class _Call(NamedTuple):
 
     head: Head
     record: Record
-    item: Mapping[str, Any]
     outputs: Sequence[Record]
     decision: Record | None
     started: bool
     """Whether its tool has begun to run, and nothing is known of what came of it."""
+
+    @property
+    def kind(self) -> str:
+        """Of which kind it is."""
+        return self.record.shape or ""
 
     @property
     def response(self) -> int:
@@ -52,7 +56,7 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
 
     Raises:
         Invalid: *call_id* is no text.
-        NotFound: there is no call of that id on the path.
+        NotFound: there is no call of that id on the path, or it was erased.
     """
     if not isinstance(call_id, str) or not call_id:
         raise Invalid(
@@ -62,18 +66,20 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
     paths = await paths_of(engine.store, name)
     along = Along(engine.store, paths.alive)
     snapshot = await along.read(name, Query(link=call_id), Query(mark=f"decided:{call_id}"))
-    linked, decisions = snapshot.records if snapshot else ((), ())
+    said, decisions = snapshot.records if snapshot else ((), ())
+    linked = [one for one in said if not one.flags & ASIDE]
     calls = [one for one in linked if reading(one.shape or "", one.link).is_call]
     if not calls:
         raise NotFound(f"conversation {name}, call {call_id}")
     call = calls[-1]
+    if call.flags & ERASED:
+        raise NotFound(f"conversation {name}, call {call_id}", deleted=True)
     place = call.seq if call.response is None else call.response
-    kind = read(item := item_of(call) or {}).shape
-    outputs = [one for one in linked if one.seq > call.seq and _answers(one) == kind]
+    outputs = [one for one in linked if one.seq > call.seq and _answers(one) == call.shape]
     decision = _latest(decisions, place, paths.head.parent if not outputs else None)
     _, history = await engine.reader.fresh(name)
     started = any(one.entry.seq == call.seq and history.attempts(one) for one in history.unanswered())
-    return _Call(paths.head, call, item, outputs, decision, started)
+    return _Call(paths.head, call, outputs, decision, started)
 
 
 def _latest(decisions: Sequence[Record], place: int, parent: tuple[str, int] | None) -> Record | None:
@@ -110,7 +116,7 @@ async def check_answers(store: Store, name: str, events: Sequence[NewEvent]) -> 
 async def output_for(engine: Engine, name: str, call_id: str, output: object) -> dict[str, Any]:
     """Return the item that answers a call; see `Conversation.answer`."""
     call = await _found(engine, name, call_id)
-    kind = str(call.item.get("type"))
+    kind = call.kind
     if kind == _APPROVAL:
         raise Invalid(f"{name}: call {call_id} asks for approval: decide({call_id!r}, approve=…, by=…) answers it")
     if kind not in _TOLD:
@@ -186,7 +192,7 @@ def _check_open(name: str, call: _Call) -> None:
 
 async def _consequences(engine: Engine, name: str, call: _Call, said: CallDecided) -> list[NewEvent]:
     """Return the outputs that a decision makes: of a call that is refused, and of one that asks for nothing else."""
-    kind = str(call.item.get("type"))
+    kind = call.kind
     if kind == _APPROVAL:
         answer = {"type": "mcp_approval_response", "approval_request_id": said.call_id, "approve": said.approve}
         return [await engine.intake.item(answer | ({"reason": said.reason} if said.reason else {}))]

@@ -1,4 +1,7 @@
-"""First outputs: a call has one, and the first stands. What an append has to find out for that, and from what. Pure."""
+"""First outputs: a call has one, and the first stands. What an append has to find out for that, and from what. Pure.
+
+What is said aside is no part of the conversation: its calls and outputs are of themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from .errors import Invalid
-from .events import SEAL, NewEvent
+from .events import ASIDE, SEAL, NewEvent
 from .items import IN_ORDER, reading
 
 __all__ = ("Linked", "first_outputs", "standing")
@@ -25,7 +28,7 @@ def first_outputs(conversation: str, events: Iterable[NewEvent]) -> Sequence[str
     answered: dict[str, bool] = {}
     searches = 0
     for one in events:
-        if one.link is None:
+        if one.link is None or one.flags & ASIDE:
             continue
         if one.link == IN_ORDER:
             searches += -1 if reading(one.shape or "", one.link).is_output else 1
@@ -50,6 +53,7 @@ def standing(link: str, linked: Iterable[Linked]) -> int | None:
     leaves room for one.
     """
     answer: int | None = None
+    linked = [one for one in linked if not one[2] & ASIDE]
     if link == IN_ORDER:
         waiting = 0
         for seq, shape, _ in linked:

@@ -669,7 +669,7 @@ class Conversation:
         return await self._list.response(seq)
 
     async def open_calls(self) -> Sequence[OpenCall]:
-        """Return the calls of the last response whose outputs are owed."""
+        """Return the calls of the last response whose outputs are owed, and of a last answer that a caller appended."""
         self._engine.check()
         head, history = await self._engine.reader.fresh(self.id)
         running = head.lease is not None and head.lease.remaining > 0

@@ -9,6 +9,7 @@ event said goes from what is current as well; copies that forks have made are th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,6 +18,7 @@ import msgspec
 
 from .canonical import encode, loads
 from .codec import ITEM, body, event
+from .compaction import references
 from .derived import derived
 from .errors import Conflict, Invalid, NotFound, VersionConflict
 from .events import (
@@ -213,9 +215,7 @@ async def _add(store: Store, name: str, records: Sequence[Record], work: _Work, 
     if snapshot is None or snapshot.head.deleted:
         return
     head = snapshot.head
-    void = [record for record in snapshot.records[0] if _quotes(record, records)]
-    seqs = {record.seq for record in records if record.kind not in _ABOUT}
-    void += [one for one in await derived(store, name, seqs, void, snapshot.records[0]) if one.seq not in seqs]
+    void = await _void(store, name, records, snapshot.records[0])
     for record in void:  # one that forks share is named once
         plan.derived.setdefault(record.position, f"{name}/{record.seq}")
     new = [] if name in work.told else records
@@ -234,14 +234,25 @@ async def _add(store: Store, name: str, records: Sequence[Record], work: _Work, 
         )
 
 
-def _quotes(record: Record, erased: Sequence[Record]) -> bool:
-    """Return whether an event is a compaction that still stands for some of what is erased, and is not itself."""
+async def _void(store: Store, name: str, records: Sequence[Record], bases: Sequence[Record]) -> list[Record]:
+    """Return what was made of what is erased: compactions, of which *bases* are all, and what models said for them."""
+    seqs = {record.seq for record in records if record.kind not in _ABOUT}
+    made: list[Record] = []
+    while True:
+        gone = seqs.union([record.seq for record in made])
+        void = [record for record in bases if _quotes(record, gone)]
+        found = [one for one in await derived(store, name, seqs, void, bases) if one.seq not in seqs]
+        if len(found) == len(made):
+            return [*void, *found]
+        made = found  # of which other compactions may consist
+
+
+def _quotes(record: Record, erased: AbstractSet[int]) -> bool:
+    """Return whether a compaction stands for some of what is erased, or consists of it, and is not itself."""
     said = body(record)
-    if not isinstance(said, ContextCompacted) or record.flags & ERASED:
+    if not isinstance(said, ContextCompacted) or record.flags & ERASED or record.seq in erased:
         return False
-    if any(one.seq == record.seq for one in erased):
-        return False
-    return any(said.first <= one.seq <= said.last for one in erased if one.kind not in _ABOUT)
+    return any(said.first <= seq <= said.last for seq in erased) or not erased.isdisjoint(references(said))
 
 
 # -- metadata

@@ -80,12 +80,20 @@ class BudgetExceeded(Invalid):
     """What must be sent (pinned items, the turn's input, its last group) does not fit the budget."""
 
     def __init__(
-        self, needed: int, available: int, what: str = "the pinned items, this turn's input and its last group"
+        self,
+        needed: int,
+        available: int,
+        what: str = "the pinned items, this turn's input and its last group",
+        *,
+        refused: int = 0,
     ) -> None:
-        super().__init__(
-            f"{what} need {needed:,} tokens and {available:,} are available. "
-            "Shorten the input, raise Budget(context=…), or lower its reserve.",
-        )
+        remedy = "Shorten the input, raise Budget(context=…), or lower its reserve."
+        if refused:
+            remedy = (
+                f"Under this budget the server has refused {refused:,}. Shorten the input, or give the "
+                "Budget(context=…) that the model really has."
+            )
+        super().__init__(f"{what} need {needed:,} tokens and {available:,} are available. {remedy}")
         self.needed = needed
         self.available = available
 

@@ -40,6 +40,7 @@ from .manifest import Manifest, Span
 
 __all__ = (
     "ENDS",
+    "NEAR",
     "Figures",
     "History",
     "OpenCall",
@@ -90,6 +91,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 _asks: Final = msgspec.json.Decoder(Asked)
+NEAR: Final = 256
+"""Events at the end among which the last answer is looked for, where nothing else tells of it."""
 _COMPLETED: Final = "response.completed"
 ENDS: Final = frozenset({_COMPLETED, "response.failed", "response.interrupted"})
 """The events that end a response."""
@@ -497,12 +500,26 @@ class History:
         return None if asked is None else Origin(asked.adapter, asked.target.backend, asked.target.model)
 
     def unanswered(self) -> list[Call]:
-        """Return the calls without an output, oldest first; only what is loaded counts."""
+        """Return the calls that wait for their outputs, oldest first: those of the last request and the last answer.
+
+        Others that have none were passed over; windows say so in their place. The last answer, which may be what a
+        caller has appended, counts while it is among the latest events.
+        """
+        waiting = {self.last_request, self._last_answer()}
         return [
             call
             for call in self.calls.values()
-            if call.output is None and call.at in self.groups and not call.entry.flags & ERASED
+            if call.output is None and call.at in waiting and call.at in self.groups and not call.entry.flags & ERASED
         ]
+
+    def _last_answer(self) -> int | None:
+        """Return the place of the last group that a model made, or a caller as if it had, if it is near the end."""
+        for at in reversed(self.order):
+            group = self.groups[at]
+            if group.maker == "model" and not group.void:
+                made = [entry.seq for entry in group.entries if not entry.reading.is_output]
+                return at if max(made) > self.version - NEAR else None
+        return None
 
     def attempts(self, call: Call) -> int:
         """Return how often a call's tool was started."""

@@ -16,8 +16,8 @@ from typing import Final
 from .codec import body, missing
 from .compaction import references
 from .errors import NotFound
-from .events import ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
-from .history import ENDS, History, alive, deep, segments
+from .events import ASIDE, ERASED, CompactionUndone, ContextCompacted, HistoryRewound, Record, ResponseRequested
+from .history import ENDS, NEAR, History, alive, deep, segments
 from .items import EFFECTS, reading
 from .log import Head, Query, Snapshot, Store, weight
 from .manifest import Manifest, Span
@@ -25,6 +25,8 @@ from .manifest import Manifest, Span
 __all__ = ("load", "look_up")
 
 _PAGE: Final = 256
+_NEXT: Final = 16
+"""Events that are read first where the last answer is further back."""
 _BASES: Final = 4
 """Compactions looked at in the first hop: more are read only when these were all undone or rewound."""
 
@@ -156,6 +158,7 @@ async def _filled(store: Store, outline: _Outline, tokens: int) -> History:
     manifest = outline.manifest
     end = max(outline.start, manifest.cut - 1 if manifest else 0)
     tail, floor = await _tail(store, outline, end, tokens if manifest else deep(tokens))
+    tail, floor = await _to_the_last_answer(store, outline, end, tail, floor)
     _unbroken(outline, floor, tail)
     older = {record.seq: record for record in outline.pinned if record.seq <= floor}
     older |= {record.seq: record for record in await _latest(store, outline, floor)}
@@ -214,6 +217,28 @@ async def _tail(store: Store, outline: _Outline, end: int, tokens: int) -> tuple
         return found, end
     whole = await _whole(store, outline, found, end)
     return whole, max(end, whole[0].seq - 1)
+
+
+async def _to_the_last_answer(
+    store: Store, outline: _Outline, end: int, tail: list[Record], floor: int
+) -> tuple[list[Record], int]:
+    """Read on to the last answer, if it is near: its calls may wait for their outputs, see `History.unanswered`."""
+    least, size = max(end, outline.version - NEAR), _NEXT
+    while floor > least and not any(map(_is_answer, reversed(tail))):
+        low = max(least, floor - size)
+        more = await _read(store, outline.name, Query(after=low, before=floor + 1))
+        tail, floor, size = [*filter(outline.alive, more), *tail], low, 2 * size
+        if tail:
+            tail = await _whole(store, outline, tail, end)
+            floor = min(floor, max(end, tail[0].seq - 1))
+    return tail, floor
+
+
+def _is_answer(record: Record) -> bool:
+    """Return whether an event is part of what a model made, or of what a caller appended as such."""
+    if record.item is None or record.flags & ASIDE:
+        return False
+    return reading(record.shape or "", record.link).maker == "model"
 
 
 def _unbroken(outline: _Outline, floor: int, tail: Sequence[Record]) -> None:
@@ -310,8 +335,7 @@ class _Groups:
         for records in self._links.values():
             for record in records:
                 call = record if _is_call(record) else self._call(record)
-                # What a compaction covers is sent only where it belongs to something pinned.
-                if call is not None and (record.seq > self._outline.start or _place(call) in wanted):
+                if call is not None and _place(call) in wanted:
                     found[record.seq] = record
         return found
 
@@ -319,16 +343,15 @@ class _Groups:
         """Return the call without which an event would be taken for another than it is; None: there is no such.
 
         Of an output it is the call that it is for; but an output behind a compaction that covers its call is for none.
-        Of a call that a compaction covers, it is the last one there that bears its id: later outputs are for that.
+        Of a call it is the last one that bears its id: what comes later is for that.
         """
-        start = self._outline.start
         if _is_output(record):
             call = self._call(record)
-            return None if call is None or call.seq <= start < record.seq else call
-        if not _is_call(record) or record.seq > start:
+            return None if call is None or call.seq <= self._outline.start < record.seq else call
+        if not _is_call(record):
             return None
         calls = [one for one in self._links.get(record.link or "", ()) if one.shape == record.shape]
-        return next((one for one in reversed(calls) if one.seq <= start), None)
+        return calls[-1] if calls else None
 
     async def _look_up(self, records: Iterable[Record]) -> None:
         """Learn of all calls and outputs with the links of some."""
@@ -338,7 +361,7 @@ class _Groups:
             queries = [Query(link=link, before=self._floor + 1) for link in links]
             snapshot = await self._store.read(self._outline.name, *queries)
             for link, read in zip(links, snapshot.records if snapshot else (), strict=True):
-                self._links[link] = [*filter(self._outline.alive, read)]
+                self._links[link] = [one for one in read if self._outline.alive(one) and not one.flags & ASIDE]
 
     def _call(self, output: Record) -> Record | None:
         """Return the call that an output is for: the latest of its link before it."""

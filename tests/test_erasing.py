@@ -209,6 +209,25 @@ async def test_metadata_that_was_set_in_between_stays(engine, monkeypatch):
     assert c.metadata == {"user": "bob"}
 
 
+@pytest.mark.parametrize("what", ["the summary", "the question"])
+async def test_a_compaction_of_which_nothing_is_left_is_void(stage, api, what):
+    """Else windows would begin with nothing in the place of all that was compacted."""
+    told = "They spoke of words, of rain and of little else, at great length. " * 3
+    async with stage(*["word " * 100] * 3, told, "Fine.") as s:
+        c = await s.engine.create()
+        for number in range(3):
+            await c.run(s.model(api), f"question {number} " + "word " * 100)
+        made = await c.compact(s.model(api), method="summary")
+        (summary,) = [one.seq async for one in c.events() if one.item and "They spoke" in str(one.item)]
+        (request,) = [call.seq async for call in c.responses() if call.purpose == "compaction"]
+        receipt = await c.erase(summary if what == "the summary" else request - 1, reason="x")
+        assert f"{c.id}/{made.seq}" in receipt.derived
+        assert (await c.window(model=s.model(api))).manifest.base == 0
+        await c.run(s.model(api), "Go on")
+        assert "question 0" in str(s.bodies[-1])
+        assert await (await c.responses()).data[-1].request() == s.bodies[-1]
+
+
 async def test_what_no_request_held_takes_none_along(stage, api):
     """What a person decided is no part of a request, though it stands between what is."""
     async with stage(Call("look", id="a"), "Done.") as s:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..events import (
     checksum,
 )
 from ..history import ENDS
-from ..items import Item, reading
+from ..items import Item, Reading, reading
 from ..log import Store
 from ..portable import Package, dump, restore
 from ..stores.memory import MemoryStore
@@ -164,17 +164,21 @@ class Tape:
     def _take_in(self, name: str, seen: dict[tuple[str, int], Played | None]) -> None:
         """Take a conversation's events in; what it shares with one that came before was *seen*, and counts once."""
         calls: dict[int, Played] = {}
+        given: set[str | None] = set()
         for place, record in _path(self._packages, name):
             new = place not in seen
             call = seen.setdefault(place, None)
+            form = reading(record.shape or "", record.link)
+            _give(given, record, form, calls)
             if record.kind == REQUESTED:
                 said = body(record)
                 if new and isinstance(said, ResponseRequested):
                     call = seen[place] = Played(name, record, said)
                 if call is not None:
                     calls[record.seq] = call
-            elif new and record.kind == ITEM and reading(record.shape or "", record.link).is_output:
-                self.outputs.setdefault(record.link or "", []).append(record)
+            elif new and record.kind == ITEM and form.is_output:
+                if record.link not in given:
+                    self.outputs.setdefault(record.link or "", []).append(record)
             elif new and record.response in calls:
                 calls[record.response].take(record)
 
@@ -493,6 +497,12 @@ def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
             package.add(value)
     if package is not None:
         package.check()
+
+
+def _give(given: set[str | None], record: Record, form: Reading, calls: Container[int | None]) -> None:
+    """Keep up the links of calls that a caller brought, with their outputs: for these no tool was run."""
+    if form.is_call:
+        (given.discard if record.response in calls else given.add)(record.link)
 
 
 def _stood_in(package: Package) -> Iterator[bytes]:

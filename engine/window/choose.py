@@ -268,14 +268,11 @@ class _Choice:
         units = self._decidable(left)
         candidates = [unit for unit in units if not unit.fit.empty]
         frontier = _frontier(candidates)
-        available = self.request.budget.context - self.request.reserve
         try:
             with blamed(self.policy, "cut"):
                 cut = self.policy.cut(candidates, left, frontier)
         except BudgetExceeded as error:
-            # The policy speaks of items alone, uncorrected; the caller knows whole requests.
-            needed = scaled(error.needed + self.fixed + self.request.overhead, factor)
-            raise BudgetExceeded(needed, available) from None
+            raise self._exceeded(error.needed + self.fixed, factor) from None
         check_cut(cut, self.policy)
         dropped = cut.dropped - frontier
         kept = {unit.at for unit in candidates if unit.at not in dropped or unit.pinned}
@@ -285,11 +282,18 @@ class _Choice:
                 unit.shrink()
         total = self._total(units)
         if total > self._room(factor):
-            what = f"what the policy {self.policy.name}@{self.policy.version} keeps"
-            raise BudgetExceeded(scaled(total + self.request.overhead, factor), available, what)
+            raise self._exceeded(total, factor, f"what the policy {self.policy.name}@{self.policy.version} keeps")
         self.cut = max(self.cut, _place(candidates, kept))
         over = f"over {self._limit(factor) - self.fixed:,} counted tokens, cut to {total - self.fixed:,}"
         return units, f"{self.policy.name}@{self.policy.version}: {over}"
+
+    def _exceeded(self, items: int, factor: int, *what: str) -> BudgetExceeded:
+        """Return the error for so many counted tokens of items; it speaks of whole requests, as callers do."""
+        overhead, available = self.request.overhead, self.request.budget.context - self.request.reserve
+        if self.refused:
+            available = min(available, scaled(max(0, self._room(factor)) + overhead, factor))
+        refused = scaled(self.refused, factor)
+        return BudgetExceeded(scaled(items + overhead, factor), available, *what, refused=refused)
 
     def _first_answer(self) -> int:
         """Return the index of the first loaded unit of which it is certain that it ended a turn's input."""

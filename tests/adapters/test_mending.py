@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnlog import Budget, ResponseFailed
+from turnlog import Budget, BudgetExceeded, ResponseFailed
 from turnlog.engine.codec import event
 from turnlog.engine.events import ContextCompacted, Origin, StandIn
 from turnlog.engine.replay import verify
@@ -91,6 +91,19 @@ async def test_what_cannot_be_tightened_fails(stage, api):
         assert await ends(c) == [("response.failed", "context_length_exceeded")]
         assert len(s.bodies) == 1
         assert (await c.respond(s.model(api))).output_text == "Done."
+
+
+async def test_what_does_not_fit_below_what_was_refused_is_told_with_that_figure(stage, api):
+    async with stage(TOO_LONG, "Done.", "Done.") as s:
+        c = await filled(s)
+        await c.respond(s.model(api), "Go on")
+        refused = (await requests(c))[-1].manifest.refused
+        await c.append("rule " * 2000, pinned=True)
+        with pytest.raises(BudgetExceeded, match=f"the server has refused {refused:,}") as raised:
+            await c.respond(s.model(api), "And on")
+        assert raised.value.available < refused < raised.value.needed
+        larger = s.model(api, budget=Budget(50_000))
+        assert (await c.respond(larger, "And on")).output_text == "Done."
 
 
 async def test_it_is_tightened_once_a_request(stage, api):

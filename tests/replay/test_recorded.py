@@ -315,6 +315,27 @@ async def test_every_request_of_forks_is_played_once(forked, form, engine, tmp_p
     assert only.unplayed == ["g/3", "g/9", "g/15"]
 
 
+async def test_what_a_caller_brought_as_an_output_is_played_for_no_call(engine, api, tmp_path):
+    """Ids of calls may come back: an example's call may have that of the first real one."""
+    path = tmp_path / "example.jsonl"
+    asked = call("look_up", '{"word":"sky"}', 1)
+    example = "Example", asked, {"type": "function_call_output", "call_id": asked["call_id"], "output": "nothing"}
+
+    def answer(number):
+        return [asked] if number == 1 else "Fine."
+
+    async with open_engine(":memory:") as other:
+        c = await other.create(id="c")
+        await c.append(*example, pinned=True)
+        await c.run(Instant(api, answer), "One?", tools=[look_up])
+        await export(other, path, "c")
+    model = RecordedModel(path, match="exact")
+    c = await engine.create()
+    await c.append(*example, pinned=True)
+    assert (await c.run(model, "One?", tools=model.tools([forbidden]))).output_text == "Fine."
+    model.check()
+
+
 @pytest.mark.parametrize("match", [None, "exact"])
 async def test_what_was_erased_is_matched_by_anything(engine, api, tmp_path, match):
     path = tmp_path / "erased.jsonl"
