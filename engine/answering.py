@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .answers import first_outputs, standing
+from .answers import LATEST, first_outputs, standing
 from .checks import switch
 from .codec import body, event
 from .errors import AlreadyAnswered, AlreadyDecided, ConversationBusy, Invalid, NotFound, VersionConflict
@@ -65,9 +65,10 @@ async def _found(engine: Engine, name: str, call_id: object) -> _Call:
         )
     paths = await paths_of(engine.store, name)
     along = Along(engine.store, paths.alive)
-    snapshot = await along.read(name, Query(link=call_id), Query(mark=f"decided:{call_id}"))
+    latest = Query(link=call_id, reverse=True, limit=LATEST)
+    snapshot = await along.read(name, latest, Query(mark=f"decided:{call_id}"))
     said, decisions = snapshot.records if snapshot else ((), ())
-    linked = [one for one in said if not one.flags & ASIDE]
+    linked = [one for one in reversed(said) if not one.flags & ASIDE]
     calls = [one for one in linked if reading(one.shape or "", one.link).is_call]
     if not calls:
         raise NotFound(f"conversation {name}, call {call_id}")

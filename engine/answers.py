@@ -6,14 +6,16 @@ What is said aside is no part of the conversation: its calls and outputs are of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from .errors import Invalid
 from .events import ASIDE, SEAL, NewEvent
 from .items import IN_ORDER, reading
 
-__all__ = ("Linked", "first_outputs", "standing")
+__all__ = ("LATEST", "Linked", "first_outputs", "standing")
 
+LATEST: Final = 64
+"""How many of a link are looked at, the newest: what came since its last call is among them."""
 Linked: TypeAlias = tuple[int, str | None, int]
 """Of a call or an output in the log: its seq, its shape, its flags."""
 
@@ -49,8 +51,8 @@ def first_outputs(conversation: str, events: Iterable[NewEvent]) -> Sequence[str
 def standing(link: str, linked: Iterable[Linked]) -> int | None:
     """Return the seq of the output that the last call of a link has, None without one; a seal is none.
 
-    *linked* is what the log has of the link, in order. Of calls that are answered in order, one without an output
-    leaves room for one.
+    *linked* is what the log has of the link, in order, the newest `LATEST` at least. Of calls that are answered in
+    order, one without an output leaves room for one.
     """
     answer: int | None = None
     linked = [one for one in linked if not one[2] & ASIDE]

@@ -23,6 +23,8 @@ __all__ = ("Writing", "ack", "commit", "renew", "resign", "stand")
 
 _COUNTED: Final = 64
 """After so many events it is written down how many items there are."""
+_ALL: Final = -1
+"""Up to the end."""
 _NONE: Final = b"{}"
 _REMEMBERED: Final = 4096
 """Heads that a connection remembers."""
@@ -88,8 +90,8 @@ class Writing:
         self._before: dict[str, Head | None] = {}
         """The conversations that change, as they are in the database."""
         self._uses: dict[tuple[str, str], KeyUse] = {}
-        self._linked: dict[tuple[int, str], list[Linked]] = {}
-        """What the database has of links, by whose own it is."""
+        self._linked: dict[tuple[int, str, int], list[Linked]] = {}
+        """What the database has of links, by whose own it is, and up to which seq."""
         self._links: dict[tuple[int, str], list[Linked]] = {}
         """The same, of what is to be written."""
         self._events: list[tuple[Any, ...]] = []
@@ -119,28 +121,35 @@ class Writing:
 
     def look_up(self, batch: Iterable[Append]) -> None:
         """Look up, in one statement, what there is for the calls that a batch answers."""
-        wanted: set[tuple[int, str]] = set()
+        wanted: set[tuple[int, str, int]] = set()
         for append in batch:
             found = self.known(append.conversation) if append.answers else None
             if found is not None:
-                owners = [owner for owner, *_ in lineage(self._db, found)]
-                wanted.update((owner, link) for owner in owners for link in append.answers)
+                spans = self._reaches(found)
+                wanted.update((owner, link, reach) for owner, _, _, reach in spans for link in append.answers)
         wanted -= self._linked.keys()
         if not wanted:
             return
         self._linked |= {place: [] for place in wanted}
-        for owner, link, seq, shape, flags in read_rows(self._db, "linked_to", sorted(wanted)):
-            self._linked[owner, link].append((seq, shape, flags))
+        for owner, link, reach, seq, shape, flags in read_rows(self._db, "linked_to", sorted(wanted)):
+            self._linked[owner, link, reach].append((seq, shape, flags))
+
+    def _reaches(self, found: Known) -> list[tuple[int, int, int, int]]:
+        """Return where a conversation's events are, with up to which seq to look: all of its own that there are."""
+        return [
+            (owner, first, last, _ALL if owner == found.key else last)
+            for owner, first, last in lineage(self._db, found)
+        ]
 
     def _answered(self, append: Append, found: Known) -> dict[str, list[Linked]]:
         """Return what there is of the links that an append answers, with what is to be written."""
         self.look_up([append])  # of what was created meanwhile nothing was known
-        spans = lineage(self._db, found)
+        spans = self._reaches(found)
         return {
             link: sorted(
                 one
-                for owner, first, last in spans
-                for known in (self._linked[owner, link], self._links.get((owner, link), ()))
+                for owner, first, last, reach in spans
+                for known in (self._linked[owner, link, reach], self._links.get((owner, link), ()))
                 for one in known
                 if first <= one[0] <= last
             )
@@ -149,10 +158,10 @@ class Writing:
 
     def _unreadable(self, append: Append, found: Known | None) -> CorruptLog | None:
         """Return what to tell where calls have something else than numbers; None where that is not so."""
-        owners = [owner for owner, *_ in lineage(self._db, found)] if found else []
+        spans = self._reaches(found) if found else []
         for link in append.answers:
-            for owner in owners:
-                for seq, _, flags in self._linked.get((owner, link), ()):
+            for owner, _, _, reach in spans:
+                for seq, _, flags in self._linked.get((owner, link, reach), ()):
                     values: dict[str, Any] = {"seq": seq, "flags": flags}
                     if not all(isinstance(value, int) for value in values.values()):
                         return changed(append.conversation, f"no numbers are stored of call {link}, but {values!r:.80}")

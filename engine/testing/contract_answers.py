@@ -7,7 +7,7 @@ from functools import partial
 
 from ..answers import first_outputs
 from ..errors import AlreadyAnswered, TurnlogError, VersionConflict
-from ..events import SEAL, NewEvent
+from ..events import ASIDE, SEAL, NewEvent
 from ..log import Appended, Key, Store
 from .contract_kit import Place, created, fails, forked, head_of, item, records_of, together
 
@@ -81,6 +81,33 @@ async def what_a_fork_shares_is_answered_in_it(place: Place) -> None:
         await _answer(store, "c", _output("z"))
 
 
+async def an_id_may_come_back_any_number_of_times(place: Place) -> None:
+    """What counts is the last call of a link, however many there were before, and whatever was said aside since."""
+    async with place.open() as store:
+        await store.append("c", [created(), *[_call("x"), _output("x")] * 100])
+        await forked(store, "f", "c", 51)
+        aside = [_call("x", flags=ASIDE), _output("x", flags=ASIDE)]
+        for name, last in (("c", 201), ("f", 51)):
+            await store.append(name, aside * 50)
+            assert (await fails(AlreadyAnswered, _answer(store, name, _output("x")))).seq == last
+            await store.append(name, [_call("x"), *aside * 50])
+            answered = (await _answer(store, name, _output("x"))).last
+            assert (await fails(AlreadyAnswered, _answer(store, name, _output("x")))).seq == answered
+
+
+async def calls_without_ids_are_answered_in_their_order(place: Place) -> None:
+    """Each makes room for one output, however many wait."""
+    async with place.open() as store:
+        search, found = (
+            item("call", shape="tool_search_call", link=""),
+            item("output", shape="tool_search_output", link=""),
+        )
+        await store.append("c", [created(), *[search] * 100])
+        for _ in range(10):
+            await _answer(store, "c", *[found] * 10)
+        assert (await fails(AlreadyAnswered, _answer(store, "c", found))).seq == 201
+
+
 async def of_concurrent_answers_one_stands(place: Place) -> None:
     """Of many outputs for one call at once exactly one is written, whatever else is appended meanwhile."""
     async with place.open() as store:
@@ -121,6 +148,8 @@ ANSWERS = (
     calls_that_are_not_there_have_no_output,
     a_seal_is_no_output,
     what_a_fork_shares_is_answered_in_it,
+    an_id_may_come_back_any_number_of_times,
+    calls_without_ids_are_answered_in_their_order,
     of_concurrent_answers_one_stands,
     what_else_was_expected_comes_first,
 )

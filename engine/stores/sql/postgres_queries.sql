@@ -34,7 +34,9 @@ FROM unnest(%(conversations)b::text[], %(names)b::text[]) AS a (conversation, na
 JOIN {schema}.keys AS k ON k.conversation = a.conversation AND k.name = a.name;
 
 -- name: linked_to
--- What conversations have under some links: of their own events, and of those that they share.
+-- What conversations have under some links: of their own events, and of those that they share. Of each link the newest
+-- 64 are looked at, which is `answers.LATEST`; of the empty one all, for its calls are answered in their order. What is
+-- said aside does not count.
 SELECT a.conversation, a.link, e.seq, e.shape, e.flags
 FROM unnest(%(conversations)b::text[], %(links)b::text[]) AS a (conversation, link)
 CROSS JOIN LATERAL (
@@ -45,7 +47,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT seq, shape, flags FROM {schema}.events
     WHERE conversation = p.owner AND right(link, 8) = right(a.link, 8) AND link = a.link
-        AND seq >= p.first AND seq <= p.last
+        AND seq >= p.first AND seq <= p.last AND flags & 4 = 0
+    ORDER BY seq DESC LIMIT CASE WHEN a.link <> '' THEN 64 END
 ) AS e;
 
 -- name: held_bodies

@@ -190,12 +190,21 @@ SELECT seq, coalesce(kind, 'item.appended'), schema, response, shape, link, toke
 FROM events WHERE conversation = :conversation AND seq > :after AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: linked_to
--- What conversations' own events have under some links, as one list in JSON: it takes one step, however many they are.
-WITH wanted (conversation, link) AS (VALUES (?, ?))
-SELECT json_group_array(json_array(e.conversation, e.link, e.seq, e.shape, e.flags))
+-- What conversations' own events up to a seq have under some links, as one list in JSON: it takes one step, however many
+-- they are. Up to -1 are all, those too whose seq was changed into a text, which is above all numbers. Of each link the
+-- newest 64 are looked at, which is `answers.LATEST`; of the empty one all, for its calls are answered in their order.
+-- What is said aside does not count.
+WITH wanted (conversation, link, last) AS (VALUES (?, ?, ?))
+SELECT json_group_array(json_array(e.conversation, e.link, w.last, e.seq, e.shape, e.flags))
 FROM wanted AS w CROSS JOIN events AS e INDEXED BY events_link
 WHERE e.conversation = w.conversation AND substr(e.link, -8) = substr(w.link, -8) AND e.link IS NOT NULL
-    AND +e.link = w.link;
+    AND +e.link = w.link AND NOT e.flags & 4 AND e.seq <= iif(w.last < 0, x'', w.last)
+    AND e.seq >= CASE w.link WHEN '' THEN 0 ELSE coalesce((
+        SELECT o.seq FROM events AS o INDEXED BY events_link
+        WHERE o.conversation = w.conversation AND substr(o.link, -8) = substr(w.link, -8) AND o.link IS NOT NULL
+            AND +o.link = w.link AND NOT o.flags & 4 AND o.seq <= iif(w.last < 0, x'', w.last)
+        ORDER BY o.seq DESC LIMIT 1 OFFSET 63
+    ), 0) END;
 
 -- name: linked_rising
 -- Calls and outputs of one link, oldest first. Without the plus sign the index would not be found: the link that is
