@@ -299,7 +299,7 @@ class Conversation:
         The same output again changes nothing.
 
         Raises:
-            NotFound: there is no such call.
+            NotFound: there is no such call, or it was erased.
             AlreadyAnswered: it has another output.
             ConversationBusy: it is being run by a turn.
             Invalid: it is a call of another kind, or asks for a person's decision.
@@ -325,7 +325,7 @@ class Conversation:
             reason: why. The model is told why a call was refused.
 
         Raises:
-            NotFound: there is no such call.
+            NotFound: there is no such call, or it was erased.
             AlreadyDecided: it was decided otherwise, or is running.
             AlreadyAnswered: it has its output.
             Invalid: it is of a kind that cannot be refused in words.

@@ -443,7 +443,7 @@ class History:
 
     @property
     def early(self) -> list[Group]:
-        """The pinned groups that the base compaction covers; they are sent in front of its stand-in."""
+        """What is loaded of the groups that the base compaction covers; the pinned ones go in front of its stand-in."""
         return [self.groups[at] for at in self._early]
 
     def __iter__(self) -> Iterator[Group]:

@@ -313,7 +313,10 @@ async def _spans(store: Store, name: str, spans: Iterable[Span]) -> list[Record]
 
 
 class _Groups:
-    """Completes the groups of which some items are loaded from below the floor: outputs by their links, and calls."""
+    """Completes the groups of which some items are loaded from below the floor: outputs by their links, and calls.
+
+    What is said aside, or for a compaction, pairs with nothing in them.
+    """
 
     def __init__(self, store: Store, outline: _Outline, floor: int) -> None:
         self._store = store

@@ -169,7 +169,7 @@ class Tape:
             new = place not in seen
             call = seen.setdefault(place, None)
             form = reading(record.shape or "", record.link)
-            _give(given, record, form, calls)
+            _keep_up(given, record, form, calls)
             if record.kind == REQUESTED:
                 said = body(record)
                 if new and isinstance(said, ResponseRequested):
@@ -499,7 +499,7 @@ def _packages(lines: Iterable[bytes]) -> Iterator[tuple[str, Package]]:
         package.check()
 
 
-def _give(given: set[str | None], record: Record, form: Reading, calls: Container[int | None]) -> None:
+def _keep_up(given: set[str | None], record: Record, form: Reading, calls: Container[int | None]) -> None:
     """Keep up the links of calls that a caller brought, with their outputs: for these no tool was run."""
     if form.is_call:
         (given.discard if record.response in calls else given.add)(record.link)
